@@ -1,0 +1,194 @@
+//! Time: the one place that asks for it, so that tests can turn it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
+use serde::{Serialize, Serializer};
+
+/// An instant in UTC, cut to microseconds: what all three databases can hold.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(DateTime<Utc>);
+
+impl Timestamp {
+    /// Cuts to microseconds, so that a value read back equals the one written.
+    pub fn new(at: DateTime<Utc>) -> Self {
+        Self(at.trunc_subsecs(6))
+    }
+
+    /// `None` outside of chrono's range (about ±262 000 years).
+    pub fn from_unix_micros(micros: i64) -> Option<Self> {
+        DateTime::from_timestamp_micros(micros).map(Self)
+    }
+
+    pub fn unix_micros(self) -> i64 {
+        self.0.timestamp_micros()
+    }
+
+    pub fn datetime(self) -> DateTime<Utc> {
+        self.0
+    }
+
+    /// The largest representable instant where the sum lies beyond it.
+    #[must_use]
+    pub fn saturating_add(self, by: Duration) -> Self {
+        TimeDelta::from_std(by)
+            .ok()
+            .and_then(|by| self.0.checked_add_signed(by))
+            .map_or(Self(DateTime::<Utc>::MAX_UTC), Self::new)
+    }
+
+    /// The smallest representable instant where the difference lies before it.
+    #[must_use]
+    pub fn saturating_sub(self, by: Duration) -> Self {
+        TimeDelta::from_std(by)
+            .ok()
+            .and_then(|by| self.0.checked_sub_signed(by))
+            .map_or(Self(DateTime::<Utc>::MIN_UTC), Self::new)
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub fn saturating_since(self, earlier: Self) -> Duration {
+        (self.0 - earlier.0).to_std().unwrap_or_default()
+    }
+}
+
+/// RFC 3339 with microseconds, in UTC.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// RFC 3339 with whole seconds: what people and Pipedrive read.
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_rfc3339_opts(SecondsFormat::Secs, true))
+    }
+}
+
+/// Wall-clock time for what is stored, monotonic time for what is awaited.
+pub trait Clock: fmt::Debug + Send + Sync {
+    fn now(&self) -> Timestamp;
+
+    /// Time since some fixed point in the life of this process; never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the machine for the time"
+    )]
+    pub fn shared() -> SharedClock {
+        Arc::new(Self {
+            started: Instant::now(),
+        })
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the machine for the time"
+    )]
+    fn now(&self) -> Timestamp {
+        Timestamp::new(Utc::now())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// A clock that stands still until a test turns it.
+#[cfg(feature = "test-util")]
+#[derive(Debug)]
+pub struct ManualClock {
+    now: std::sync::Mutex<(Timestamp, Duration)>,
+}
+
+#[cfg(feature = "test-util")]
+impl ManualClock {
+    pub fn at(now: Timestamp) -> Arc<Self> {
+        Arc::new(Self {
+            now: std::sync::Mutex::new((now, Duration::ZERO)),
+        })
+    }
+
+    /// Lets time pass on both clocks.
+    pub fn advance(&self, by: Duration) {
+        let mut now = self.now.lock().expect("no test panics while it holds this");
+        now.0 = now.0.saturating_add(by);
+        now.1 += by;
+    }
+
+    /// Sets the wall clock alone, as an operator or NTP does.
+    pub fn set_wall(&self, to: Timestamp) {
+        self.now
+            .lock()
+            .expect("no test panics while it holds this")
+            .0 = to;
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.now
+            .lock()
+            .expect("no test panics while it holds this")
+            .0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.now
+            .lock()
+            .expect("no test panics while it holds this")
+            .1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_stops_at_the_ends_of_time() {
+        let at = Timestamp::from_unix_micros(1_000_000).unwrap();
+        assert_eq!(
+            at.saturating_add(Duration::MAX),
+            Timestamp(DateTime::<Utc>::MAX_UTC)
+        );
+        assert_eq!(
+            at.saturating_sub(Duration::MAX),
+            Timestamp(DateTime::<Utc>::MIN_UTC)
+        );
+        assert_eq!(
+            at.saturating_since(at.saturating_add(Duration::from_secs(1))),
+            Duration::ZERO
+        );
+    }
+
+    #[test]
+    fn an_instant_survives_the_database_unit() {
+        let at = Timestamp::new(DateTime::from_timestamp(1_700_000_000, 123_456_789).unwrap());
+        assert_eq!(Timestamp::from_unix_micros(at.unix_micros()), Some(at));
+        assert_eq!(at.to_string(), "2023-11-14T22:13:20.123456Z");
+    }
+}

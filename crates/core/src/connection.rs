@@ -1,0 +1,179 @@
+//! What a connection is: its id, its keeper, its states.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Our name for a connection: UUIDv7 text, so that ids sort by birth.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ConnectionId(String);
+
+impl ConnectionId {
+    pub fn generate() -> Self {
+        Self(uuid::Uuid::now_v7().to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = InvalidName;
+
+    /// Takes any plain ASCII word: whether it names a row is the database's to say.
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text.len() {
+            0 => Err(InvalidName::Empty),
+            1..=64 if text.bytes().all(|b| b.is_ascii_graphic()) => Ok(Self(text.to_owned())),
+            1..=64 => Err(InvalidName::Characters),
+            _ => Err(InvalidName::TooLong),
+        }
+    }
+}
+
+/// Who keeps a connection: a tenant (`account_id`) and its user (`owner`), in the caller's own words.
+///
+/// 1 to 128 bytes, no control characters, no outer white space, compared byte for byte. (`MySQL` ignores trailing
+/// blanks when it compares: without the rule two of its rows would be one.)
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct KeeperName(String);
+
+/// What installs that no login of ours started are filed under, and no caller's name begins with.
+pub const MARKETPLACE_PREFIX: &str = "~pipedrive:";
+
+impl KeeperName {
+    /// `~pipedrive:<id>`: the keeper of an install that no login of ours started.
+    pub fn marketplace(upstream_id: &str) -> Result<Self, InvalidName> {
+        Self::checked(format!("{MARKETPLACE_PREFIX}{upstream_id}"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_marketplace(&self) -> bool {
+        self.0.starts_with('~')
+    }
+
+    fn checked(text: String) -> Result<Self, InvalidName> {
+        if text.is_empty() {
+            Err(InvalidName::Empty)
+        } else if text.len() > 128 {
+            Err(InvalidName::TooLong)
+        } else if text.chars().any(char::is_control) || text.trim() != text {
+            Err(InvalidName::Characters)
+        } else {
+            Ok(Self(text))
+        }
+    }
+}
+
+impl fmt::Display for KeeperName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for KeeperName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        Self::checked(text.to_owned())
+    }
+}
+
+/// Why a name is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    #[error("is empty")]
+    Empty,
+    #[error("is too long")]
+    TooLong,
+    #[error("has control characters or outer white space")]
+    Characters,
+}
+
+/// Whether a connection can be used. Only the provider's own word makes one `ReauthRequired`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    Active,
+    /// The provider refused the refresh token; a login or a reinstall heals it.
+    ReauthRequired,
+    /// Disconnected here or uninstalled there; no refresh ever revives it, a new consent does.
+    Revoked,
+}
+
+impl ConnectionState {
+    /// The word in the database and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::ReauthRequired => "reauth_required",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl FromStr for ConnectionState {
+    type Err = UnknownState;
+
+    fn from_str(word: &str) -> Result<Self, UnknownState> {
+        match word {
+            "active" => Ok(Self::Active),
+            "reauth_required" => Ok(Self::ReauthRequired),
+            "revoked" => Ok(Self::Revoked),
+            _ => Err(UnknownState(word.to_owned())),
+        }
+    }
+}
+
+/// A word that is no state: the row was written by something else.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no connection state")]
+pub struct UnknownState(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_databases_compare_differently_are_refused() {
+        for bad in [
+            "",
+            " a",
+            "a ",
+            "a\u{0}",
+            "a\nb",
+            "\u{a0}a",
+            &"x".repeat(129),
+        ] {
+            assert!(bad.parse::<KeeperName>().is_err(), "{bad:?}");
+        }
+        for good in ["a", "A", "ä", "a b", "~pipedrive:7", &"x".repeat(128)] {
+            assert!(good.parse::<KeeperName>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn states_are_the_words_they_are_stored_as() {
+        for state in [
+            ConnectionState::Active,
+            ConnectionState::ReauthRequired,
+            ConnectionState::Revoked,
+        ] {
+            assert_eq!(state.as_str().parse::<ConnectionState>().unwrap(), state);
+        }
+        assert!("dead".parse::<ConnectionState>().is_err());
+    }
+}

@@ -1,0 +1,351 @@
+//! The token vault: XChaCha20-Poly1305 under a keyring, each ciphertext bound to its row and column.
+//!
+//! A sealed value is `format byte ‖ key id length ‖ key id ‖ 24-byte nonce ‖ ciphertext with tag`. The nonce is random;
+//! it is large enough to stay so for ever. Where a value belongs is authenticated with it: a ciphertext moved to another
+//! row, column or tenant does not open.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use sha2::{Digest as _, Sha256};
+
+use crate::random;
+use crate::secret::Secret;
+
+const FORMAT: u8 = 1;
+const NONCE_BYTES: usize = 24;
+const KEY_BYTES: usize = 32;
+const KEY_ID_MAX_BYTES: usize = 32;
+
+/// Where a sealed value lives; all of it is authenticated.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub table: &'a str,
+    pub column: &'a str,
+    pub id: &'a str,
+    pub platform: &'a str,
+    pub app_id: &'a str,
+    pub account_id: &'a str,
+    pub owner: &'a str,
+}
+
+/// One key seals, all open: that is how a key is rotated.
+#[derive(Clone)]
+pub struct Keyring {
+    sealing: Key,
+    retired: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    id: String,
+    cipher: XChaCha20Poly1305,
+}
+
+impl Keyring {
+    /// Reads `id:base64-of-32-bytes`, separated by commas or white space; the first one seals.
+    ///
+    /// # Errors
+    /// Says which key is unusable and why, never its value.
+    pub fn parse(keys: &Secret) -> Result<Self, KeyringError> {
+        let mut all = keys
+            .expose()
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|entry| !entry.is_empty())
+            .enumerate()
+            .map(|(index, entry)| Key::parse(index, entry))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter();
+        let sealing = all.next().ok_or(KeyringError::Empty)?;
+        let retired: Vec<Key> = all.collect();
+        if let Some(twice) = retired.iter().find(|key| {
+            key.id == sealing.id || retired.iter().filter(|other| other.id == key.id).count() > 1
+        }) {
+            return Err(KeyringError::Twice(twice.id.clone()));
+        }
+        Ok(Self { sealing, retired })
+    }
+
+    /// A new random key in the form that [`Keyring::parse`] reads.
+    pub fn generate(id: &str) -> Secret {
+        Secret::new(format!(
+            "{id}:{}",
+            STANDARD.encode(random::bytes::<KEY_BYTES>())
+        ))
+    }
+
+    pub fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Vec<u8> {
+        let key = &self.sealing;
+        let nonce = random::bytes::<NONCE_BYTES>();
+        let ciphertext = key
+            .cipher
+            .encrypt(
+                &XNonce::from(nonce),
+                Payload {
+                    msg: plaintext,
+                    aad: &associated_data(place, &key.id),
+                },
+            )
+            .expect("fails only beyond 256 GiB");
+        let id_bytes = u8::try_from(key.id.len()).expect("a key id has 32 bytes at most");
+        let mut out = Vec::with_capacity(2 + key.id.len() + NONCE_BYTES + ciphertext.len());
+        out.extend([FORMAT, id_bytes]);
+        out.extend(key.id.as_bytes());
+        out.extend(nonce);
+        out.extend(ciphertext);
+        out
+    }
+
+    /// # Errors
+    /// A key that is not in the ring is named; anything else that does not open is [`OpenError::Tampered`].
+    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Secret, OpenError> {
+        let (key_id, nonce, ciphertext) = split(sealed).ok_or(OpenError::Malformed)?;
+        let key = std::iter::once(&self.sealing)
+            .chain(&self.retired)
+            .find(|key| key.id == key_id)
+            .ok_or_else(|| OpenError::UnknownKey(key_id.to_owned()))?;
+        let plaintext = key
+            .cipher
+            .decrypt(
+                &XNonce::from(nonce),
+                Payload {
+                    msg: ciphertext,
+                    aad: &associated_data(place, key_id),
+                },
+            )
+            .map_err(|_opaque| OpenError::Tampered)?;
+        String::from_utf8(plaintext)
+            .map(Secret::new)
+            .map_err(|_not_text| OpenError::Malformed)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("sealing", &self.sealing.id)
+            .field(
+                "retired",
+                &self.retired.iter().map(|key| &key.id).collect::<Vec<_>>(),
+            )
+            .finish()
+    }
+}
+
+impl Key {
+    fn parse(index: usize, entry: &str) -> Result<Self, KeyringError> {
+        let (id, value) = entry.split_once(':').ok_or(KeyringError::NoId {
+            position: index + 1,
+        })?;
+        if id.is_empty()
+            || id.len() > KEY_ID_MAX_BYTES
+            || !id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            return Err(KeyringError::BadId {
+                position: index + 1,
+            });
+        }
+        let bytes = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE_NO_PAD]
+            .iter()
+            .find_map(|engine| engine.decode(value).ok())
+            .and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok())
+            .ok_or_else(|| KeyringError::BadKey(id.to_owned()))?;
+        Ok(Self {
+            id: id.to_owned(),
+            cipher: XChaCha20Poly1305::new(&bytes.into()),
+        })
+    }
+}
+
+/// Every part carries its length, so that no two places give the same bytes.
+fn associated_data(place: &Place<'_>, key_id: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    for part in [
+        place.table,
+        place.column,
+        place.id,
+        place.platform,
+        place.app_id,
+        place.account_id,
+        place.owner,
+        key_id,
+    ] {
+        out.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        out.extend(part.as_bytes());
+    }
+    out
+}
+
+fn split(sealed: &[u8]) -> Option<(&str, [u8; NONCE_BYTES], &[u8])> {
+    let (&[format, id_bytes], rest) = sealed.split_first_chunk()?;
+    if format != FORMAT {
+        return None;
+    }
+    let (key_id, rest) = rest.split_at_checked(usize::from(id_bytes))?;
+    let (nonce, ciphertext) = rest.split_first_chunk()?;
+    Some((str::from_utf8(key_id).ok()?, *nonce, ciphertext))
+}
+
+/// Why a keyring can't be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    #[error("holds no key; write `id:base64-of-32-bytes`")]
+    Empty,
+    #[error("key {position} has no id; write `id:base64-of-32-bytes`")]
+    NoId { position: usize },
+    #[error("the id of key {position} is not 1 to 32 letters, digits, `-`, `_` or `.`")]
+    BadId { position: usize },
+    #[error("key `{0}` is not base64 of 32 bytes")]
+    BadKey(String),
+    #[error("key id `{0}` stands twice")]
+    Twice(String),
+}
+
+/// Why a sealed value does not open.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("sealed with key `{0}`, which is not in the keyring")]
+    UnknownKey(String),
+    #[error("the sealed value belongs elsewhere or was changed")]
+    Tampered,
+    #[error("not a sealed value")]
+    Malformed,
+}
+
+/// SHA-256 as lower-case hex: how one-time values are stored and looked up.
+pub fn sha256_hex(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+/// The S256 code challenge of RFC 7636 §4.2.
+pub fn pkce_challenge(verifier: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place<'static> = Place {
+        table: "connections",
+        column: "refresh_token",
+        id: "c1",
+        platform: "Pipedrive",
+        app_id: "app",
+        account_id: "acme",
+        owner: "jane",
+    };
+
+    fn ring(id: &str) -> Keyring {
+        Keyring::parse(&Keyring::generate(id)).unwrap()
+    }
+
+    #[test]
+    fn what_was_sealed_opens_and_never_looks_the_same() {
+        let ring = ring("k1");
+        let (one, two) = (ring.seal(&PLACE, b"token"), ring.seal(&PLACE, b"token"));
+        assert_ne!(one, two);
+        assert_eq!(ring.open(&PLACE, &one).unwrap().expose(), "token");
+    }
+
+    #[test]
+    fn a_value_moved_to_another_row_column_or_tenant_does_not_open() {
+        let ring = ring("k1");
+        let sealed = ring.seal(&PLACE, b"token");
+        let moved = [
+            Place {
+                table: "logins",
+                ..PLACE
+            },
+            Place {
+                column: "access_token",
+                ..PLACE
+            },
+            Place { id: "c2", ..PLACE },
+            Place {
+                platform: "Other",
+                ..PLACE
+            },
+            Place {
+                app_id: "app2",
+                ..PLACE
+            },
+            Place {
+                account_id: "acm",
+                owner: "ejane",
+                ..PLACE
+            },
+            Place {
+                owner: "joe",
+                ..PLACE
+            },
+        ];
+        for place in moved {
+            assert_eq!(
+                ring.open(&place, &sealed).unwrap_err(),
+                OpenError::Tampered,
+                "{place:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let ring = ring("k1");
+        let sealed = ring.seal(&PLACE, b"token");
+        for index in 0..sealed.len() {
+            let mut broken = sealed.clone();
+            broken[index] ^= 1;
+            assert!(ring.open(&PLACE, &broken).is_err(), "byte {index}");
+            assert!(
+                ring.open(&PLACE, &sealed[..index]).is_err(),
+                "cut at {index}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_itself() {
+        let sealed = ring("2025-old").seal(&PLACE, b"token");
+        let error = ring("k1").open(&PLACE, &sealed).unwrap_err();
+        assert_eq!(error, OpenError::UnknownKey("2025-old".to_owned()));
+    }
+
+    #[test]
+    fn a_retired_key_still_opens() {
+        let (old, new) = (Keyring::generate("old"), Keyring::generate("new"));
+        let sealed = Keyring::parse(&old).unwrap().seal(&PLACE, b"token");
+        let both = Secret::new(format!("{}, {}", new.expose(), old.expose()));
+        let both = Keyring::parse(&both).unwrap();
+        assert_eq!(both.open(&PLACE, &sealed).unwrap().expose(), "token");
+        assert_eq!(&both.seal(&PLACE, b"token")[2..5], b"new");
+    }
+
+    #[test]
+    fn unusable_keyrings_say_why_without_their_value() {
+        let key = Keyring::generate("a");
+        let twice = format!("{} {}", key.expose(), key.expose());
+        for (keys, error) in [
+            ("", KeyringError::Empty),
+            ("AAAA", KeyringError::NoId { position: 1 }),
+            ("b d:AAAA", KeyringError::NoId { position: 1 }),
+            ("ä:AAAA", KeyringError::BadId { position: 1 }),
+            ("a:AAAA", KeyringError::BadKey("a".to_owned())),
+            (twice.as_str(), KeyringError::Twice("a".to_owned())),
+        ] {
+            assert_eq!(Keyring::parse(&Secret::from(keys)).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn debug_shows_ids_alone() {
+        let key = Keyring::generate("k1");
+        let shown = format!("{:?}", Keyring::parse(&key).unwrap());
+        assert_eq!(shown, r#"Keyring { sealing: "k1", retired: [] }"#);
+    }
+}
