@@ -1,1 +1,124 @@
+#![doc = include_str!("../README.md")]
 
+mod config;
+mod connect;
+mod login;
+mod page;
+mod routes;
+mod uninstall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pipekeeper_core::config::Loader;
+use pipekeeper_core::http_client::{self, Limits};
+use pipekeeper_core::provider::{App, AppChoice, Apps};
+use pipekeeper_core::store;
+use pipekeeper_core::vault::Vault;
+use pipekeeper_core::webhook::Refresher;
+use pipekeeper_service::{Context, Service};
+use tokio::sync::Semaphore;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::config::Config;
+
+/// Logins that ended are kept so long, for whoever asks what became of one.
+const LOGINS_KEPT: Duration = Duration::from_secs(86_400);
+
+/// How often they are cleared away.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// The service: its apps, and what it needs to bring a grant in.
+#[derive(Debug)]
+pub struct AuthCapture {
+    context: Context,
+    apps: Apps,
+    vault: Vault,
+    login: config::Login,
+    client: reqwest::Client,
+    refresher: Refresher,
+    /// Places for installs that no login of ours vouches for.
+    marketplace: Semaphore,
+}
+
+impl Service for AuthCapture {
+    const NAME: &'static str = "auth-capture";
+    const ABOUT: &'static str =
+        "Sends a user to the provider, receives the code, stores the tokens sealed";
+    const DEFAULTS: &'static str = include_str!("../config.default.toml");
+    const ALIASES: &'static [(&'static str, &'static str)] = &[
+        (
+            "/webhook/aae545fb-a69d-4e20-91ce-65f105d0ea2f",
+            "/webhook/pipedrive/callback",
+        ),
+        ("/auth/callback", "/webhook/pipedrive/callback"),
+    ];
+
+    type Config = Config;
+
+    fn configure(loader: &mut Loader) -> Config {
+        Config::load(loader)
+    }
+
+    fn build(config: Config, context: Context) -> anyhow::Result<Self> {
+        let limits = Limits {
+            connect: Duration::from_secs(3),
+            total: Duration::from_secs(15),
+        };
+        prune_logins(&context);
+        Ok(Self {
+            apps: config.apps,
+            vault: config.vault.context("no keyring")?,
+            client: http_client::build(limits)?,
+            refresher: config.refresher.client()?,
+            marketplace: Semaphore::new(config.login.marketplace_concurrency),
+            login: config.login,
+            context,
+        })
+    }
+
+    fn routes(routes: &mut ServiceConfig<'_>) {
+        // Browsers, sent by the provider.
+        routes
+            .service(routes::callback)
+            .service(routes::app_callback);
+        // Pipedrive itself.
+        routes
+            .service(routes::uninstalled)
+            .service(routes::app_uninstalled);
+        // Browsers, sent by us.
+        routes.service(routes::start_login);
+    }
+}
+
+impl AuthCapture {
+    /// The app that a login was started for, if it is still configured.
+    fn app_of(&self, login: &store::Login) -> Option<&Arc<App>> {
+        match self.apps.find(Some(&login.app_id), Some(&login.platform)) {
+            AppChoice::One(app) => Some(app),
+            AppChoice::Unknown | AppChoice::Several => None,
+        }
+    }
+}
+
+fn prune_logins(context: &Context) {
+    let Context {
+        store,
+        clock,
+        tasks,
+    } = context.clone();
+    let stop = tasks.stopping().clone();
+    tasks.spawn(async move {
+        while !stop.is_cancelled() {
+            let before = clock.now().saturating_sub(LOGINS_KEPT);
+            if let Err(error) = store.logins_prune(before).await {
+                tracing::debug!("old logins stay for now: {:#}", anyhow::Error::from(error));
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PRUNE_EVERY) => {}
+            }
+        }
+    });
+}

@@ -207,7 +207,7 @@ pub enum KeyringError {
 }
 
 /// Why a sealed value does not open.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     #[error("sealed with key `{0}`, which is not in the keyring")]
     UnknownKey(String),
@@ -220,6 +220,11 @@ pub enum OpenError {
 /// SHA-256 as lower-case hex: how one-time values are stored and looked up.
 pub fn sha256_hex(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+/// SHA-256 as base64, as a Content-Security-Policy names what it lets in.
+pub fn sha256_base64(text: &str) -> String {
+    STANDARD.encode(Sha256::digest(text.as_bytes()))
 }
 
 /// The S256 code challenge of RFC 7636 §4.2.

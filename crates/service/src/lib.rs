@@ -1,1 +1,19 @@
+#![doc = include_str!("../README.md")]
 
+pub mod body;
+pub mod caller;
+pub mod config;
+mod edge;
+mod health;
+pub mod metrics;
+pub mod problem;
+pub mod refresher;
+mod run;
+pub mod selection;
+pub mod server;
+pub mod tasks;
+pub mod telemetry;
+
+pub use edge::{record, trace};
+pub use run::main;
+pub use server::{Context, Loaded, Server, Service};

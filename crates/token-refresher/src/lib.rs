@@ -1,1 +1,63 @@
+#![doc = include_str!("../README.md")]
 
+mod config;
+pub mod refresh;
+mod routes;
+mod spend;
+
+use std::sync::Arc;
+
+use pipekeeper_core::config::Loader;
+use pipekeeper_core::http_client;
+use pipekeeper_core::vault::Vault;
+use pipekeeper_service::{Context, Service};
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::config::Config;
+use crate::refresh::Refresher;
+
+/// The service: its door, and who may knock.
+#[derive(Debug)]
+pub struct TokenRefresher {
+    door: Arc<Refresher>,
+    webhook: config::Webhook,
+}
+
+impl Service for TokenRefresher {
+    const NAME: &'static str = "token-refresher";
+    const ABOUT: &'static str = "The only spender of refresh tokens";
+    const DEFAULTS: &'static str = include_str!("../config.default.toml");
+    const ALIASES: &'static [(&'static str, &'static str)] = &[(
+        "/webhook/937a8843-a28a-400a-b473-bdc598366fa0",
+        "/webhook/pipedrive/refresh",
+    )];
+
+    type Config = Config;
+
+    fn configure(loader: &mut Loader) -> Config {
+        Config::load(loader)
+    }
+
+    fn build(config: Config, context: Context) -> anyhow::Result<Self> {
+        let client = http_client::build(config.timing.call_limits())?;
+        let vault = Vault::new(
+            config
+                .keyring
+                .ok_or_else(|| anyhow::anyhow!("no keyring"))?,
+        );
+        Ok(Self {
+            door: Arc::new(Refresher::new(
+                context,
+                vault,
+                config.apps,
+                client,
+                config.timing,
+            )),
+            webhook: config.webhook,
+        })
+    }
+
+    fn routes(routes: &mut ServiceConfig<'_>) {
+        routes.service(routes::refresh);
+    }
+}

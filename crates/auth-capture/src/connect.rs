@@ -1,0 +1,329 @@
+//! From an authorization code to a row: exchange, identify, store. Its own task: a browser that goes away changes nothing.
+
+use std::time::Duration;
+
+use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::lifetime::renewal_due;
+use pipekeeper_core::oauth::{self, Identity, IdentityError, TokenError, Tokens};
+use pipekeeper_core::provider::{ApiDomain, App};
+use pipekeeper_core::random;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{AppKey, Connection, Consent, NewConnection, StoreError};
+use pipekeeper_core::vault::SealedTo;
+use pipekeeper_service::problem::{Code, Problem};
+
+use crate::AuthCapture;
+use crate::login::key_of;
+
+/// A provider that has just issued a token may need a moment before it knows it everywhere.
+const IDENTITY_TRIES: u32 = 3;
+
+/// What a callback brings.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) code: Secret,
+    pub(crate) verifier: Option<Secret>,
+    /// `None`: an install that no login of ours named an account for.
+    pub(crate) keeper: Option<(KeeperName, KeeperName)>,
+}
+
+/// Exchanges the code and stores what it gives. On any error nothing is stored.
+pub(crate) async fn connect(
+    service: &AuthCapture,
+    app: &App,
+    grant: Grant,
+) -> Result<Connection, Problem> {
+    let received_at = service.context.clock.monotonic();
+    let tokens = oauth::exchange_code(&service.client, app, &grant.code, grant.verifier.as_ref())
+        .await
+        .map_err(exchange_failed)?;
+    let refresh_token = tokens.refresh_token.clone().ok_or_else(|| {
+        Problem::new(Code::UpstreamError, "The provider gave no refresh token: the app's registration has to allow offline access.")
+    })?;
+    let api_domain = api_domain(app, &tokens)?;
+    let identity = identify(service, app, &api_domain, &tokens).await?;
+    let arrived = Arrived {
+        tokens,
+        refresh_token,
+        api_domain,
+        identity,
+        keeper: grant.keeper,
+    };
+
+    let give_up = received_at + service.login.store_patience;
+    loop {
+        match store(service, app, &arrived).await {
+            Ok(Stored::Row(row)) => return Ok(*row),
+            Ok(Stored::Refused(problem)) => return Err(problem),
+            Err(error) if error.is_unavailable() && service.context.clock.monotonic() < give_up => {
+                tracing::warn!(
+                    "holding new tokens until the database is back: {:#}",
+                    anyhow::Error::from(error)
+                );
+                tokio::time::sleep(random::between(
+                    Duration::from_millis(200),
+                    Duration::from_millis(600),
+                ))
+                .await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Everything that the provider said, before it has a row.
+struct Arrived {
+    tokens: Tokens,
+    refresh_token: Secret,
+    api_domain: ApiDomain,
+    identity: Identity,
+    keeper: Option<(KeeperName, KeeperName)>,
+}
+
+enum Stored {
+    Row(Box<Connection>),
+    Refused(Problem),
+}
+
+/// One try: which row is it, and is it this caller's to write?
+async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<Stored, StoreError> {
+    let key = key_of(app);
+    let (rows, identity) = (&service.context.store, &arrived.identity);
+    let Some((account_id, owner)) = keeper(arrived) else {
+        return Ok(Stored::Refused(Problem::new(
+            Code::UpstreamError,
+            "The provider's user or company id is of no use as a name.",
+        )));
+    };
+    loop {
+        let held = rows
+            .connection_find_by_grant(&key, &identity.company_id, &identity.user_id)
+            .await?;
+        let own = rows
+            .connection_find_by_keeper(&key, &account_id, &owner)
+            .await?;
+        let target = match (held, own) {
+            (None, None) => None,
+            (None, Some(own)) if own.company_id == identity.company_id || is_over(&own) => {
+                Some(own)
+            }
+            (None, Some(_)) => return Ok(Stored::Refused(different_company(identity))),
+            (Some(held), own) => match claim(&held, own.as_ref(), arrived) {
+                Claim::Granted => Some(held),
+                Claim::DifferentCompany => return Ok(Stored::Refused(different_company(identity))),
+                Claim::AlreadyConnected { keep_alive } => {
+                    if keep_alive {
+                        // The provider may have ended the older tokens with this consent: the holder gets the new ones.
+                        let keeper = (held.account_id.clone(), held.owner.clone());
+                        let consent = consent(service, &key, &held.id, &keeper, app, arrived);
+                        let now = service.context.clock.now();
+                        rows.connection_reconnect(&held.id, held.generation, &consent, now)
+                            .await?;
+                    }
+                    return Ok(Stored::Refused(already_connected()));
+                }
+            },
+        };
+        let now = service.context.clock.now();
+        let keeper = (account_id.clone(), owner.clone());
+        let (id, written) = match target {
+            Some(row) => {
+                let consent = consent(service, &key, &row.id, &keeper, app, arrived);
+                let written = rows
+                    .connection_reconnect(&row.id, row.generation, &consent, now)
+                    .await;
+                (row.id, written)
+            }
+            None => {
+                let id = ConnectionId::generate();
+                let consent = consent(service, &key, &id, &keeper, app, arrived);
+                let new = NewConnection {
+                    id: id.clone(),
+                    app: key.clone(),
+                    consent,
+                };
+                let written = rows.connection_insert(&new, now).await.map(|()| true);
+                (id, written)
+            }
+        };
+        match written {
+            Ok(true) => {
+                if let Some(row) = rows.connection_find(&id).await? {
+                    return Ok(Stored::Row(Box::new(row)));
+                }
+            }
+            // Somebody else wrote meanwhile: look again whose it is.
+            Ok(false) | Err(StoreError::Duplicate) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+enum Claim {
+    Granted,
+    DifferentCompany,
+    AlreadyConnected { keep_alive: bool },
+}
+
+/// Whether the one who came may write the row that holds this person's grant.
+fn claim(held: &Connection, own: Option<&Connection>, arrived: &Arrived) -> Claim {
+    if own.is_some_and(|own| own.id == held.id) {
+        return Claim::Granted;
+    }
+    match (&arrived.keeper, own) {
+        // A login adopts the Marketplace install of the same person…
+        (Some(_), None) if held.account_id.is_marketplace() => Claim::Granted,
+        // … unless its account is connected as somebody else.
+        (Some(_), Some(_)) if held.account_id.is_marketplace() => Claim::DifferentCompany,
+        (Some(_), _) => Claim::AlreadyConnected { keep_alive: true },
+        // An install that nobody vouches for touches no account's connection.
+        (None, _) => Claim::AlreadyConnected { keep_alive: false },
+    }
+}
+
+/// A row whose keeper is free to connect another company.
+fn is_over(row: &Connection) -> bool {
+    row.state == pipekeeper_core::connection::ConnectionState::Revoked
+}
+
+fn keeper(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
+    match &arrived.keeper {
+        Some(keeper) => Some(keeper.clone()),
+        None => Some((
+            KeeperName::marketplace(&arrived.identity.company_id).ok()?,
+            KeeperName::marketplace(&arrived.identity.user_id).ok()?,
+        )),
+    }
+}
+
+fn consent(
+    service: &AuthCapture,
+    key: &AppKey,
+    id: &ConnectionId,
+    (account_id, owner): &(KeeperName, KeeperName),
+    app: &App,
+    arrived: &Arrived,
+) -> Consent {
+    let now = service.context.clock.now();
+    let to = SealedTo {
+        id,
+        app: key,
+        account_id,
+        owner,
+    };
+    let expires_at = now.saturating_add(arrived.tokens.expires_in);
+    let identity = arrived.identity.clone();
+    Consent {
+        account_id: account_id.clone(),
+        owner: owner.clone(),
+        company_id: identity.company_id,
+        company_domain: identity.company_domain,
+        company_name: identity.company_name,
+        user_id: identity.user_id,
+        user_name: identity.user_name,
+        api_domain: arrived.api_domain.as_str().to_owned(),
+        scope: arrived.tokens.scope.clone().unwrap_or_default(),
+        access_token: service
+            .vault
+            .seal_access_token(to, &arrived.tokens.access_token),
+        refresh_token: service.vault.seal_refresh_token(to, &arrived.refresh_token),
+        expires_at,
+        authorized_at: now,
+        idle_deadline: app
+            .provider
+            .refresh_idle
+            .map(|idle| now.saturating_add(idle)),
+        due_at: renewal_due(now, expires_at),
+    }
+}
+
+fn api_domain(app: &App, tokens: &Tokens) -> Result<ApiDomain, Problem> {
+    let nowhere = "The provider did not say where the company's API is.";
+    match &tokens.api_domain {
+        Some(text) => app.provider.api_domain(text).map_err(|error| {
+            Problem::new(
+                Code::UpstreamError,
+                "The provider named an API host that is not its own.",
+            )
+            .caused_by(error)
+        }),
+        None => app
+            .provider
+            .default_api_domain()
+            .cloned()
+            .ok_or_else(|| Problem::new(Code::UpstreamError, nowhere)),
+    }
+}
+
+async fn identify(
+    service: &AuthCapture,
+    app: &App,
+    api_domain: &ApiDomain,
+    tokens: &Tokens,
+) -> Result<Identity, Problem> {
+    let mut tries = 1;
+    loop {
+        let asked = oauth::identify(
+            &service.client,
+            &app.provider,
+            api_domain,
+            &tokens.access_token,
+        )
+        .await;
+        match asked {
+            Ok(identity) => return Ok(identity),
+            Err(IdentityError::Transport(_) | IdentityError::Status(401 | 429 | 500..))
+                if tries < IDENTITY_TRIES =>
+            {
+                tries += 1;
+                tokio::time::sleep(random::between(
+                    Duration::from_millis(200),
+                    Duration::from_millis(500),
+                ))
+                .await;
+            }
+            Err(error) => {
+                return Err(Problem::new(
+                    Code::UpstreamError,
+                    "Pipedrive did not say whose account this is; start again.",
+                )
+                .caused_by(error));
+            }
+        }
+    }
+}
+
+fn exchange_failed(error: TokenError) -> Problem {
+    match &error {
+        TokenError::InvalidGrant => Problem::new(
+            Code::LoginInvalid,
+            "Pipedrive does not take this code: it was used, or is older than five minutes; start again.",
+        ),
+        TokenError::ClientRefused(word) => Problem::new(
+            Code::UpstreamError,
+            format!("Pipedrive refuses our client ({word}): the operator has to check client_id, client_secret and redirect_url."),
+        )
+        .with("reason", "client_misconfigured"),
+        TokenError::NotSent(_) | TokenError::TurnedAway { .. } | TokenError::Unknown(_) => {
+            Problem::new(Code::UpstreamError, "Pipedrive could not exchange the code; start again.")
+        }
+    }
+    .caused_by(error)
+}
+
+fn different_company(identity: &Identity) -> Problem {
+    Problem::new(
+        Code::DifferentCompany,
+        format!(
+            "This account is connected to another company than {}; disconnect it first.",
+            identity.company_name
+        ),
+    )
+}
+
+fn already_connected() -> Problem {
+    Problem::new(
+        Code::AlreadyConnected,
+        "Another account holds the connection of this Pipedrive user; disconnect it there first.",
+    )
+}

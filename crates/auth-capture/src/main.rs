@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    pipekeeper_service::main::<auth_capture::AuthCapture>()
+}

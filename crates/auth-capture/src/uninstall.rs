@@ -1,0 +1,146 @@
+//! Pipedrive's uninstall notice: a DELETE on the callback URL.
+
+use std::time::Duration;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::provider::App;
+use pipekeeper_core::store::{Connection, Revocation};
+use pipekeeper_core::webhook::{RefreshRefusal, Trace};
+use pipekeeper_service::body::Fields;
+use pipekeeper_service::problem::{Code, Problem};
+
+use crate::AuthCapture;
+use crate::login::key_of;
+
+/// What becomes of a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uninstalled {
+    Revoked,
+    /// From before the connection's last consent.
+    Late,
+    Unknown,
+}
+
+/// Ends the connection that the notice is about.
+pub(crate) async fn uninstall(
+    service: &AuthCapture,
+    app: &App,
+    notice: &Fields,
+    trace: &Trace,
+) -> Result<Uninstalled, Problem> {
+    let company_id = notice.text("company_id")?;
+    let user_id = notice.text("user_id")?;
+    let client_id = notice.text("client_id")?;
+    let (Some(company_id), Some(user_id)) = (company_id, user_id) else {
+        return Ok(Uninstalled::Unknown);
+    };
+    if client_id.is_some_and(|id| id != app.client_id) {
+        return Ok(Uninstalled::Unknown);
+    }
+    let at = notice
+        .text("timestamp")
+        .unwrap_or_default()
+        .as_deref()
+        .and_then(instant);
+    let (rows, key) = (&service.context.store, key_of(app));
+    let mut verified = false;
+    loop {
+        let found = rows
+            .connection_find_by_grant(&key, &company_id, &user_id)
+            .await?;
+        let Some(row) = found else {
+            return Ok(Uninstalled::Unknown);
+        };
+        if row.state == ConnectionState::Revoked {
+            return Ok(Uninstalled::Revoked);
+        }
+        match at {
+            Some(at) if is_late(at, &row) => return Ok(Uninstalled::Late),
+            Some(_) => {}
+            None if verified => {}
+            None => {
+                if is_alive(service, &row, trace).await? {
+                    return Ok(Uninstalled::Late);
+                }
+                verified = true;
+                // The refresh found the grant dead, and wrote so.
+                continue;
+            }
+        }
+        let now = service.context.clock.now();
+        let known = Revocation::Known;
+        if rows
+            .connection_revoke(&row.id, row.generation, "uninstalled", known, now)
+            .await?
+        {
+            tracing::info!(connection.id = %row.id, "uninstalled at the provider");
+            return Ok(Uninstalled::Revoked);
+        }
+        // A refresh or a reconnect was faster: look again whether the notice is still news.
+    }
+}
+
+/// Notices come in whole seconds: one from the second of the consent itself is not from before it.
+fn is_late(at: Timestamp, row: &Connection) -> bool {
+    at.saturating_add(Duration::from_secs(1)) <= row.authorized_at
+}
+
+/// Whether the provider still takes the connection's refresh token.
+async fn is_alive(service: &AuthCapture, row: &Connection, trace: &Trace) -> Result<bool, Problem> {
+    match service
+        .refresher
+        .refresh(&row.id, row.generation, trace)
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(RefreshRefusal::Invalidated(said)) if said.state != "active" => Ok(false),
+        Err(error) => Err(Problem::new(
+            Code::RefreshFailed,
+            "Whether this notice is current could not be checked; send it again.",
+        )
+        .caused_by(error)),
+    }
+}
+
+/// RFC 3339, `YYYY-MM-DD HH:MM:SS` in UTC, or a number of seconds or milliseconds: Pipedrive does not document which.
+fn instant(text: &str) -> Option<Timestamp> {
+    if let Ok(number) = text.parse::<i64>() {
+        // The year 2001 in milliseconds is the year 33 658 in seconds.
+        let millis = if number.abs() < 1_000_000_000_000 {
+            number.checked_mul(1000)?
+        } else {
+            number
+        };
+        return Timestamp::from_unix_micros(millis.checked_mul(1000)?);
+    }
+    DateTime::parse_from_rfc3339(text)
+        .map(|at| at.with_timezone(&Utc))
+        .or_else(|_| {
+            NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").map(|at| at.and_utc())
+        })
+        .ok()
+        .map(Timestamp::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_notice_is_read_in_every_form_it_may_have() {
+        let at = Timestamp::from_unix_micros(1_700_000_000_000_000);
+        for text in [
+            "2023-11-14T22:13:20.000Z",
+            "2023-11-14 22:13:20",
+            "1700000000",
+            "1700000000000",
+        ] {
+            assert_eq!(instant(text), at, "{text}");
+        }
+        for text in ["", "yesterday", "99999999999999999999", "2023-11-14"] {
+            assert_eq!(instant(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Configuration: embedded defaults, a TOML file over them, the environment over both; all problems at once.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use ::config::{Config, Environment, File, FileFormat};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::Url;
+
+use crate::provider;
+use crate::secret::Secret;
+
+/// Variables that ported deployments already have, and the keys they stand for.
+const ALIASES: [(&str, &str); 4] = [
+    ("DATABASE_URL", "database.url"),
+    ("PIPE_DRIVE_CLIENT_ID", "apps.pipedrive.client_id"),
+    ("PIPE_DRIVE_CLIENT_SECRET", "apps.pipedrive.client_secret"),
+    ("PIPE_DRIVE_REDIRECT_URL", "apps.pipedrive.redirect_url"),
+];
+
+/// Where a service's configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// `config.default.toml` of the service: every key, commented.
+    pub defaults: &'static str,
+    pub file: Option<PathBuf>,
+    pub env: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The process's own environment; `PIPEKEEPER_CONFIG` names the file unless `file` does.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    pub fn of_process(defaults: &'static str, file: Option<PathBuf>) -> Self {
+        let env: Vec<_> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let file = file.or_else(|| std::env::var("PIPEKEEPER_CONFIG").ok().map(PathBuf::from));
+        Self {
+            defaults,
+            file,
+            env,
+        }
+    }
+}
+
+/// Hands out the sections of the merged configuration and gathers what is wrong with them.
+pub struct Loader {
+    merged: Config,
+    asked_for: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Loader {
+    /// # Errors
+    /// Where a source can't be read or is not TOML: then there is nothing to look at key by key.
+    pub fn new(sources: &Sources) -> Result<Self, Problems> {
+        let defaults = Config::builder()
+            .add_source(File::from_str(provider::SHIPPED, FileFormat::Toml))
+            .add_source(File::from_str(sources.defaults, FileFormat::Toml))
+            .build()
+            .map_err(|error| Problems(vec![chain(&error)]))?;
+        let mut builder = Config::builder().add_source(defaults.clone());
+        if let Some(path) = &sources.file {
+            builder = builder.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+        }
+        let mut aliased = Vec::new();
+        for (variable, key) in ALIASES {
+            let value = sources.env.iter().find(|(name, _)| name == variable);
+            if let Some((_, value)) = value
+                && defaults.get::<Value>(key).is_ok()
+            {
+                aliased.push((key, value.clone()));
+            }
+        }
+        for (key, value) in aliased {
+            builder = builder
+                .set_override(key, value)
+                .map_err(|error| Problems(vec![chain(&error)]))?;
+        }
+        let own: std::collections::HashMap<String, String> = sources
+            .env
+            .iter()
+            .filter(|(name, _)| name.starts_with("PIPEKEEPER__"))
+            .cloned()
+            .collect();
+        let merged = builder
+            .build()
+            .and_then(|below| {
+                Config::builder()
+                    .add_source(below)
+                    .add_source(
+                        Environment::with_prefix("PIPEKEEPER")
+                            .prefix_separator("__")
+                            .separator("__")
+                            .source(Some(own)),
+                    )
+                    .build()
+            })
+            .map_err(|error| Problems(vec![chain(&error)]))?;
+        Ok(Self {
+            merged,
+            asked_for: Vec::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// The section as `T`, which refuses unknown keys; `None` after noting the problem.
+    pub fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        self.asked_for.push(name.to_owned());
+        match self.merged.get::<T>(name) {
+            Ok(section) => Some(section),
+            Err(error) => {
+                self.problem(name, &problem_of(&error));
+                None
+            }
+        }
+    }
+
+    /// The entries of a table of tables, by key; those with problems are left out after noting them.
+    pub fn entries<T: DeserializeOwned>(&mut self, name: &str) -> Vec<(String, T)> {
+        self.asked_for.push(name.to_owned());
+        let keys: Vec<String> = self
+            .merged
+            .get::<BTreeMap<String, Value>>(name)
+            .unwrap_or_default()
+            .into_keys()
+            .collect();
+        let mut entries = Vec::new();
+        for key in keys {
+            match self.merged.get::<T>(&format!("{name}.{key}")) {
+                Ok(entry) => entries.push((key, entry)),
+                Err(error) => self.problem(&format!("{name}.{key}"), &problem_of(&error)),
+            }
+        }
+        entries
+    }
+
+    /// A secret given in place or as the path of a file that holds it (its last line break is not part of it).
+    pub fn secret(&mut self, name: &str, value: Secret, file: &str) -> Secret {
+        if file.is_empty() {
+            return value;
+        }
+        if !value.is_empty() {
+            self.problem(name, "is set, and so is its _file: keep one");
+            return value;
+        }
+        match std::fs::read_to_string(Path::new(file)) {
+            Ok(text) => Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => {
+                self.problem(
+                    &format!("{name}_file"),
+                    &format!("can't read {file}: {error}"),
+                );
+                value
+            }
+        }
+    }
+
+    /// Whether a source says anything of this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.merged.get::<Value>(key).is_ok()
+    }
+
+    pub fn url(&mut self, name: &str, text: &str) -> Option<Url> {
+        match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => {
+                Some(url)
+            }
+            Ok(_) => {
+                self.problem(name, "is not an http or https URL");
+                None
+            }
+            Err(_) if text.is_empty() => {
+                self.problem(name, "is not set");
+                None
+            }
+            Err(error) => {
+                self.problem(name, &format!("is no URL: {error}"));
+                None
+            }
+        }
+    }
+
+    pub fn problem(&mut self, key: &str, what: &str) {
+        self.problems.push(format!("{key}: {what}"));
+    }
+
+    /// # Errors
+    /// Everything that was noted, and every section that nobody asked for.
+    pub fn finish(mut self) -> Result<(), Problems> {
+        let sections: Vec<String> = self
+            .merged
+            .clone()
+            .try_deserialize::<BTreeMap<String, Value>>()
+            .unwrap_or_default()
+            .into_keys()
+            .collect();
+        for section in sections {
+            if !self.asked_for.contains(&section) {
+                self.problem(&section, "no such section");
+            }
+        }
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            self.problems.sort();
+            self.problems.dedup();
+            Err(Problems(self.problems))
+        }
+    }
+
+    /// The merged configuration as TOML lines of dotted keys, secrets redacted.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        if let Ok(tree) = self.merged.clone().try_deserialize::<Value>() {
+            write_lines(&mut out, "", &tree);
+        }
+        out
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("problems", &self.problems)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything that is wrong with a configuration, a line each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration can't be used:")?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// An error's text on one line; of the `config` crate's without the place that it repeats.
+pub(crate) fn problem_of(error: &dyn std::error::Error) -> String {
+    chain(error).replace('\n', " ")
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let _ = write!(text, ": {next}");
+        cause = next.source();
+    }
+    text
+}
+
+fn write_lines(out: &mut String, prefix: &str, tree: &Value) {
+    match tree {
+        Value::Object(map) => {
+            let mut keys: Vec<_> = map.iter().collect();
+            keys.sort_by_key(|(key, _)| key.as_str());
+            for (key, value) in keys {
+                let path = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
+                write_lines(out, &path, value);
+            }
+        }
+        leaf => {
+            let _ = writeln!(out, "{prefix} = {}", redacted(prefix, leaf));
+        }
+    }
+}
+
+fn redacted(path: &str, leaf: &Value) -> Value {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let Value::String(text) = leaf else {
+        return leaf.clone();
+    };
+    if text.is_empty() {
+        leaf.clone()
+    } else if matches!(key, "password" | "client_secret" | "keys") {
+        Value::from("[redacted]")
+    } else if path == "database.url" {
+        Value::from(without_password(text))
+    } else {
+        leaf.clone()
+    }
+}
+
+/// A database URL that may be shown: its password, and any that stands in its query, are gone.
+fn without_password(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else {
+        return if text.starts_with("sqlite:") {
+            text.to_owned()
+        } else {
+            "[redacted]".to_owned()
+        };
+    };
+    if url.password().is_some() && url.set_password(Some("redacted")).is_err() {
+        return "[redacted]".to_owned();
+    }
+    if url.query_pairs().any(|(key, _)| key == "password") {
+        url.set_query(Some("[redacted]"));
+    }
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Outbound HTTP: one way to make a client, so that none follows redirects or reads proxies from the environment.
+
+use std::time::Duration;
+
+use reqwest::Client;
+use rustls::{ClientConfig, RootCertStore};
+
+/// What differs between the clients of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub connect: Duration,
+    /// From the request's first byte to the answer's last.
+    pub total: Duration,
+}
+
+/// Trusts the platform's roots; where the machine has none (a bare image), the bundled ones of Mozilla.
+///
+/// # Errors
+/// When neither makes a client, which only a broken TLS library explains.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that makes clients"
+)]
+pub fn build(limits: Limits) -> Result<Client, reqwest::Error> {
+    let builder = || {
+        Client::builder()
+            .user_agent("pipekeeper")
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .tcp_nodelay(true)
+            .connect_timeout(limits.connect)
+            .timeout(limits.total)
+            .pool_idle_timeout(Duration::from_secs(30))
+    };
+    builder()
+        .build()
+        .or_else(|_no_platform_roots| builder().tls_backend_preconfigured(bundled_roots()).build())
+}
+
+fn bundled_roots() -> ClientConfig {
+    let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}

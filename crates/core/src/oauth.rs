@@ -1,0 +1,379 @@
+//! OAuth 2.0 as a client (RFC 6749): the authorization URL, token requests and what their answers mean, revocation
+//! (RFC 7009), and whose token it is. Spending a refresh token is not here: only token-refresher does that.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::crypto::pkce_challenge;
+use crate::provider::{ApiDomain, App, ClientAuth, Provider};
+use crate::secret::Secret;
+
+/// Token responses and identities are a few KiB; more is no answer of theirs.
+const ANSWER_MAX_BYTES: usize = 256 * 1024;
+
+/// Beyond a year an `expires_in` is a mistake, not a promise.
+const EXPIRES_IN_MAX_SECS: u64 = 366 * 86_400;
+
+/// Where a user gives consent (RFC 6749 §4.1.1, RFC 7636 §4.3).
+pub fn authorization_url(app: &App, state: &str, verifier: Option<&Secret>) -> Url {
+    let provider = &app.provider;
+    let mut url = provider.authorize_url.clone();
+    {
+        let mut query = url.query_pairs_mut();
+        if provider.response_type {
+            query.append_pair("response_type", "code");
+        }
+        query.append_pair("client_id", &app.client_id);
+        if let Some(redirect) = &app.redirect_url {
+            query.append_pair("redirect_uri", redirect.as_str());
+        }
+        if !provider.scope.is_empty() {
+            query.append_pair("scope", &provider.scope);
+        }
+        query.append_pair("state", state);
+        if let Some(verifier) = verifier {
+            query
+                .append_pair("code_challenge", &pkce_challenge(verifier.expose()))
+                .append_pair("code_challenge_method", "S256");
+        }
+    }
+    url
+}
+
+/// Exchanges an authorization code (RFC 6749 §4.1.3).
+pub async fn exchange_code(
+    client: &Client,
+    app: &App,
+    code: &Secret,
+    verifier: Option<&Secret>,
+) -> Result<Tokens, TokenError> {
+    let mut form = vec![
+        ("grant_type", "authorization_code"),
+        ("code", code.expose()),
+    ];
+    if let Some(redirect) = &app.redirect_url {
+        form.push(("redirect_uri", redirect.as_str()));
+    }
+    if let Some(verifier) = verifier {
+        form.push(("code_verifier", verifier.expose()));
+    }
+    let answer = TokenAnswer::to(token_request(client, app, &app.provider.token_url, form)).await?;
+    answer.interpret(&app.provider)
+}
+
+/// Revokes a refresh token and with it the grant (RFC 7009 §2.1); unknown tokens count as revoked (§2.2).
+pub async fn revoke(client: &Client, app: &App, refresh_token: &Secret) -> Result<(), TokenError> {
+    let Some(url) = &app.provider.revoke_url else {
+        return Ok(());
+    };
+    let form = vec![
+        ("token", refresh_token.expose()),
+        ("token_type_hint", "refresh_token"),
+    ];
+    TokenAnswer::to(token_request(client, app, url, form))
+        .await?
+        .success()
+        .map(drop)
+}
+
+/// A form POST with the client's authentication, as the provider's entry has it (RFC 6749 §2.3.1).
+pub fn token_request<'a>(
+    client: &Client,
+    app: &'a App,
+    url: &Url,
+    mut form: Vec<(&'a str, &'a str)>,
+) -> RequestBuilder {
+    let request = client.post(url.clone()).header(ACCEPT, "application/json");
+    match app.provider.client_auth {
+        ClientAuth::Basic => request
+            .header(
+                AUTHORIZATION,
+                basic_auth(&app.client_id, &app.client_secret),
+            )
+            .form(&form),
+        ClientAuth::Body => {
+            form.push(("client_id", &app.client_id));
+            form.push(("client_secret", app.client_secret.expose()));
+            request.form(&form)
+        }
+    }
+}
+
+/// The value of an `Authorization` header, marked so that no log shows it (RFC 7617).
+pub fn basic_auth(user: &str, password: &Secret) -> HeaderValue {
+    let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+    sensitive(&format!("Basic {}", STANDARD.encode(pair.as_bytes())))
+}
+
+/// The value of an `Authorization` header, marked so that no log shows it (RFC 6750 §2.1).
+pub fn bearer(token: &Secret) -> HeaderValue {
+    sensitive(&format!("Bearer {}", token.expose()))
+}
+
+fn sensitive(text: &str) -> HeaderValue {
+    // A token with a control character is none; as an empty credential it is refused and refreshed like any other.
+    let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// What a token endpoint sent back, as it came.
+pub struct TokenAnswer {
+    pub status: StatusCode,
+    pub retry_after: Option<Duration>,
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+impl TokenAnswer {
+    /// Sends a token request and takes its whole answer.
+    pub async fn to(request: RequestBuilder) -> Result<Self, TokenError> {
+        let response = request.send().await.map_err(TokenError::of_transport)?;
+        let status = response.status();
+        let retry_after = retry_after(&response);
+        let body = bounded_body(response).await.map_err(TokenError::Unknown)?;
+        Ok(Self {
+            status,
+            retry_after,
+            body,
+        })
+    }
+
+    /// The tokens of a success (RFC 6749 §5.1), or what the refusal means (§5.2).
+    pub fn interpret(&self, provider: &Provider) -> Result<Tokens, TokenError> {
+        let body = self.success()?;
+        Tokens::of(&body, provider).ok_or(TokenError::Unknown(Unknown::Garbled))
+    }
+
+    fn success(&self) -> Result<Value, TokenError> {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
+        if self.status.is_success() {
+            return Ok(body);
+        }
+        match body.get("error").and_then(Value::as_str) {
+            // Only 400 and 401 carry the RFC's words; a 5xx that echoes one is an outage.
+            Some(word) if matches!(self.status.as_u16(), 400 | 401) => match word {
+                "invalid_grant" => return Err(TokenError::InvalidGrant),
+                "invalid_client" => return Err(TokenError::ClientRefused("invalid_client")),
+                "unauthorized_client" => {
+                    return Err(TokenError::ClientRefused("unauthorized_client"));
+                }
+                "unsupported_grant_type" => {
+                    return Err(TokenError::ClientRefused("unsupported_grant_type"));
+                }
+                "invalid_request" => return Err(TokenError::ClientRefused("invalid_request")),
+                "invalid_scope" => return Err(TokenError::ClientRefused("invalid_scope")),
+                _ => {}
+            },
+            _ => {}
+        }
+        if self.status.is_server_error() {
+            Err(TokenError::Unknown(Unknown::Status(self.status.as_u16())))
+        } else {
+            Err(TokenError::TurnedAway {
+                status: self.status.as_u16(),
+                retry_after: self.retry_after,
+            })
+        }
+    }
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAnswer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A successful token response, with what was absent or absurd in it made good.
+#[derive(Debug)]
+pub struct Tokens {
+    pub access_token: Secret,
+    /// `None`: the one that was used stays valid (RFC 6749 §6).
+    pub refresh_token: Option<Secret>,
+    pub expires_in: Duration,
+    pub scope: Option<String>,
+    /// As sent; whether a bearer may go there is [`Provider::api_domain`]'s to say.
+    pub api_domain: Option<String>,
+}
+
+impl Tokens {
+    fn of(body: &Value, provider: &Provider) -> Option<Self> {
+        let text = |key: &str| {
+            body.get(key)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        let expires_in = match body.get("expires_in") {
+            Some(Value::Number(secs)) => secs.as_u64(),
+            Some(Value::String(secs)) => secs.trim().parse().ok(),
+            _ => None,
+        };
+        Some(Self {
+            access_token: Secret::new(text("access_token")?),
+            refresh_token: text("refresh_token").map(Secret::new),
+            expires_in: expires_in
+                .filter(|secs| (1..=EXPIRES_IN_MAX_SECS).contains(secs))
+                .map_or(provider.default_expires_in, Duration::from_secs),
+            scope: text("scope"),
+            api_domain: text("api_domain"),
+        })
+    }
+}
+
+/// What a failed token request means for the grant.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The grant is unknown, spent, expired or revoked (RFC 6749 §5.2).
+    #[error("the provider refuses the grant (invalid_grant)")]
+    InvalidGrant,
+    /// Our registration or request is at fault; the grant is untouched.
+    #[error("the provider refuses this client ({0})")]
+    ClientRefused(&'static str),
+    /// Nothing reached the provider.
+    #[error("the token endpoint can't be reached")]
+    NotSent(#[source] reqwest::Error),
+    /// Refused before any grant was looked at: rate limits, blocks, redirects.
+    #[error("the token endpoint turned the request away with status {status}")]
+    TurnedAway {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    /// The provider may have acted on the request; nobody knows.
+    #[error("nobody knows what the token endpoint did")]
+    Unknown(#[source] Unknown),
+}
+
+/// How an answer got lost.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("the connection broke")]
+    Broken(#[source] reqwest::Error),
+    #[error("status {0}")]
+    Status(u16),
+    #[error("a success that is no token response")]
+    Garbled,
+}
+
+impl TokenError {
+    fn of_transport(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_connect() || error.is_builder() {
+            Self::NotSent(error)
+        } else {
+            Self::Unknown(Unknown::of_transport(error))
+        }
+    }
+}
+
+impl Unknown {
+    fn of_transport(error: reqwest::Error) -> Self {
+        if error.is_timeout() {
+            Self::TimedOut
+        } else {
+            Self::Broken(error)
+        }
+    }
+}
+
+/// Who a connection is upstream: what keeps a re-login from landing on another company's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+}
+
+/// Why nobody knows whose token it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the provider can't be asked whose token this is")]
+    Transport(#[source] reqwest::Error),
+    #[error("asked whose token this is, the provider answered with status {0}")]
+    Status(u16),
+    #[error("the provider's answer does not say whose token this is")]
+    Garbled,
+}
+
+/// Asks whose token it is (for Pipedrive: `GET {api_domain}/v1/users/me`).
+pub async fn identify(
+    client: &Client,
+    provider: &Provider,
+    api_domain: &ApiDomain,
+    access_token: &Secret,
+) -> Result<Identity, IdentityError> {
+    let path = &provider.identity.url;
+    let url = if path.starts_with('/') {
+        format!("{}{path}", api_domain.as_str())
+    } else {
+        path.clone()
+    };
+    let response = client
+        .get(url)
+        .header(ACCEPT, "application/json")
+        .header(AUTHORIZATION, bearer(access_token))
+        .send()
+        .await
+        .map_err(|error| IdentityError::Transport(error.without_url()))?;
+    if !response.status().is_success() {
+        return Err(IdentityError::Status(response.status().as_u16()));
+    }
+    let body = bounded_body(response)
+        .await
+        .map_err(|_cut| IdentityError::Garbled)?;
+    let body: Value = serde_json::from_slice(&body).map_err(|_no_json| IdentityError::Garbled)?;
+    let text = |pointer: &str| match body.pointer(pointer).filter(|_| !pointer.is_empty()) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let names = &provider.identity;
+    let identity = Identity {
+        company_id: text(&names.company_id),
+        company_domain: text(&names.company_domain),
+        company_name: text(&names.company_name),
+        user_id: text(&names.user_id),
+        user_name: text(&names.user_name),
+    };
+    // A provider without companies says so by an empty pointer; one that has them must name this one.
+    let company_named = names.company_id.is_empty() || !identity.company_id.is_empty();
+    if identity.user_id.is_empty() || !company_named {
+        return Err(IdentityError::Garbled);
+    }
+    Ok(identity)
+}
+
+/// `Retry-After` in seconds (RFC 9110 §10.2.3); Pipedrive sends no dates.
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|secs| secs.trim().parse().ok())
+        .map(Duration::from_secs)
+}
+
+async fn bounded_body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Unknown> {
+    let mut body = Zeroizing::new(Vec::new());
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX_BYTES => body.extend(&chunk),
+            Ok(Some(_)) => return Err(Unknown::Garbled),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(Unknown::of_transport(error.without_url())),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Providers and our registrations with them: what the configuration says of each.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use url::{Host, Url};
+
+use crate::config::{Loader, problem_of};
+use crate::secret::Secret;
+
+/// The entries that ship: [`Loader`] reads them below everything else.
+pub const SHIPPED: &str = include_str!("../providers.toml");
+
+/// An OAuth 2.0 authorization-code provider (RFC 6749 §4.1).
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// The entry's name in the configuration and in URLs: `pipedrive`.
+    pub key: String,
+    /// n8n's word for it: `Pipedrive`.
+    pub platform: String,
+    pub authorize_url: Url,
+    pub token_url: Url,
+    pub revoke_url: Option<Url>,
+    pub client_auth: ClientAuth,
+    pub response_type: bool,
+    pub scope: String,
+    pub pkce: bool,
+    pub identity: Identity,
+    pub default_expires_in: Duration,
+    /// `None`: a refresh token does not die of disuse.
+    pub refresh_idle: Option<Duration>,
+    api_domain: Option<ApiDomain>,
+    api_host_suffix: String,
+    allow_http: bool,
+}
+
+/// How a client authenticates at the token endpoint (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// `Authorization: Basic`, id and secret as they are: Pipedrive decodes no percent-encoding in them.
+    Basic,
+    /// `client_id` and `client_secret` in the form.
+    Body,
+}
+
+/// Where to ask who a token belongs to, and JSON pointers (RFC 6901) into the answer.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub url: String,
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+}
+
+/// Our registration with a provider.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The entry's name in the configuration and in URLs.
+    pub key: String,
+    pub provider: std::sync::Arc<Provider>,
+    pub client_id: String,
+    pub client_secret: Secret,
+    /// `None` where this service sends nobody to the provider.
+    pub redirect_url: Option<Url>,
+}
+
+/// The origin that a connection's API lives at, checked against its provider's entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiDomain(Url);
+
+impl ApiDomain {
+    /// Scheme, host and port, without a trailing slash.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+}
+
+/// Why a bearer is not sent to a host.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadApiDomain {
+    #[error("is no URL")]
+    NotAUrl,
+    #[error("is not https")]
+    NotHttps,
+    #[error("has more than scheme and host")]
+    NotAnOrigin,
+    #[error("is not a host of this provider")]
+    ForeignHost,
+}
+
+impl Provider {
+    /// Accepts an `api_domain` only if a bearer may be sent there.
+    pub fn api_domain(&self, text: &str) -> Result<ApiDomain, BadApiDomain> {
+        let url = Url::parse(text).map_err(|_unparsable| BadApiDomain::NotAUrl)?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.allow_http => {}
+            _ => return Err(BadApiDomain::NotHttps),
+        }
+        let bare = url.username().is_empty()
+            && url.password().is_none()
+            && url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && (url.port().is_none() || self.allow_http);
+        if !bare {
+            return Err(BadApiDomain::NotAnOrigin);
+        }
+        if self.is_own_host(&url) {
+            Ok(ApiDomain(url))
+        } else {
+            Err(BadApiDomain::ForeignHost)
+        }
+    }
+
+    /// What holds where the token response names no domain.
+    pub fn default_api_domain(&self) -> Option<&ApiDomain> {
+        self.api_domain.as_ref()
+    }
+
+    fn is_own_host(&self, url: &Url) -> bool {
+        let host = match url.host() {
+            Some(Host::Domain(domain)) => domain.to_owned(),
+            Some(Host::Ipv4(ip)) => ip.to_string(),
+            Some(Host::Ipv6(ip)) => ip.to_string(),
+            None => return false,
+        };
+        match self.api_host_suffix.strip_prefix('.') {
+            Some(parent) => host
+                .strip_suffix(parent)
+                .is_some_and(|left| left.len() > 1 && left.ends_with('.')),
+            None => host == self.api_host_suffix,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProvider {
+    platform: String,
+    authorize_url: String,
+    token_url: String,
+    #[serde(default)]
+    revoke_url: String,
+    client_auth: ClientAuth,
+    #[serde(default = "yes")]
+    response_type: bool,
+    #[serde(default)]
+    scope: String,
+    #[serde(default = "yes")]
+    pkce: bool,
+    #[serde(default)]
+    api_domain: String,
+    api_host_suffix: String,
+    #[serde(default)]
+    allow_http: bool,
+    identity_url: String,
+    #[serde(default)]
+    identity_company_id: String,
+    #[serde(default)]
+    identity_company_domain: String,
+    #[serde(default)]
+    identity_company_name: String,
+    identity_user_id: String,
+    #[serde(default)]
+    identity_user_name: String,
+    default_expires_in_secs: u32,
+    #[serde(default)]
+    refresh_idle_days: u32,
+}
+
+/// RFC 6749 §4.1.1 and RFC 9700 §2.1.1 ask for `response_type` and PKCE; Pipedrive's entry says no to both.
+fn yes() -> bool {
+    true
+}
+
+impl RawProvider {
+    fn checked(self, key: &str, loader: &mut Loader) -> Option<Provider> {
+        let mut url = |name: &str, text: &str| {
+            let name = format!("providers.{key}.{name}");
+            let url = loader.url(&name, text)?;
+            if url.scheme() == "https" || (url.scheme() == "http" && self.allow_http) {
+                Some(url)
+            } else {
+                loader.problem(
+                    &name,
+                    "is not https; a test stand-in needs allow_http = true",
+                );
+                None
+            }
+        };
+        let authorize_url = url("authorize_url", &self.authorize_url);
+        let token_url = url("token_url", &self.token_url);
+        let revoke_url = if self.revoke_url.is_empty() {
+            None
+        } else {
+            url("revoke_url", &self.revoke_url)
+        };
+        if self.api_host_suffix.trim_matches('.').is_empty() {
+            loader.problem(
+                &format!("providers.{key}.api_host_suffix"),
+                "is empty: every host would be sent bearers",
+            );
+        }
+        let mut provider = Provider {
+            key: key.to_owned(),
+            platform: self.platform,
+            authorize_url: authorize_url?,
+            token_url: token_url?,
+            revoke_url,
+            client_auth: self.client_auth,
+            response_type: self.response_type,
+            scope: self.scope,
+            pkce: self.pkce,
+            identity: Identity {
+                url: self.identity_url,
+                company_id: self.identity_company_id,
+                company_domain: self.identity_company_domain,
+                company_name: self.identity_company_name,
+                user_id: self.identity_user_id,
+                user_name: self.identity_user_name,
+            },
+            default_expires_in: Duration::from_secs(self.default_expires_in_secs.into()),
+            refresh_idle: (self.refresh_idle_days > 0)
+                .then(|| Duration::from_secs(u64::from(self.refresh_idle_days) * 86_400)),
+            api_domain: None,
+            api_host_suffix: self.api_host_suffix.to_lowercase(),
+            allow_http: self.allow_http,
+        };
+        if !self.api_domain.is_empty() {
+            match provider.api_domain(&self.api_domain) {
+                Ok(domain) => provider.api_domain = Some(domain),
+                Err(error) => {
+                    loader.problem(&format!("providers.{key}.api_domain"), &problem_of(&error));
+                }
+            }
+        }
+        Some(provider)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApp {
+    provider: String,
+    client_id: String,
+    #[serde(default)]
+    client_secret: Secret,
+    #[serde(default)]
+    client_secret_file: String,
+    #[serde(default)]
+    redirect_url: String,
+}
+
+/// What a service does with an app, and so must know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppUse {
+    /// Reads its connections.
+    Read,
+    /// Talks to the token endpoint.
+    Refresh,
+    /// Sends users to the provider and takes them back.
+    Login,
+}
+
+/// The registrations that this process serves: at least one.
+#[derive(Debug, Clone)]
+pub struct Apps(Vec<std::sync::Arc<App>>);
+
+impl Apps {
+    /// Reads `[apps.*]` and the `[providers.*]` they name; every problem goes to the loader.
+    pub fn load(loader: &mut Loader, purpose: AppUse) -> Self {
+        let mut providers = BTreeMap::new();
+        for (key, raw) in loader.entries::<RawProvider>("providers") {
+            if let Some(provider) = raw.checked(&key, loader) {
+                providers.insert(key, std::sync::Arc::new(provider));
+            }
+        }
+        let mut apps: Vec<std::sync::Arc<App>> = Vec::new();
+        for (key, raw) in loader.entries::<RawApp>("apps") {
+            let name = |field: &str| format!("apps.{key}.{field}");
+            if raw.client_id.is_empty() {
+                loader.problem(&name("client_id"), "is not set");
+            }
+            let client_secret = loader.secret(
+                &name("client_secret"),
+                raw.client_secret,
+                &raw.client_secret_file,
+            );
+            if purpose != AppUse::Read && client_secret.is_empty() {
+                loader.problem(&name("client_secret"), "is not set");
+            }
+            let redirect_url = if purpose == AppUse::Login {
+                loader.url(&name("redirect_url"), &raw.redirect_url)
+            } else {
+                None
+            };
+            let Some(provider) = providers.get(&raw.provider) else {
+                // One that is there but unusable has been told of already.
+                if !loader.has(&format!("providers.{}", raw.provider)) {
+                    loader.problem(
+                        &name("provider"),
+                        &format!("no providers.{} is there", raw.provider),
+                    );
+                }
+                continue;
+            };
+            if apps
+                .iter()
+                .any(|app| app.client_id == raw.client_id && app.provider.key == provider.key)
+            {
+                loader.problem(
+                    &name("client_id"),
+                    "stands in another app of this provider too",
+                );
+            }
+            apps.push(std::sync::Arc::new(App {
+                key,
+                provider: std::sync::Arc::clone(provider),
+                client_id: raw.client_id,
+                client_secret,
+                redirect_url,
+            }));
+        }
+        if !loader.has("apps") {
+            loader.problem("apps", "names no app");
+        }
+        Self(apps)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<App>> {
+        self.0.iter()
+    }
+
+    /// The app whose n8n `AppId` and `Platform` these are; both are optional where there is one app.
+    pub fn find(&self, client_id: Option<&str>, platform: Option<&str>) -> AppChoice<'_> {
+        let mut found = self.0.iter().filter(|app| {
+            client_id.is_none_or(|id| app.client_id == id)
+                && platform.is_none_or(|name| app.provider.platform.eq_ignore_ascii_case(name))
+        });
+        match (found.next(), found.next()) {
+            (None, _) => AppChoice::Unknown,
+            (Some(app), None) => AppChoice::One(app),
+            (Some(_), Some(_)) => AppChoice::Several,
+        }
+    }
+
+    /// The app registered under this name, or the only one of the provider when no name is given.
+    pub fn by_key(&self, provider: &str, key: Option<&str>) -> AppChoice<'_> {
+        let mut found = self
+            .0
+            .iter()
+            .filter(|app| app.provider.key == provider && key.is_none_or(|key| app.key == key));
+        match (found.next(), found.next()) {
+            (None, _) => AppChoice::Unknown,
+            (Some(app), None) => AppChoice::One(app),
+            (Some(_), Some(_)) => AppChoice::Several,
+        }
+    }
+}
+
+/// What naming an app comes to.
+#[derive(Debug, Clone, Copy)]
+pub enum AppChoice<'a> {
+    One(&'a std::sync::Arc<App>),
+    Unknown,
+    Several,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! What the services say to each other over HTTP, and the client that says it.
+
+use std::time::Duration;
+
+use reqwest::header::AUTHORIZATION;
+use reqwest::{Client, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use url::Url;
+
+use crate::clock::Timestamp;
+use crate::connection::ConnectionId;
+use crate::oauth::{basic_auth, retry_after};
+use crate::secret::Secret;
+
+/// The header that carries a request's id from service to service, and back to the caller.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// W3C Trace Context.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// What ties the log lines of one request together across services.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    pub request_id: String,
+    pub traceparent: String,
+}
+
+/// token-refresher's answer to a refresh that left the row with a newer token: n8n's row keys, without the tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    pub success: bool,
+    pub outcome: RefreshOutcome,
+    pub id: String,
+    #[serde(rename = "connectionId")]
+    pub connection_id: String,
+    #[serde(rename = "AppId")]
+    pub app_id: String,
+    #[serde(rename = "Platform")]
+    pub platform: String,
+    pub generation: i64,
+    pub expires_at: Timestamp,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Who made the newer token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshOutcome {
+    Refreshed,
+    AlreadyNewer,
+}
+
+/// Why there is no newer token.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshRefusal {
+    /// 409: the grant is dead, or was renewed a moment ago and refused again.
+    #[error("the connection has to be authorized again")]
+    Invalidated(Box<Invalidated>),
+    /// 404.
+    #[error("token-refresher knows no such connection")]
+    NotFound,
+    /// 502, 503, 504: transient; the word and the time are token-refresher's.
+    #[error("token-refresher could not refresh ({code})")]
+    Failed {
+        status: u16,
+        code: String,
+        retry_after: Option<Duration>,
+        access_token_expires_at: Option<Timestamp>,
+    },
+    /// 401, 403 and the rest: this deployment is misconfigured.
+    #[error(
+        "token-refresher turned the call away with status {0}: check refresher.url, .user and .password"
+    )]
+    TurnedAway(u16),
+    #[error("token-refresher can't be reached")]
+    Unreachable(#[source] reqwest::Error),
+}
+
+/// What a 409 says of the connection.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Invalidated {
+    #[serde(default)]
+    pub state: String,
+    pub reason: Option<String>,
+    pub since: Option<Timestamp>,
+    pub retry_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    code: String,
+    access_token_expires_at: Option<Timestamp>,
+}
+
+/// Calls token-refresher's webhook.
+#[derive(Debug, Clone)]
+pub struct Refresher {
+    pub client: Client,
+    pub url: Url,
+    pub user: String,
+    pub password: Secret,
+    /// How long a caller waits for another's refresh.
+    pub deadline: Duration,
+}
+
+impl Refresher {
+    /// Asks for a token newer than `generation`: the caller's own was refused.
+    pub async fn refresh(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        trace: &Trace,
+    ) -> Result<Refreshed, RefreshRefusal> {
+        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        let response = self
+            .client
+            .post(self.url.clone())
+            .header(AUTHORIZATION, basic_auth(&self.user, &self.password))
+            .header(REQUEST_ID, &trace.request_id)
+            .header(TRACEPARENT, &trace.traceparent)
+            .json(
+                &json!({"connectionId": id, "generation": generation, "deadline_ms": deadline_ms}),
+            )
+            .send()
+            .await
+            .map_err(|error| RefreshRefusal::Unreachable(error.without_url()))?;
+        let (status, wait) = (response.status(), retry_after(&response));
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| RefreshRefusal::Unreachable(error.without_url()))?;
+        let refusal = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default();
+        match status {
+            StatusCode::OK => serde_json::from_slice(&body)
+                .map_err(|_not_ours| RefreshRefusal::TurnedAway(status.as_u16())),
+            StatusCode::CONFLICT => Err(RefreshRefusal::Invalidated(
+                serde_json::from_slice(&body).unwrap_or_default(),
+            )),
+            StatusCode::NOT_FOUND if refusal().code == "CONNECTION_NOT_FOUND" => {
+                Err(RefreshRefusal::NotFound)
+            }
+            StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => {
+                let Refusal {
+                    code,
+                    access_token_expires_at,
+                } = refusal();
+                Err(RefreshRefusal::Failed {
+                    status: status.as_u16(),
+                    code,
+                    retry_after: wait,
+                    access_token_expires_at,
+                })
+            }
+            other => Err(RefreshRefusal::TurnedAway(other.as_u16())),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    pipekeeper_service::main::<data_api::DataApi>()
+}

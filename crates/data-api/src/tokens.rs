@@ -1,0 +1,324 @@
+//! Which token: a bounded cache over the rows. The hot path does not touch the database.
+//!
+//! An entry is trusted for ten seconds after its row was read, so that a disconnect is felt everywhere within that time.
+//! Reading a row, and asking token-refresher for a newer token, happens once at a time per connection, however many
+//! callers wait for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use moka::sync::Cache;
+use pipekeeper_core::clock::{SharedClock, Timestamp};
+use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::crypto::OpenError;
+use pipekeeper_core::lifetime::renewal_due_of;
+use pipekeeper_core::oauth::bearer;
+use pipekeeper_core::provider::{ApiDomain, AppChoice, Apps};
+use pipekeeper_core::store::{Connection, Pick, Selection, Store, StoreError};
+use pipekeeper_core::vault::Vault;
+use pipekeeper_core::webhook::{RefreshRefusal, Refresher, Trace};
+use pipekeeper_service::Context;
+use pipekeeper_service::selection::Selected;
+use pipekeeper_service::tasks::Tasks;
+use reqwest::header::HeaderValue;
+use tracing::Instrument as _;
+
+use crate::config::Config;
+
+/// How long a row is not read again.
+const TRUSTED: Duration = Duration::from_secs(10);
+
+/// How long an entry is used on when the database is away.
+const TRUSTED_WITHOUT_STORE: Duration = Duration::from_secs(310);
+
+/// `last_used_at` is written no more often.
+const TOUCH_EVERY: Duration = Duration::from_secs(4 * 3600);
+
+/// An access token, as one read of its row gave it.
+#[derive(Debug)]
+pub(crate) struct Token {
+    pub(crate) id: ConnectionId,
+    pub(crate) generation: i64,
+    /// `Authorization`, marked sensitive.
+    pub(crate) bearer: HeaderValue,
+    pub(crate) api_domain: ApiDomain,
+    pub(crate) expires_at: Timestamp,
+    renewal_due: Timestamp,
+    /// On the monotonic clock.
+    read_at: Duration,
+}
+
+/// Why there is no token to send.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum NoToken {
+    #[error("no such connection")]
+    NotFound,
+    #[error("more than one connection fits")]
+    Ambiguous,
+    #[error("the connection is {}", state.as_str())]
+    Ended {
+        state: ConnectionState,
+        reason: Option<String>,
+        since: Timestamp,
+    },
+    #[error("the database could not be used")]
+    Store(#[source] Arc<StoreError>),
+    #[error("the stored token does not open")]
+    Sealed(#[source] OpenError),
+    #[error("the connection's api_domain is not one of its provider's")]
+    ApiDomain,
+    #[error("token-refresher gave no newer token")]
+    Refresh(#[source] Arc<RefreshRefusal>),
+}
+
+impl From<StoreError> for NoToken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+type Renewal = Shared<BoxFuture<'static, Result<(), Arc<RefreshRefusal>>>>;
+
+/// What is known of one selection of a connection.
+#[derive(Debug, Default)]
+struct Slot {
+    token: Mutex<Option<Arc<Token>>>,
+    /// Held while the row is read.
+    reading: tokio::sync::Mutex<()>,
+    /// The call of token-refresher that is under way, and the generation that it is about.
+    renewal: Mutex<Option<(i64, Renewal)>>,
+}
+
+impl Slot {
+    fn token(&self) -> Option<Arc<Token>> {
+        self.token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// The tokens of all connections that callers asked for lately.
+pub(crate) struct Tokens {
+    slots: Cache<Selected, Arc<Slot>>,
+    store: Store,
+    clock: SharedClock,
+    tasks: Tasks,
+    vault: Vault,
+    apps: Apps,
+    selection: Selection,
+    refresher: Arc<Refresher>,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens")
+            .field("slots", &self.slots.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    pub(crate) fn new(
+        config: &Config,
+        context: Context,
+        vault: Vault,
+        refresher: Refresher,
+    ) -> Self {
+        Self {
+            slots: Cache::new(config.cached_connections),
+            store: context.store,
+            clock: context.clock,
+            tasks: context.tasks,
+            vault,
+            apps: config.apps.clone(),
+            selection: config.webhook.selection,
+            refresher: Arc::new(refresher),
+        }
+    }
+
+    pub(crate) fn apps(&self) -> &Apps {
+        &self.apps
+    }
+
+    /// A token that its row held no more than ten seconds ago and that has not ended by the clock.
+    pub(crate) async fn get(
+        &self,
+        selected: &Selected,
+        trace: &Trace,
+    ) -> Result<Arc<Token>, NoToken> {
+        let slot = self.slot(selected);
+        let trusted_since = self.clock.monotonic().saturating_sub(TRUSTED);
+        let token = self.read_since(&slot, selected, trusted_since).await?;
+        let now = self.clock.now();
+        if now >= token.expires_at {
+            return self.newer(selected, &token, trace).await;
+        }
+        if now >= token.renewal_due {
+            // Served while it lasts; the next one is asked for meanwhile.
+            drop(self.renewal(&slot, &token, trace));
+        }
+        Ok(token)
+    }
+
+    /// The row's token, read no earlier than `since` on the monotonic clock.
+    pub(crate) async fn reread(
+        &self,
+        selected: &Selected,
+        since: Duration,
+    ) -> Result<Arc<Token>, NoToken> {
+        let slot = self.slot(selected);
+        self.read_since(&slot, selected, since).await
+    }
+
+    /// The row's token after token-refresher was asked for one newer than `refused`.
+    pub(crate) async fn newer(
+        &self,
+        selected: &Selected,
+        refused: &Token,
+        trace: &Trace,
+    ) -> Result<Arc<Token>, NoToken> {
+        let slot = self.slot(selected);
+        if let Some(token) = slot
+            .token()
+            .filter(|token| token.generation != refused.generation)
+        {
+            return Ok(token);
+        }
+        let asked_at = self.clock.monotonic();
+        self.renewal(&slot, refused, trace)
+            .await
+            .map_err(NoToken::Refresh)?;
+        self.read_since(&slot, selected, asked_at).await
+    }
+
+    fn slot(&self, selected: &Selected) -> Arc<Slot> {
+        match self.slots.get(selected) {
+            Some(slot) => slot,
+            None => self.slots.get_with(selected.clone(), Arc::default),
+        }
+    }
+
+    async fn read_since(
+        &self,
+        slot: &Slot,
+        selected: &Selected,
+        since: Duration,
+    ) -> Result<Arc<Token>, NoToken> {
+        let recent = || slot.token().filter(|token| token.read_at >= since);
+        if let Some(token) = recent() {
+            return Ok(token);
+        }
+        let _one_at_a_time = slot.reading.lock().await;
+        if let Some(token) = recent() {
+            return Ok(token);
+        }
+        let read_at = self.clock.monotonic();
+        match self.read(selected, read_at).await {
+            Ok(token) => {
+                let token = Arc::new(token);
+                *slot.token.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Arc::clone(&token));
+                Ok(token)
+            }
+            Err(NoToken::Store(error)) if error.is_unavailable() => slot
+                .token()
+                .filter(|token| read_at.saturating_sub(token.read_at) < TRUSTED_WITHOUT_STORE)
+                .ok_or(NoToken::Store(error)),
+            Err(error) => {
+                *slot.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self, selected: &Selected, read_at: Duration) -> Result<Token, NoToken> {
+        let row = match self
+            .store
+            .connections_pick(&selected.app, &selected.selector, self.selection)
+            .await?
+        {
+            Pick::One(row) => row,
+            Pick::None => return Err(NoToken::NotFound),
+            Pick::Ambiguous => return Err(NoToken::Ambiguous),
+        };
+        if row.state != ConnectionState::Active {
+            return Err(NoToken::Ended {
+                state: row.state,
+                reason: row.state_reason.clone(),
+                since: row.state_since,
+            });
+        }
+        let app = match self.apps.find(Some(&row.app_id), Some(&row.platform)) {
+            AppChoice::One(app) => app,
+            AppChoice::Unknown | AppChoice::Several => return Err(NoToken::NotFound),
+        };
+        // Checked when it was stored, too: a row is only text, and a bearer goes where it says.
+        let api_domain = app
+            .provider
+            .api_domain(&row.api_domain)
+            .map_err(|_foreign| NoToken::ApiDomain)?;
+        let access_token = self.vault.access_token(&row).map_err(NoToken::Sealed)?;
+        self.touch(&row);
+        Ok(Token {
+            bearer: bearer(&access_token),
+            api_domain,
+            expires_at: row.expires_at,
+            renewal_due: renewal_due_of(&row),
+            id: row.id,
+            generation: row.generation,
+            read_at,
+        })
+    }
+
+    /// Notes the use of a connection, seldom enough to cost nothing.
+    fn touch(&self, row: &Connection) {
+        let now = self.clock.now();
+        if row
+            .last_used_at
+            .is_some_and(|at| now.saturating_since(at) < TOUCH_EVERY)
+        {
+            return;
+        }
+        let (store, id) = (self.store.clone(), row.id.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = store.connection_touch(&id, now).await {
+                tracing::debug!(connection.id = %id, "last_used_at not written: {:#}", anyhow::Error::from(error));
+            }
+        });
+    }
+
+    /// Joins the call of token-refresher about this generation, or makes it. It goes on if nobody waits for it.
+    fn renewal(&self, slot: &Slot, refused: &Token, trace: &Trace) -> Renewal {
+        let mut renewal = slot.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((generation, under_way)) = renewal.as_ref()
+            && *generation == refused.generation
+            && under_way.peek().is_none()
+        {
+            return under_way.clone();
+        }
+        let (refresher, id, generation) = (
+            Arc::clone(&self.refresher),
+            refused.id.clone(),
+            refused.generation,
+        );
+        let trace = trace.clone();
+        let call = async move {
+            refresher
+                .refresh(&id, generation, &trace)
+                .await
+                .map(drop)
+                .map_err(Arc::new)
+        };
+        let task = self.tasks.spawn(call.instrument(tracing::Span::current()));
+        let joined = async {
+            task.await
+                .unwrap_or_else(|_panicked| Err(Arc::new(RefreshRefusal::TurnedAway(500))))
+        };
+        let started = joined.boxed().shared();
+        *renewal = Some((refused.generation, started.clone()));
+        started
+    }
+}

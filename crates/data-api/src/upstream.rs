@@ -1,0 +1,313 @@
+//! Sending to Pipedrive: what a 401 and a 429 lead to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use pipekeeper_core::clock::SharedClock;
+use pipekeeper_core::oauth::retry_after;
+use pipekeeper_core::random;
+use pipekeeper_core::webhook::{RefreshRefusal, Trace};
+use pipekeeper_service::problem::{Code, Problem};
+use pipekeeper_service::selection::{self, Selected};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, RequestBuilder, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::tokens::{NoToken, Token, Tokens};
+
+/// One refresher call at most, and so many sends, per request.
+const SENDS_MAX: u32 = 3;
+
+/// Pipedrive's burst window, for an answer that does not say how long to wait.
+const BURST_WINDOW: Duration = Duration::from_secs(2);
+
+/// A longer wait is not a burst's: the day's budget is spent.
+const BURST_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Errors are small; what is larger is no error of Pipedrive's.
+const ERROR_MAX_BYTES: usize = 64 * 1024;
+
+/// Pipedrive's API, with the stored tokens. One per HTTP worker.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    client: Client,
+    tokens: Arc<Tokens>,
+    clock: SharedClock,
+    max_wait: Duration,
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        client: Client,
+        tokens: Arc<Tokens>,
+        clock: SharedClock,
+        max_wait: Duration,
+    ) -> Self {
+        Self {
+            client,
+            tokens,
+            clock,
+            max_wait,
+        }
+    }
+
+    /// Sends an idempotent request; `request` may be asked for it several times.
+    ///
+    /// Gives back any answer but 401 and 429, whatever its status.
+    pub(crate) async fn send(
+        &self,
+        selected: &Selected,
+        trace: &Trace,
+        request: impl Fn(&Client, &Token) -> RequestBuilder,
+    ) -> Result<Response, UpstreamError> {
+        let started = self.clock.monotonic();
+        let mut token = self.tokens.get(selected, trace).await?;
+        let (mut refreshed, mut sends) = (false, 0);
+        let mut left = self.max_wait;
+        loop {
+            pipekeeper_service::record(&token.id, token.generation);
+            let response = request(&self.client, &token)
+                .header(AUTHORIZATION, token.bearer.clone())
+                .send()
+                .await
+                .map_err(UpstreamError::of_transport)?;
+            match response.status().as_u16() {
+                401 => {
+                    sends += 1;
+                    if sends == SENDS_MAX {
+                        return Err(UpstreamError::StillRefused);
+                    }
+                    let current = self.tokens.reread(selected, started).await?;
+                    token = if current.generation != token.generation {
+                        current
+                    } else if refreshed {
+                        return Err(UpstreamError::StillRefused);
+                    } else {
+                        refreshed = true;
+                        self.tokens.newer(selected, &current, trace).await?
+                    };
+                }
+                429 => {
+                    let limit = RateLimit::of(response).await;
+                    if limit.daily || limit.wait > left {
+                        return Err(UpstreamError::RateLimited(limit));
+                    }
+                    left = left.saturating_sub(limit.wait);
+                    // All who were told the same come back at different times.
+                    let most = limit.wait + limit.wait / 10;
+                    tokio::time::sleep(random::between(limit.wait, most)).await;
+                }
+                _ => return Ok(response),
+            }
+        }
+    }
+}
+
+/// Which limit was met, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RateLimit {
+    daily: bool,
+    wait: Duration,
+}
+
+impl RateLimit {
+    async fn of(response: Response) -> Self {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default)]
+            error: String,
+        }
+        let secs = |headers: &HeaderMap, name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
+        };
+        let headers = response.headers();
+        let asked = retry_after(&response)
+            .or_else(|| secs(headers, "x-ratelimit-reset").map(Duration::from_secs));
+        let budget_gone = secs(headers, "x-daily-ratelimit-token-remaining") == Some(0);
+        let wait = asked
+            .unwrap_or(BURST_WINDOW)
+            .max(Duration::from_millis(100));
+        let body = error_body(response).await;
+        let says_daily = serde_json::from_slice::<Body>(&body)
+            .is_ok_and(|body| body.error.to_ascii_lowercase().contains("daily"));
+        Self {
+            daily: budget_gone || says_daily || wait > BURST_WAIT_MAX,
+            wait,
+        }
+    }
+}
+
+/// What a caller of the data path is told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error(transparent)]
+    NoToken(#[from] NoToken),
+    /// Refreshed once, tried again, refused again.
+    #[error("Pipedrive refuses a token that was just refreshed")]
+    StillRefused,
+    #[error("Pipedrive's rate limit is reached")]
+    RateLimited(RateLimit),
+    #[error("Pipedrive did not answer in time")]
+    TimedOut(#[source] reqwest::Error),
+    #[error("Pipedrive can't be reached")]
+    Transport(#[source] reqwest::Error),
+    #[error("Pipedrive answered with status {status}")]
+    Status { status: u16, said: Option<String> },
+    #[error("Pipedrive's edge blocks our requests")]
+    Blocked,
+    #[error("Pipedrive's answer makes no sense")]
+    Garbled(#[source] serde_json::Error),
+}
+
+impl UpstreamError {
+    fn of_transport(error: reqwest::Error) -> Self {
+        // The URL holds what the caller searched for.
+        let error = error.without_url();
+        if error.is_timeout() {
+            Self::TimedOut(error)
+        } else {
+            Self::Transport(error)
+        }
+    }
+
+    /// What an answer that is no success means.
+    pub(crate) async fn of_response(response: Response) -> Self {
+        #[derive(Deserialize)]
+        struct Body {
+            error: Option<String>,
+        }
+        let status = response.status().as_u16();
+        let html = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+        if status == 403 && html {
+            return Self::Blocked;
+        }
+        let body = error_body(response).await;
+        let said = serde_json::from_slice::<Body>(&body)
+            .ok()
+            .and_then(|body| body.error);
+        Self::Status { status, said }
+    }
+
+    /// Reads a whole answer.
+    pub(crate) async fn body_of(response: Response) -> Result<actix_web::web::Bytes, Self> {
+        response.bytes().await.map_err(Self::of_transport)
+    }
+}
+
+async fn error_body(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if body.len() + chunk.len() > ERROR_MAX_BYTES {
+            break;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    body
+}
+
+impl From<UpstreamError> for Problem {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::NoToken(error) => error.into(),
+            UpstreamError::StillRefused => Self::new(
+                Code::TokenInvalidated,
+                "Pipedrive refuses this connection's token although it was just refreshed; connect it again.",
+            ),
+            UpstreamError::RateLimited(RateLimit { daily: true, wait }) => Self::new(
+                Code::UpstreamDailyBudget,
+                "The company's daily budget of API tokens is spent; it is renewed at midnight of Pipedrive's server.",
+            )
+            .retry_after(Some(wait)),
+            UpstreamError::RateLimited(RateLimit { daily: false, wait }) => Self::new(
+                Code::UpstreamRateLimited,
+                "Too many requests within two seconds; slow down.",
+            )
+            .retry_after(Some(wait)),
+            UpstreamError::TimedOut(_) => {
+                Self::new(Code::UpstreamTimeout, "Pipedrive did not answer in time; try again.")
+                    .caused_by(error)
+            }
+            UpstreamError::Transport(_) | UpstreamError::Garbled(_) => {
+                Self::new(Code::UpstreamError, format!("{error}; try again.")).caused_by(error)
+            }
+            UpstreamError::Status { status, ref said } => Self::new(
+                Code::UpstreamError,
+                match said {
+                    Some(said) => format!("Pipedrive answered {status}: {said}"),
+                    None => format!("Pipedrive answered {status}."),
+                },
+            )
+            .with("upstream_status", status),
+            UpstreamError::Blocked => Self::new(
+                Code::UpstreamBlocked,
+                "Pipedrive's edge blocks this machine, as it does after too many requests beyond the limit; stop for a while.",
+            ),
+        }
+    }
+}
+
+impl From<NoToken> for Problem {
+    fn from(error: NoToken) -> Self {
+        match error {
+            NoToken::NotFound => selection::not_found(),
+            NoToken::Ambiguous => selection::ambiguous(),
+            NoToken::Ended {
+                state,
+                reason,
+                since,
+            } => invalidated("This connection is no longer valid; connect it again.")
+                .with("state", json!(state))
+                .with("reason", json!(reason))
+                .with("since", json!(since)),
+            NoToken::Store(ref cause) => Self::of_store(cause.is_unavailable()).caused_by(error),
+            NoToken::Sealed(error) => error.into(),
+            NoToken::ApiDomain => Self::new(
+                Code::UpstreamError,
+                "The connection's api_domain is no host of Pipedrive's: nothing was sent there.",
+            )
+            .caused_by(error),
+            NoToken::Refresh(ref refusal) => of_refusal(refusal).caused_by(error),
+        }
+    }
+}
+
+fn invalidated(detail: &str) -> Problem {
+    Problem::new(Code::TokenInvalidated, detail)
+}
+
+/// token-refresher's word, in the terms of a caller who asked for data.
+fn of_refusal(refusal: &RefreshRefusal) -> Problem {
+    match refusal {
+        RefreshRefusal::Invalidated(said) => {
+            let problem = invalidated("Pipedrive refuses this connection's token; connect it again.")
+                .with("reason", json!(said.reason))
+                .with_time("retry_at", said.retry_at);
+            if said.state.is_empty() { problem } else { problem.with("state", said.state.clone()) }
+        }
+        RefreshRefusal::NotFound => selection::not_found(),
+        RefreshRefusal::Failed { status, code, retry_after, access_token_expires_at } => {
+            let code = match code.as_str() {
+                "REFRESH_BUSY" => Code::RefreshBusy,
+                "STORE_UNAVAILABLE" => Code::StoreUnavailable,
+                _ => Code::RefreshFailed,
+            };
+            Problem::new(code, "The connection's token could not be refreshed; it is kept, try again.")
+                .with_status(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY))
+                .with_time("access_token_expires_at", *access_token_expires_at)
+                .retry_after(*retry_after)
+        }
+        RefreshRefusal::TurnedAway(_) | RefreshRefusal::Unreachable(_) => Problem::new(
+            Code::RefreshFailed,
+            "token-refresher could not be asked for a new token; the operator has to look at its address and password.",
+        )
+        .with_status(StatusCode::SERVICE_UNAVAILABLE)
+        .retry_after(Some(Duration::from_secs(5))),
+    }
+}

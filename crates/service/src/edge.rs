@@ -1,0 +1,320 @@
+//! What happens to every request before and after its handler: its names, its span, its error body, its numbers.
+
+use std::sync::Arc;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{
+    ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::http::uri::PathAndQuery;
+use actix_web::http::{StatusCode, Uri};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
+use pipekeeper_core::clock::SharedClock;
+use pipekeeper_core::random;
+use pipekeeper_core::webhook::{REQUEST_ID, TRACEPARENT, Trace};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
+
+use crate::health::Ready;
+use crate::problem::{Code, Problem};
+
+/// What the middleware needs to know of the service.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) service: &'static str,
+    /// Other paths of some routes; n8n's webhook ids among them.
+    pub(crate) aliases: &'static [(&'static str, &'static str)],
+    pub(crate) ready: Arc<Ready>,
+    pub(crate) clock: SharedClock,
+}
+
+/// The middleware around every route.
+pub(crate) async fn edge<B: MessageBody + 'static>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let edge = request
+        .app_data::<Data<Edge>>()
+        .cloned()
+        .expect("the server registers it");
+    let started = edge.clock.monotonic();
+    resolve_alias(&mut request, edge.aliases);
+    let trace = trace_of(&request);
+    let span = tracing::info_span!(
+        "request",
+        service = edge.service,
+        method = %request.method(),
+        route = Empty,
+        request_id = trace.request_id,
+        trace_id = trace.traceparent.get(3..35),
+        connection.id = Empty,
+        generation = Empty,
+    );
+    request.extensions_mut().insert(trace.clone());
+
+    let health = request.path() == "/healthz" || request.path() == "/readyz";
+    let response = if edge.ready.is_set() || health {
+        let inside = span.clone();
+        async move {
+            let response = next.call(request).await?;
+            Ok::<_, Error>(render_problems(response, &trace.request_id))
+        }
+        .instrument(inside)
+        .await?
+    } else {
+        let problem = Problem::new(
+            Code::StoreUnavailable,
+            "The database is not ready; try again shortly.",
+        )
+        .retry_after(Some(std::time::Duration::from_secs(1)));
+        request
+            .into_response(problem.response(Some(&trace.request_id)))
+            .map_into_right_body()
+    };
+    Ok(tell(&edge, &span, started, response))
+}
+
+/// The names that tie this request to those it causes.
+pub fn trace(request: &HttpRequest) -> Trace {
+    request
+        .extensions()
+        .get::<Trace>()
+        .cloned()
+        .unwrap_or_else(new_trace)
+}
+
+/// Puts what a handler found out on its request's span.
+pub fn record(connection: &pipekeeper_core::connection::ConnectionId, generation: i64) {
+    Span::current()
+        .record("connection.id", connection.as_str())
+        .record("generation", generation);
+}
+
+/// A request to an alias, or with a trailing slash, goes on as one to the route itself.
+fn resolve_alias(request: &mut ServiceRequest, aliases: &[(&str, &'static str)]) {
+    let path = request.path();
+    let trimmed = if path.len() > 1 {
+        path.trim_end_matches('/')
+    } else {
+        path
+    };
+    let target = aliases
+        .iter()
+        .find_map(|(alias, route)| (*alias == trimmed).then_some(*route))
+        .unwrap_or(trimmed);
+    if target == path || target.is_empty() {
+        return;
+    }
+    let query = request.query_string();
+    let rewritten = if query.is_empty() {
+        target.to_owned()
+    } else {
+        format!("{target}?{query}")
+    };
+    let mut parts = request.uri().clone().into_parts();
+    let Ok(rewritten) = rewritten.parse::<PathAndQuery>() else {
+        return;
+    };
+    parts.path_and_query = Some(rewritten);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
+}
+
+fn trace_of(request: &ServiceRequest) -> Trace {
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let mut trace = new_trace();
+    if let Some(id) = header(REQUEST_ID).filter(|id| is_sane_id(id)) {
+        id.clone_into(&mut trace.request_id);
+    }
+    if let Some(parent) = header(TRACEPARENT).filter(|text| is_traceparent(text)) {
+        parent.clone_into(&mut trace.traceparent);
+    }
+    trace
+}
+
+fn new_trace() -> Trace {
+    let request_id = hex_of(&random::bytes::<16>());
+    let traceparent = format!("00-{request_id}-{}-01", hex_of(&random::bytes::<8>()));
+    Trace {
+        request_id,
+        traceparent,
+    }
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
+}
+
+fn is_sane_id(id: &str) -> bool {
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Version 00 of W3C Trace Context: `00-<32 hex>-<16 hex>-<2 hex>`, neither id all zeros.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |length: usize| {
+        parts.next().filter(|part| {
+            part.len() == length
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })
+    };
+    let nonzero = |part: &str| part.bytes().any(|b| b != b'0');
+    let fits = hex(2) == Some("00")
+        && hex(32).is_some_and(nonzero)
+        && hex(16).is_some_and(nonzero)
+        && hex(2).is_some();
+    fits && parts.next().is_none()
+}
+
+/// Every error leaves as a problem, and is logged here, once.
+fn render_problems<B: MessageBody>(
+    response: ServiceResponse<B>,
+    request_id: &str,
+) -> ServiceResponse<EitherBody<B>> {
+    let status = response.status();
+    if let Some(problem) = response
+        .response()
+        .error()
+        .and_then(|e| e.as_error::<Problem>())
+    {
+        problem.log();
+        let rendered = problem.response(Some(request_id));
+        return response.into_response(rendered).map_into_right_body();
+    }
+    // A handler that wrote a page for a person has logged its problem itself.
+    let is_page = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+    if (status.is_client_error() || status.is_server_error()) && !is_page {
+        let problem = problem_of(&response);
+        problem.log();
+        return response
+            .into_response(problem.response(Some(request_id)))
+            .map_into_right_body();
+    }
+    response.map_into_left_body()
+}
+
+/// What actix-web itself refuses, in our words.
+fn problem_of<B>(response: &ServiceResponse<B>) -> Problem {
+    let why = response
+        .response()
+        .error()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    match response.status() {
+        StatusCode::NOT_FOUND => Problem::new(Code::NotFound, "Nothing answers at this path."),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow = response
+                .headers()
+                .get(ALLOW)
+                .and_then(|value| value.to_str().ok());
+            Problem::new(Code::MethodNotAllowed, "This path takes other methods.")
+                .allow(allow.unwrap_or_default().to_owned())
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge, "The body is too large."),
+        status if status.is_client_error() => {
+            Problem::new(Code::BadRequest, why).with_status(status)
+        }
+        _ => Problem::new(Code::Internal, "The service failed.").caused_by(anyhow::anyhow!(why)),
+    }
+}
+
+fn tell<B>(
+    edge: &Edge,
+    span: &Span,
+    started: std::time::Duration,
+    mut response: ServiceResponse<B>,
+) -> ServiceResponse<B> {
+    let route = response
+        .request()
+        .match_pattern()
+        .unwrap_or_else(|| "none".to_owned());
+    let method = response.request().method().to_string();
+    let took = edge.clock.monotonic().saturating_sub(started);
+    let status = response.status().as_u16();
+    span.record("route", &route);
+    span.in_scope(|| tracing::debug!(status, duration_ms = took.as_secs_f64() * 1e3, "answered"));
+    metrics::counter!("pipekeeper_http_requests_total",
+        "service" => edge.service, "route" => route.clone(), "method" => method, "status" => status.to_string())
+    .increment(1);
+    metrics::histogram!("pipekeeper_http_request_duration_seconds", "service" => edge.service, "route" => route)
+        .record(took.as_secs_f64());
+    let id = response
+        .request()
+        .extensions()
+        .get::<Trace>()
+        .map(|trace| trace.request_id.clone());
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(id) = id.and_then(|id| HeaderValue::from_str(&id).ok()) {
+        headers.insert(HeaderName::from_static(REQUEST_ID), id);
+    }
+    response
+}
+
+/// What answers where no route does: 405 with the methods that the path takes, else 404.
+pub(crate) async fn no_route(
+    request: HttpRequest,
+    known: Data<crate::server::KnownPaths>,
+) -> HttpResponse {
+    match known.methods_of(request.path()) {
+        Some(methods) => HttpResponse::MethodNotAllowed()
+            .insert_header((ALLOW, methods))
+            .finish(),
+        None => HttpResponse::NotFound().finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_traceparent_is_taken_over() {
+        assert!(is_traceparent(
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        ));
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+        assert!(is_traceparent(&new_trace().traceparent));
+    }
+
+    #[test]
+    fn a_request_id_that_could_forge_a_log_line_is_not_taken_over() {
+        assert!(is_sane_id("01J-a_b.c"));
+        for bad in ["", "a b", "a\"b", &"x".repeat(65)] {
+            assert!(!is_sane_id(bad), "{bad}");
+        }
+    }
+}

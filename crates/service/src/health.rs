@@ -1,0 +1,99 @@
+//! Whether the process lives, and whether it can be of use.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::{HttpResponse, get, web::Data};
+use pipekeeper_core::store::{Schema, Store, StoreError};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::problem::{Code, Problem};
+
+/// Whether the database has been seen with a current schema; requests are refused until it has.
+#[derive(Debug, Default)]
+pub(crate) struct Ready(AtomicBool);
+
+impl Ready {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The schema is one that this binary does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("the database has migrations that this binary does not know ({0}): run a newer one")]
+pub(crate) struct SchemaTooNew(String);
+
+/// Waits until the schema is current: a database that is not there yet, or not migrated yet, comes later.
+pub(crate) async fn await_schema(
+    store: &Store,
+    ready: &Ready,
+    stop: &CancellationToken,
+) -> Result<(), SchemaTooNew> {
+    let mut told = String::new();
+    while !stop.is_cancelled() {
+        let waiting_for = match store.schema_status().await {
+            Ok(Schema::Current) => {
+                ready.set();
+                return Ok(());
+            }
+            Ok(Schema::Newer { unknown }) => return Err(SchemaTooNew(unknown.join(", "))),
+            Ok(Schema::Behind { missing }) => {
+                format!("the schema lacks {}: run `migrate`", missing.join(", "))
+            }
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        };
+        if waiting_for != told {
+            tracing::warn!("waiting for the database: {waiting_for}");
+            told = waiting_for;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Alive: 200 as long as the process answers.
+#[utoipa::path(tag = "health", responses((status = 200, description = "Alive")))]
+#[get("/healthz")]
+pub(crate) async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+/// Ready: the database answers and its schema is current.
+#[utoipa::path(tag = "health", responses(
+    (status = 200, description = "Ready"),
+    (status = 503, description = "Not ready; the body names what is degraded", body = crate::problem::ProblemBody),
+))]
+#[get("/readyz")]
+pub(crate) async fn readyz(store: Data<Store>) -> Result<HttpResponse, Problem> {
+    let degraded = match store.schema_status().await {
+        Ok(Schema::Current) => {
+            return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": []})));
+        }
+        Ok(Schema::Behind { missing }) => Problem::new(
+            Code::StoreUnavailable,
+            "The schema is behind: run `migrate`.",
+        )
+        .with("missing", missing),
+        Ok(Schema::Newer { unknown }) => Problem::new(
+            Code::StoreUnavailable,
+            "The schema is newer than this binary.",
+        )
+        .with("unknown", unknown),
+        Err(error) => unavailable(error),
+    };
+    Err(degraded.with("degraded", json!(["database"])))
+}
+
+/// Whatever keeps the schema from being read keeps the service from being ready.
+fn unavailable(error: StoreError) -> Problem {
+    Problem::new(Code::StoreUnavailable, "The database does not answer.").caused_by(error)
+}

@@ -1,0 +1,298 @@
+//! One service, from its configuration to its last answered request.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_cors::Cors;
+use actix_web::dev::{ResourceDef, ServerHandle};
+use actix_web::middleware::{Condition, from_fn};
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpResponse, HttpServer};
+use anyhow::Context as _;
+use pipekeeper_core::clock::{SharedClock, SystemClock};
+use pipekeeper_core::config::{Loader, Problems, Sources};
+use pipekeeper_core::store::{Backend, Store, StoreOptions};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_actix_web::AppExt as _;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::config::{Common, Http};
+use crate::edge::{Edge, edge, no_route};
+use crate::health::{Ready, await_schema, healthz, readyz};
+use crate::tasks::Tasks;
+
+/// What makes a service: its name, its configuration, its routes.
+pub trait Service: Send + Sync + Sized + 'static {
+    const NAME: &'static str;
+    const ABOUT: &'static str;
+    /// `config.default.toml`: every key, commented.
+    const DEFAULTS: &'static str;
+    /// Other paths of some routes: `(alias, route)`.
+    const ALIASES: &'static [(&'static str, &'static str)];
+
+    type Config: Clone + fmt::Debug + Send;
+
+    /// Reads the service's own sections; what is returned beside a problem is not used.
+    fn configure(loader: &mut Loader) -> Self::Config;
+
+    fn build(config: Self::Config, context: Context) -> anyhow::Result<Self>;
+
+    /// Every URL on one screen.
+    fn routes(routes: &mut ServiceConfig<'_>);
+
+    /// What the handlers of one HTTP worker find in `Data`, beside the service itself.
+    fn worker_data(&self, _routes: &mut web::ServiceConfig) {}
+}
+
+/// What a service is given to work with.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub store: Store,
+    pub clock: SharedClock,
+    pub tasks: Tasks,
+}
+
+/// A valid configuration.
+#[derive(Debug, Clone)]
+pub struct Loaded<S: Service> {
+    pub common: Common,
+    pub own: S::Config,
+    /// TOML lines, secrets redacted.
+    pub effective: String,
+}
+
+impl<S: Service> Loaded<S> {
+    /// # Errors
+    /// Every problem at once.
+    pub fn from(sources: &Sources) -> Result<Self, Problems> {
+        let mut loader = Loader::new(sources)?;
+        let common = Common::load(&mut loader);
+        let own = S::configure(&mut loader);
+        let effective = loader.effective();
+        loader.finish()?;
+        Ok(Self {
+            common,
+            own,
+            effective,
+        })
+    }
+
+    /// # Errors
+    /// A URL that names no database of ours.
+    pub fn open_store(&self) -> anyhow::Result<Store> {
+        let database = &self.common.database;
+        let options = StoreOptions {
+            max_connections: database.max_connections,
+            ..StoreOptions::default()
+        };
+        Store::open(&database.url, &options).context("can't open the database")
+    }
+}
+
+/// A bound and serving process.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    metrics_addr: SocketAddr,
+    handles: Vec<ServerHandle>,
+    tasks: Tasks,
+    schema: JoinHandle<anyhow::Result<()>>,
+    grace: Duration,
+}
+
+impl Server {
+    /// Binds and serves. Until the database has been seen with a current schema every answer is 503.
+    pub async fn start<S: Service>(config: Loaded<S>) -> anyhow::Result<Self> {
+        let Http {
+            listen,
+            metrics_listen,
+            workers,
+            ref allowed_origins,
+            shutdown_grace,
+        } = config.common.http;
+        let listener = bind(listen, "http.listen")?;
+        let metrics_listener = bind(metrics_listen, "http.metrics_listen")?;
+        let (addr, metrics_addr) = (listener.local_addr()?, metrics_listener.local_addr()?);
+
+        let store = config.open_store()?;
+        if store.backend() == Backend::Sqlite {
+            store
+                .migrate()
+                .await
+                .context("can't migrate the SQLite database")?;
+        }
+        let clock = SystemClock::shared();
+        let tasks = Tasks::here();
+        let ready = Arc::new(Ready::default());
+        let schema = tokio::task::spawn({
+            let (store, ready, stop) =
+                (store.clone(), Arc::clone(&ready), tasks.stopping().clone());
+            async move { Ok(await_schema(&store, &ready, &stop).await?) }
+        });
+
+        let context = Context {
+            store: store.clone(),
+            clock: SharedClock::clone(&clock),
+            tasks: tasks.clone(),
+        };
+        let service = Data::new(S::build(config.own, context)?);
+        let edge_data = Data::new(Edge {
+            service: S::NAME,
+            aliases: S::ALIASES,
+            ready,
+            clock,
+        });
+        let openapi = Data::new(openapi::<S>());
+        let known = Data::new(KnownPaths::of(&openapi, S::ALIASES));
+        let store = Data::new(store);
+        let origins = allowed_origins.clone();
+        // Worker threads idle at little cost, but each has its own memory: one per core is enough.
+        let workers = match workers {
+            0 => std::thread::available_parallelism().map_or(2, usize::from),
+            some => some,
+        };
+        let server = HttpServer::new(move || {
+            let (app, _openapi) = App::new()
+                .into_utoipa_app()
+                .app_data(Data::clone(&service))
+                .app_data(Data::clone(&edge_data))
+                .app_data(Data::clone(&openapi))
+                .app_data(Data::clone(&known))
+                .app_data(Data::clone(&store))
+                .configure(routes::<S>)
+                .split_for_parts();
+            app.configure(|routes| service.worker_data(routes))
+                .route("/openapi.json", web::get().to(openapi_json))
+                .default_service(web::to(no_route))
+                .wrap(from_fn(edge))
+                .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+        })
+        .workers(workers)
+        // actix-web leaves Nagle on: a chunked answer would stall for a delayed ACK.
+        .tcp_nodelay(true)
+        // A caller that is gone cancels what it asked for.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(shutdown_grace.as_secs())
+        .disable_signals()
+        .listen(listener)?
+        .run();
+        let metrics_server = crate::metrics::server(metrics_listener)?;
+        let handles = vec![server.handle(), metrics_server.handle()];
+        tokio::task::spawn(server);
+        tokio::task::spawn(metrics_server);
+        Ok(Self {
+            addr,
+            metrics_addr,
+            handles,
+            tasks,
+            schema,
+            grace: shutdown_grace,
+        })
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_addr
+    }
+
+    /// Serves until told to stop, then finishes what is under way within the grace period.
+    ///
+    /// # Errors
+    /// A schema that this binary does not know.
+    pub async fn run_until(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let verdict = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            schema = &mut self.schema => match schema.context("the wait for the schema failed")? {
+                Ok(()) => { stop.cancelled().await; Ok(()) }
+                newer => newer,
+            },
+        };
+        self.tasks.stopping().cancel();
+        let serving = self.handles.iter().map(|handle| handle.stop(true));
+        futures_util::future::join_all(serving).await;
+        if !self.tasks.drain(self.grace).await {
+            tracing::warn!("stopped with work under way: http.shutdown_grace_secs was too short");
+        }
+        verdict
+    }
+}
+
+fn bind(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).with_context(|| {
+        format!("can't listen on {addr}: is another process there? The address is {key}")
+    })
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allow_any_method()
+        .allow_any_header()
+        .max_age(300);
+    origins
+        .iter()
+        .fold(cors, |cors, origin| cors.allowed_origin(origin))
+}
+
+fn routes<S: Service>(routes: &mut ServiceConfig<'_>) {
+    routes.service(healthz).service(readyz);
+    S::routes(routes);
+}
+
+async fn openapi_json(openapi: Data<OpenApi>) -> HttpResponse {
+    HttpResponse::Ok().json(openapi.get_ref())
+}
+
+/// What the routes themselves say of the API.
+pub(crate) fn openapi<S: Service>() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title(format!("Pipekeeper {}", S::NAME))
+        .description(Some(S::ABOUT))
+        .version(env!("CARGO_PKG_VERSION"))
+        .build();
+    let (_app, openapi) = App::new()
+        .into_utoipa_app()
+        .openapi(OpenApiBuilder::new().info(info).build())
+        .configure(routes::<S>)
+        .split_for_parts();
+    openapi
+}
+
+/// The methods that each path takes, read off the API's own description.
+pub(crate) struct KnownPaths(Vec<(ResourceDef, String)>);
+
+impl KnownPaths {
+    fn of(openapi: &OpenApi, aliases: &[(&str, &str)]) -> Self {
+        let mut known = vec![(ResourceDef::new("/openapi.json"), "GET".to_owned())];
+        for (path, item) in &openapi.paths.paths {
+            let methods: Vec<&str> = [
+                ("GET", &item.get),
+                ("POST", &item.post),
+                ("PUT", &item.put),
+                ("PATCH", &item.patch),
+                ("DELETE", &item.delete),
+            ]
+            .into_iter()
+            .filter_map(|(method, operation)| operation.as_ref().map(|_| method))
+            .collect();
+            let methods = methods.join(", ");
+            for (alias, _) in aliases.iter().filter(|(_, route)| route == path) {
+                known.push((ResourceDef::new(*alias), methods.clone()));
+            }
+            known.push((ResourceDef::new(path.as_str()), methods));
+        }
+        Self(known)
+    }
+
+    pub(crate) fn methods_of(&self, path: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find_map(|(known, methods)| known.is_match(path).then_some(methods.as_str()))
+    }
+}

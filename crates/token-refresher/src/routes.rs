@@ -1,0 +1,200 @@
+//! `POST /webhook/pipedrive/refresh`: what n8n's refresh workflow answers to, without the tokens.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse, post};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::store::{Connection, Pick};
+use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
+use pipekeeper_service::body::{self, Fields};
+use pipekeeper_service::problem::{Code, Problem, ProblemBody};
+use pipekeeper_service::selection::{self, Selected, select};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::TokenRefresher;
+use crate::refresh::{Outcome, RefreshError, Trigger};
+
+/// The body, JSON or form; numbers are taken as text.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(
+    dead_code,
+    reason = "a schema: the body is read leniently, as n8n does"
+)]
+struct RefreshBody {
+    /// n8n's `AppId`: the OAuth client id. Alone it means the app's only active connection.
+    app_id: Option<String>,
+    platform: Option<String>,
+    account_id: Option<String>,
+    owner: Option<String>,
+    connection_id: Option<String>,
+    /// The generation of the token that failed; without it, a token minted in the last 5 s counts as newer.
+    generation: Option<i64>,
+    /// How long the caller waits.
+    #[schema(rename = "deadline_ms")]
+    deadline_ms: Option<u64>,
+}
+
+/// Sees to it that the connection has a newer token than the one that failed.
+#[utoipa::path(
+    tag = "webhook",
+    description = "Also at /webhook/937a8843-a28a-400a-b473-bdc598366fa0. HTTP Basic.",
+    request_body = RefreshBody,
+    responses(
+        (status = 200, description = "Refreshed, or already newer: n8n's row keys without the tokens"),
+        (status = 401, description = "No credentials", body = ProblemBody),
+        (status = 403, description = "Wrong credentials", body = ProblemBody),
+        (status = 404, description = "No such connection", body = ProblemBody),
+        (status = 409, description = "The grant is dead, was refused right after a renewal, or is ambiguous", body = ProblemBody),
+        (status = 413, description = "More than 64 KiB", body = ProblemBody),
+        (status = 422, description = "Not JSON or a form, or a field is of no use", body = ProblemBody),
+        (status = 502, description = "The provider made no sense or refuses our client", body = ProblemBody),
+        (status = 503, description = "Another holder is at it, or the database is away", body = ProblemBody),
+        (status = 504, description = "The provider did not answer in time", body = ProblemBody),
+    )
+)]
+#[post("/webhook/pipedrive/refresh")]
+pub(crate) async fn refresh(
+    request: HttpRequest,
+    payload: Payload,
+    service: Data<TokenRefresher>,
+) -> Result<HttpResponse, Problem> {
+    service.webhook.credentials.check(&request)?;
+    let body = body::read(payload).await?;
+    let fields = body::fields(&request, &body)?;
+    let generation = fields.parse::<i64>("generation")?;
+    let patience = fields
+        .parse::<u64>("deadline_ms")?
+        .map_or(
+            service.door.timing().default_deadline,
+            Duration::from_millis,
+        )
+        .min(Duration::from_secs(60));
+
+    let id = match fields.parse::<ConnectionId>("connectionId")? {
+        Some(id) => id,
+        None => pick(&service, &fields).await?,
+    };
+    tracing::Span::current().record("connection.id", id.as_str());
+    let outcome = service
+        .door
+        .refresh(&id, generation, Trigger::Webhook, patience)
+        .await
+        .map_err(|error| problem_of(error, service.door.now()))?;
+    let (word, row) = match &outcome {
+        Outcome::Refreshed(row) => (RefreshOutcome::Refreshed, row),
+        Outcome::AlreadyNewer(row) => (RefreshOutcome::AlreadyNewer, row),
+    };
+    pipekeeper_service::record(&row.id, row.generation);
+    Ok(HttpResponse::Ok().json(refreshed(word, row)))
+}
+
+async fn pick(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {
+    if fields.text("appId")?.is_none() {
+        return Err(body::unusable(
+            "appId",
+            "is missing; name an app or a connectionId",
+        ));
+    }
+    let Selected { app, selector } = select(service.door.apps(), fields)?;
+    let picked = service
+        .door
+        .store()
+        .connections_pick(&app, &selector, service.webhook.selection)
+        .await?;
+    match picked {
+        Pick::One(row) => Ok(row.id),
+        Pick::None => Err(selection::not_found()),
+        Pick::Ambiguous => Err(selection::ambiguous()),
+    }
+}
+
+fn refreshed(outcome: RefreshOutcome, row: &Connection) -> Refreshed {
+    Refreshed {
+        success: true,
+        outcome,
+        id: row.id.to_string(),
+        connection_id: row.id.to_string(),
+        app_id: row.app_id.clone(),
+        platform: row.platform.clone(),
+        generation: row.generation,
+        expires_at: row.expires_at,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }
+}
+
+fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
+    let failed = |detail: String, retry_at: Timestamp, expires_at: Timestamp| {
+        Problem::new(Code::RefreshFailed, detail)
+            .with_time("retry_at", Some(retry_at))
+            .with_time(
+                "access_token_expires_at",
+                (expires_at > now).then_some(expires_at),
+            )
+            .retry_after(Some(retry_at.saturating_since(now)))
+    };
+    match error {
+        RefreshError::NotFound => selection::not_found(),
+        RefreshError::Ended { state, reason, since } => {
+            let detail = match state {
+                ConnectionState::Revoked => "This connection was disconnected; connect it again.",
+                ConnectionState::Active | ConnectionState::ReauthRequired => {
+                    "Pipedrive no longer accepts the refresh token of this connection; connect it again."
+                }
+            };
+            Problem::new(Code::TokenInvalidated, detail)
+                .with_status(StatusCode::CONFLICT)
+                .with("state", json!(state))
+                .with("since", json!(since))
+                .with("reason", json!(reason))
+        }
+        RefreshError::RefusedAfterRenewal { retry_at } => Problem::new(
+            Code::TokenInvalidated,
+            "The token was renewed a moment ago and refused again: a newer one would be, too.",
+        )
+        .with_status(StatusCode::CONFLICT)
+        .with("state", json!(ConnectionState::Active))
+        .with("reason", "refused_after_renewal")
+        .with_time("retry_at", Some(retry_at)),
+        RefreshError::TryLater { retry_at, token_expires_at } => failed(
+            "A refresh failed a moment ago; it is tried again at retry_at.".to_owned(),
+            retry_at,
+            token_expires_at,
+        )
+        .with_status(StatusCode::SERVICE_UNAVAILABLE),
+        RefreshError::Busy => Problem::new(
+            Code::RefreshBusy,
+            "Another refresh of this connection is under way; ask again shortly.",
+        )
+        .retry_after(Some(Duration::from_secs(1))),
+        RefreshError::ClientMisconfigured { word, retry_at, token_expires_at } => failed(
+            format!("Pipedrive refuses our client ({word}): the operator has to check client_id and client_secret."),
+            retry_at,
+            token_expires_at,
+        )
+        .with("reason", "client_misconfigured"),
+        RefreshError::Provider { word, timed_out, retry_at, token_expires_at } => {
+            let failed = failed(
+                format!("Pipedrive's token endpoint made no sense ({word}); the connection is kept."),
+                retry_at,
+                token_expires_at,
+            )
+            .with("reason", word);
+            if timed_out { failed.with_status(StatusCode::GATEWAY_TIMEOUT) } else { failed }
+        }
+        RefreshError::UnknownApp => Problem::new(
+            Code::RefreshFailed,
+            "The app of this connection is not configured in token-refresher.",
+        )
+        .with("reason", "client_misconfigured"),
+        RefreshError::Store(error) => {
+            Problem::of_store(error.is_unavailable()).caused_by(error)
+        }
+        RefreshError::Sealed(error) => error.into(),
+    }
+}
