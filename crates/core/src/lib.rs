@@ -1,7 +1,17 @@
 //! What is true of Pipekeeper without any HTTP server.
 
 pub mod clock;
+pub mod config;
 pub mod connection;
 pub mod crypto;
+pub mod http_client;
+pub mod lifetime;
+pub mod oauth;
+pub mod provider;
 pub mod random;
 pub mod secret;
+pub mod store;
+#[cfg(feature = "test-util")]
+pub mod test_util;
+pub mod vault;
+pub mod webhook;

@@ -1,1 +1,21 @@
+#![doc = include_str!("../README.md")]
 
+mod api;
+mod control;
+mod faults;
+mod oauth;
+mod outside;
+mod routes;
+mod settings;
+mod simulator;
+mod world;
+
+pub use routes::openapi;
+pub use settings::{
+    DeclineError, InvalidClientStatus, OldAccessToken, Plan, Reinstall, Rotation, Settings,
+    UnauthorizedBody,
+};
+pub use simulator::{
+    App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_REDIRECT_URL, Options, Simulator,
+    healthy,
+};

@@ -3,7 +3,6 @@
 use pipekeeper_core::config::Loader;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 /// `[telemetry]`.
 #[derive(Debug, Clone)]
@@ -46,11 +45,9 @@ impl Telemetry {
     /// The first call of a process counts: a test that runs several services has one log.
     pub fn init(&self) {
         let filter = EnvFilter::builder().parse_lossy(&self.filter);
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_span_events(FmtSpan::NONE);
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
         let _already_set = match self.format {
-            Format::Json => subscriber.json().flatten_event(true).try_init(),
+            Format::Json => subscriber.json().flatten_event(true).with_span_list(false).try_init(),
             Format::Pretty => subscriber.compact().try_init(),
         };
     }

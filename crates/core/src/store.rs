@@ -1,0 +1,178 @@
+//! The rows: one store over Postgres, `MySQL`/`MariaDB` and `SQLite`; the only module that writes SQL.
+//!
+//! Each query is written once and expanded per dialect by `on_conn!`, in the subset of SQL that all three share
+//! (`migrations/README.md`). Contention is settled by conditional updates and their row counts. Every instant comes from
+//! the caller.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+mod connections;
+mod error;
+mod leases;
+mod logins;
+mod migrate;
+mod page_marks;
+mod pick;
+mod pool;
+mod postgres;
+mod refresh_log;
+mod schema;
+mod sweep;
+mod target;
+mod types;
+
+pub use connections::{AppKey, Commit, Connection, Consent, NewConnection, Revocation};
+pub use error::StoreError;
+pub use leases::SpendFailure;
+pub use logins::{Login, NewLogin};
+pub use migrate::Schema;
+pub use page_marks::PageMark;
+pub use pick::{Pick, Selection, Selector};
+pub use refresh_log::RefreshLogEntry;
+pub use sweep::DueFor;
+pub use target::UrlError;
+pub use types::Sealed;
+
+/// How many connections a store holds, and how long it waits.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// At most so many at a time; four for `SQLite`, whatever is asked for.
+    pub max_connections: usize,
+    /// For a connection to be free, or made.
+    pub acquire_timeout: Duration,
+    /// For one query to be answered.
+    pub query_timeout: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            query_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    Postgres,
+    Mysql,
+    Sqlite,
+}
+
+impl Backend {
+    /// The word for it in URLs, settings and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Mysql => "mysql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The database, behind a pool that connects when it is needed and again when it was lost. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pools: pool::Pools,
+    acquire_timeout: Duration,
+    query_timeout: Duration,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs one query on whichever database the store was opened with.
+///
+/// A connection that turns out to be lost is thrown away, and with it all that rest in the pool: what broke one has most
+/// likely broken them, and each would fail a request of its own. The query is not repeated: it may have taken effect.
+macro_rules! on_conn {
+    ($store:expr, |$conn:ident| $query:expr) => {
+        match &$store.pools {
+            $crate::store::pool::Pools::Postgres(pool, _) => {
+                $crate::store::on_conn!(@run $store, pool, $conn, $query)
+            }
+            $crate::store::pool::Pools::Mysql(pool, _) => {
+                $crate::store::on_conn!(@run $store, pool, $conn, $query)
+            }
+            $crate::store::pool::Pools::Sqlite(pool, _) => {
+                $crate::store::on_conn!(@run $store, pool, $conn, $query)
+            }
+        }
+    };
+    (@run $store:expr, $pool:expr, $conn:ident, $query:expr) => {{
+        let mut lent = $crate::store::pool::Lent::new($store.lend($pool.get()).await?, |object| {
+            drop(::diesel_async::pooled_connection::deadpool::Object::take(object));
+        });
+        let answer = {
+            let $conn = &mut **lent.object();
+            ::tokio::time::timeout($store.query_timeout, async { $query.await })
+                .await
+                .unwrap_or_else(|_elapsed| Err($crate::store::pool::unanswered()))
+        };
+        if answer.as_ref().is_err_and($crate::store::error::is_lost) {
+            drop(lent);
+            $pool.retain(|_, _| false);
+        } else {
+            lent.give_back();
+        }
+        answer.map_err($crate::store::StoreError::from)
+    }};
+}
+use on_conn;
+
+impl Store {
+    /// Reads the URL; connects to nothing yet. Its connections live on the runtime that this is called on.
+    ///
+    /// `postgres://`, `postgresql://` (libpq's `sslmode` and `sslrootcert`), `mysql://`, `mariadb://` (`require_ssl`,
+    /// `verify_ca`, `verify_identity`, `ssl_ca`), `sqlite:PATH` or `sqlite://PATH`.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`], which says nothing of the URL's contents.
+    pub fn open(url: &Secret, options: &StoreOptions) -> Result<Self, StoreError> {
+        Ok(Self {
+            pools: pool::Pools::new(target::Target::parse(url)?, options)?,
+            acquire_timeout: options.acquire_timeout,
+            query_timeout: options.query_timeout,
+        })
+    }
+
+    pub fn backend(&self) -> Backend {
+        match self.pools {
+            pool::Pools::Postgres(..) => Backend::Postgres,
+            pool::Pools::Mysql(..) => Backend::Mysql,
+            pool::Pools::Sqlite(..) => Backend::Sqlite,
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        use diesel_async::SimpleAsyncConnection as _;
+        on_conn!(self, |conn| conn.batch_execute("SELECT 1"))
+    }
+
+    async fn lend<C>(
+        &self,
+        getting: impl Future<Output = Result<C, diesel_async::pooled_connection::deadpool::PoolError>>,
+    ) -> Result<C, StoreError> {
+        match tokio::time::timeout(self.acquire_timeout, getting).await {
+            Ok(lent) => Ok(lent?),
+            Err(elapsed) => Err(StoreError::unavailable(elapsed)),
+        }
+    }
+}

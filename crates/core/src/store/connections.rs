@@ -1,0 +1,392 @@
+//! The rows of `connections`: read, made, and moved from state to state.
+//!
+//! A write that a refresh in flight must lose to adds one to `generation`, in SQL. Every write compares on the generation
+//! (or, in `leases`, on the lease's owner) that its caller has seen, and says whether it took effect.
+
+use diesel::dsl::case_when;
+use diesel::mysql::Mysql;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sqlite::Sqlite;
+use diesel_async::RunQueryDsl;
+
+use super::schema::connections::{dsl as c, table};
+use super::schema::{Instant, connections};
+use super::types::{Sealed, never};
+use super::{Store, StoreError, on_conn};
+use crate::clock::Timestamp;
+use crate::connection::{ConnectionId, ConnectionState, KeeperName};
+
+/// n8n's `Platform` and `AppId`: provider key and OAuth client id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppKey {
+    pub platform: String,
+    pub app_id: String,
+}
+
+/// One row; tokens sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = connections, check_for_backend(Pg, Mysql, Sqlite))]
+pub struct Connection {
+    pub id: ConnectionId,
+    pub platform: String,
+    pub app_id: String,
+    pub account_id: KeeperName,
+    pub owner: KeeperName,
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+    pub api_domain: String,
+    pub scope: String,
+    pub access_token: Sealed,
+    pub refresh_token: Sealed,
+    pub expires_at: Timestamp,
+    pub refreshed_at: Option<Timestamp>,
+    pub authorized_at: Timestamp,
+    pub idle_deadline: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
+    pub generation: i64,
+    pub state: ConnectionState,
+    pub state_reason: Option<String>,
+    pub state_since: Timestamp,
+    pub in_doubt: bool,
+    pub lease_owner: Option<String>,
+    pub due_at: Timestamp,
+    pub early_renewals: i32,
+    pub failures: i32,
+    pub retry_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub revoke_pending: bool,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Connection {
+    pub fn app(&self) -> AppKey {
+        AppKey {
+            platform: self.platform.clone(),
+            app_id: self.app_id.clone(),
+        }
+    }
+}
+
+/// What a login or an install gives: who keeps it, who consented upstream, and the tokens.
+#[derive(Debug, Clone)]
+pub struct Consent {
+    pub account_id: KeeperName,
+    pub owner: KeeperName,
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+    pub api_domain: String,
+    pub scope: String,
+    pub access_token: Sealed,
+    pub refresh_token: Sealed,
+    pub expires_at: Timestamp,
+    pub authorized_at: Timestamp,
+    pub idle_deadline: Option<Timestamp>,
+    pub due_at: Timestamp,
+}
+
+/// A connection that did not exist: active, generation 1.
+#[derive(Debug, Clone)]
+pub struct NewConnection {
+    /// Made by the caller, because the tokens are sealed to it.
+    pub id: ConnectionId,
+    pub app: AppKey,
+    pub consent: Consent,
+}
+
+/// What a refresh gave.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub access_token: Sealed,
+    pub refresh_token: Sealed,
+    pub scope: String,
+    pub api_domain: String,
+    pub expires_at: Timestamp,
+    pub refreshed_at: Timestamp,
+    pub idle_deadline: Option<Timestamp>,
+    pub early_renewals: i32,
+    pub due_at: Timestamp,
+}
+
+/// Whether the provider knows that a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// Ended here: the refresh token stays until the provider has been told.
+    Pending,
+    /// Ended there: the tokens are worthless, and wiped.
+    Known,
+}
+
+impl Store {
+    /// # Errors
+    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant.
+    pub async fn connection_insert(
+        &self,
+        new: &NewConnection,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let NewConnection { id, app, consent } = new;
+        on_conn!(self, |conn| diesel::insert_into(table)
+            .values((
+                (
+                    c::id.eq(id.as_str()),
+                    c::platform.eq(&app.platform),
+                    c::app_id.eq(&app.app_id),
+                    c::account_id.eq(consent.account_id.as_str()),
+                    c::owner.eq(consent.owner.as_str()),
+                    c::company_id.eq(&consent.company_id),
+                    c::company_domain.eq(&consent.company_domain),
+                    c::company_name.eq(&consent.company_name),
+                    c::user_id.eq(&consent.user_id),
+                    c::user_name.eq(&consent.user_name),
+                    c::api_domain.eq(&consent.api_domain),
+                    c::scope.eq(&consent.scope),
+                    c::access_token.eq(&consent.access_token),
+                    c::refresh_token.eq(&consent.refresh_token),
+                    c::expires_at.eq(consent.expires_at),
+                    c::authorized_at.eq(consent.authorized_at),
+                    c::idle_deadline.eq(consent.idle_deadline),
+                ),
+                (
+                    c::generation.eq(1),
+                    c::state.eq(ConnectionState::Active.as_str()),
+                    c::state_since.eq(now),
+                    c::in_doubt.eq(false),
+                    c::due_at.eq(consent.due_at),
+                    c::early_renewals.eq(0),
+                    c::failures.eq(0),
+                    c::revoke_pending.eq(false),
+                    c::created_at.eq(now),
+                    c::updated_at.eq(now),
+                ),
+            ))
+            .execute(conn))?;
+        Ok(())
+    }
+
+    pub async fn connection_find(
+        &self,
+        id: &ConnectionId,
+    ) -> Result<Option<Connection>, StoreError> {
+        let found = on_conn!(self, |conn| table
+            .find(id.as_str())
+            .select(Connection::as_select())
+            .load(conn))?;
+        Ok(found.into_iter().next())
+    }
+
+    pub async fn connection_find_by_keeper(
+        &self,
+        app: &AppKey,
+        account_id: &KeeperName,
+        owner: &KeeperName,
+    ) -> Result<Option<Connection>, StoreError> {
+        let found = on_conn!(self, |conn| table
+            .filter(c::platform.eq(&app.platform))
+            .filter(c::app_id.eq(&app.app_id))
+            .filter(c::account_id.eq(account_id.as_str()))
+            .filter(c::owner.eq(owner.as_str()))
+            .select(Connection::as_select())
+            .load(conn))?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The row that holds what this person of this company granted to this app.
+    pub async fn connection_find_by_grant(
+        &self,
+        app: &AppKey,
+        company_id: &str,
+        user_id: &str,
+    ) -> Result<Option<Connection>, StoreError> {
+        let found = on_conn!(self, |conn| table
+            .filter(c::platform.eq(&app.platform))
+            .filter(c::app_id.eq(&app.app_id))
+            .filter(c::company_id.eq(company_id))
+            .filter(c::user_id.eq(user_id))
+            .select(Connection::as_select())
+            .load(conn))?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Stores what a refresh gave, whoever holds the lease; never revives a revoked row.
+    pub async fn connection_commit(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        commit: &Commit,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let active = ConnectionState::Active.as_str();
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.ne(ConnectionState::Revoked.as_str())),
+        )
+        .set((
+            c::access_token.eq(&commit.access_token),
+            c::refresh_token.eq(&commit.refresh_token),
+            c::scope.eq(&commit.scope),
+            c::api_domain.eq(&commit.api_domain),
+            c::expires_at.eq(commit.expires_at),
+            c::refreshed_at.eq(commit.refreshed_at),
+            c::idle_deadline.eq(commit.idle_deadline),
+            c::early_renewals.eq(commit.early_renewals),
+            c::generation.eq(c::generation + 1),
+            // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
+            c::state_since
+                .eq(case_when(c::state.eq(active), c::state_since)
+                    .otherwise(now.into_sql::<Instant>())),
+            c::state.eq(active),
+            c::state_reason.eq(None::<&str>),
+            c::in_doubt.eq(false),
+            c::failures.eq(0),
+            c::retry_at.eq(None::<Timestamp>),
+            c::last_error.eq(None::<&str>),
+            c::lease_owner.eq(None::<&str>),
+            c::due_at.eq(commit.due_at),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Gives a row a new consent, and with it perhaps another keeper; revives any state.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant.
+    pub async fn connection_reconnect(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        consent: &Consent,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let active = ConnectionState::Active.as_str();
+        let changed = on_conn!(self, |conn| diesel::update(
+            table.find(id.as_str()).filter(c::generation.eq(generation)),
+        )
+        .set((
+            (
+                c::account_id.eq(consent.account_id.as_str()),
+                c::owner.eq(consent.owner.as_str()),
+                c::company_id.eq(&consent.company_id),
+                c::company_domain.eq(&consent.company_domain),
+                c::company_name.eq(&consent.company_name),
+                c::user_id.eq(&consent.user_id),
+                c::user_name.eq(&consent.user_name),
+                c::api_domain.eq(&consent.api_domain),
+                c::scope.eq(&consent.scope),
+                c::access_token.eq(&consent.access_token),
+                c::refresh_token.eq(&consent.refresh_token),
+                c::expires_at.eq(consent.expires_at),
+                c::refreshed_at.eq(None::<Timestamp>),
+                c::authorized_at.eq(consent.authorized_at),
+                c::idle_deadline.eq(consent.idle_deadline),
+            ),
+            (
+                c::generation.eq(c::generation + 1),
+                // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
+                c::state_since.eq(case_when(c::state.eq(active), c::state_since)
+                    .otherwise(now.into_sql::<Instant>())),
+                c::state.eq(active),
+                c::state_reason.eq(None::<&str>),
+                c::in_doubt.eq(false),
+                c::lease_owner.eq(None::<&str>),
+                c::due_at.eq(consent.due_at),
+                c::early_renewals.eq(0),
+                c::failures.eq(0),
+                c::retry_at.eq(None::<Timestamp>),
+                c::last_error.eq(None::<&str>),
+                c::revoke_pending.eq(false),
+                c::updated_at.eq(now),
+            ),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Ends a connection. A pending revocation is due at once, a known one never.
+    pub async fn connection_revoke(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        reason: &str,
+        revocation: Revocation,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let wiped = match revocation {
+            Revocation::Pending => None,
+            Revocation::Known => Some(Sealed::default()),
+        };
+        let changed = on_conn!(self, |conn| diesel::update(
+            table.find(id.as_str()).filter(c::generation.eq(generation)),
+        )
+        .set((
+            c::generation.eq(c::generation + 1),
+            c::state.eq(ConnectionState::Revoked.as_str()),
+            c::state_reason.eq(reason),
+            c::state_since.eq(now),
+            c::lease_owner.eq(None::<&str>),
+            c::retry_at.eq(None::<Timestamp>),
+            // `None` leaves a column as it is.
+            wiped.as_ref().map(|empty| c::access_token.eq(empty)),
+            wiped.as_ref().map(|empty| c::refresh_token.eq(empty)),
+            c::revoke_pending.eq(revocation == Revocation::Pending),
+            c::due_at.eq(match revocation {
+                Revocation::Pending => now,
+                Revocation::Known => never(),
+            }),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// The provider refused the token that is still current. Does not move the generation, keeps the tokens.
+    pub async fn connection_reauth_required(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        reason: &str,
+        error: Option<&str>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.eq(ConnectionState::Active.as_str())),
+        )
+        .set((
+            c::state.eq(ConnectionState::ReauthRequired.as_str()),
+            c::state_reason.eq(reason),
+            c::state_since.eq(now),
+            c::lease_owner.eq(None::<&str>),
+            c::retry_at.eq(None::<Timestamp>),
+            c::last_error.eq(error),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Notes that somebody used it.
+    pub async fn connection_touch(
+        &self,
+        id: &ConnectionId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        on_conn!(self, |conn| diesel::update(table.find(id.as_str()))
+            .set(c::last_used_at.eq(now))
+            .execute(conn))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Leases: who is refreshing a connection (`lease_owner`; NULL = nobody). They have no expiry and know no clock.
+
+use diesel::prelude::*;
+use diesel::sql_types::Bool;
+use diesel_async::RunQueryDsl;
+
+use super::schema::connections::{dsl as c, table};
+use super::{Store, StoreError, on_conn};
+use crate::clock::Timestamp;
+use crate::connection::{ConnectionId, ConnectionState};
+
+/// Trouble that kills nothing: what to remember, and when to come back.
+#[derive(Debug, Clone)]
+pub struct SpendFailure {
+    pub retry_at: Timestamp,
+    pub last_error: String,
+    /// True if the token may have been spent; an earlier doubt stays in either case.
+    pub in_doubt: bool,
+    pub due_at: Timestamp,
+}
+
+impl Store {
+    /// Takes the lease of an active connection of this generation that nobody holds.
+    pub async fn lease_acquire(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        owner: &str,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.eq(ConnectionState::Active.as_str()))
+                .filter(c::lease_owner.is_null()),
+        )
+        .set(c::lease_owner.eq(owner))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Ends a lease that spent nothing.
+    pub async fn lease_release(&self, id: &ConnectionId, owner: &str) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table.find(id.as_str()).filter(c::lease_owner.eq(owner)),
+        )
+        .set(c::lease_owner.eq(None::<&str>))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Takes an orphan's lease, if it is still the one that was seen. What its holder sent, nobody knows: `in_doubt`.
+    pub async fn lease_take_over(
+        &self,
+        id: &ConnectionId,
+        seen_owner: &str,
+        new_owner: &str,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::lease_owner.eq(seen_owner)),
+        )
+        .set((c::lease_owner.eq(new_owner), c::in_doubt.eq(true)))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Ends a lease whose spend came to nothing; from anyone but its holder it changes nothing.
+    pub async fn connection_spend_failed(
+        &self,
+        id: &ConnectionId,
+        lease_owner: &str,
+        failure: &SpendFailure,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::lease_owner.eq(lease_owner)),
+        )
+        .set((
+            c::failures.eq(c::failures + 1),
+            c::retry_at.eq(failure.retry_at),
+            c::last_error.eq(&failure.last_error),
+            c::in_doubt.eq(c::in_doubt.or(failure.in_doubt.into_sql::<Bool>())),
+            c::due_at.eq(failure.due_at),
+            c::lease_owner.eq(None::<&str>),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+}

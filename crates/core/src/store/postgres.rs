@@ -1,0 +1,5 @@
+//! How Postgres is spoken to: unnamed statements over rustls.
+
+pub(super) mod connection;
+pub(super) mod tls;
+mod verifier;

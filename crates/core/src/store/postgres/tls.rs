@@ -1,0 +1,190 @@
+//! libpq's `sslmode` and `sslrootcert`, which tokio-postgres does not read, on rustls.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::verifier::{Lenient, NameCheck};
+use crate::store::target::{UrlError, without_parameters};
+
+/// A Postgres URL, read: where to connect, and how much TLS it takes.
+pub(in crate::store) struct Settings {
+    config: tokio_postgres::Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// What people paste from Prisma's or Supabase's pages; our statements need none of it.
+const IGNORED: [&str; 3] = ["pgbouncer", "supa", "connection_limit"];
+
+impl Settings {
+    pub(in crate::store) fn parse(url: &str) -> Result<Self, UrlError> {
+        let taken_names = [&IGNORED[..], &["sslmode", "sslrootcert"]].concat();
+        let (url, taken) = without_parameters(url, &taken_names)?;
+        let mut mode = Mode::Prefer;
+        let mut roots = None;
+        for (name, value) in &taken {
+            match (name.as_str(), value.as_str()) {
+                ("sslmode", word) => mode = Mode::parse(word)?,
+                // libpq's word for the public authorities.
+                ("sslrootcert", "system") => {}
+                ("sslrootcert", path) => roots = Some(path),
+                _ => {}
+            }
+        }
+        let mut config: tokio_postgres::Config = url
+            .as_str()
+            .parse()
+            .map_err(|_may_hold_the_password| UrlError::Parameter)?;
+        config
+            .ssl_mode(match mode {
+                Mode::Disable => SslMode::Disable,
+                Mode::Prefer => SslMode::Prefer,
+                Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+            })
+            // A server that vanished without a word is noticed in half a minute rather than in two hours.
+            .keepalives_idle(std::time::Duration::from_secs(30));
+        let tls = match mode {
+            Mode::Disable => None,
+            mode => Some(MakeRustlsConnect::new(
+                client_config(mode, roots)
+                    .map_err(|source| UrlError::RootCertificates { source })?,
+            )),
+        };
+        Ok(Self { config, tls })
+    }
+
+    /// A connection whose other half runs as a task until the client is dropped.
+    pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let Some(tls) = &self.tls else {
+            let (client, connection) = self.config.connect(NoTls).await?;
+            drive(connection);
+            return Ok(client);
+        };
+        let (client, connection) = self.config.connect(tls.clone()).await?;
+        drive(connection);
+        Ok(client)
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "lives as long as its client, which shutdown drops with the pool"
+)]
+fn drive<F>(connection: F)
+where
+    F: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        // Its error reaches whoever uses the client next.
+        let _ended = connection.await;
+    });
+}
+
+impl Mode {
+    fn parse(word: &str) -> Result<Self, UrlError> {
+        match word {
+            "disable" => Ok(Self::Disable),
+            "allow" | "prefer" => Ok(Self::Prefer),
+            "require" => Ok(Self::Require),
+            "verify-ca" => Ok(Self::VerifyCa),
+            "verify-full" => Ok(Self::VerifyFull),
+            _ => Err(UrlError::Parameter),
+        }
+    }
+}
+
+fn client_config(mode: Mode, roots_path: Option<&str>) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?;
+    let mut roots = RootCertStore::empty();
+    let mut pinned = Vec::new();
+    match roots_path {
+        Some(path) => {
+            for certificate in CertificateDer::pem_file_iter(path).map_err(io::Error::other)? {
+                let certificate = certificate.map_err(io::Error::other)?;
+                roots.add(certificate.clone()).map_err(io::Error::other)?;
+                pinned.push(certificate);
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let authenticate = |names| -> io::Result<_> {
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .map_err(io::Error::other)?;
+        Ok(Lenient::chain(Arc::clone(&provider), inner, pinned, names))
+    };
+    let verifier = match mode {
+        Mode::VerifyFull => authenticate(NameCheck::Strict)?,
+        Mode::VerifyCa => authenticate(NameCheck::Skip)?,
+        // libpq: `require` with a root file means `verify-ca`.
+        Mode::Require if roots_path.is_some() => authenticate(NameCheck::Skip)?,
+        Mode::Disable | Mode::Prefer | Mode::Require => Lenient::nothing(Arc::clone(&provider)),
+    };
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sslmode_of_libpq_is_understood() {
+        for (query, mode, tls) in [
+            ("", SslMode::Prefer, true),
+            ("?sslmode=disable", SslMode::Disable, false),
+            ("?sslmode=allow", SslMode::Prefer, true),
+            ("?sslmode=require", SslMode::Require, true),
+            ("?sslmode=verify-ca", SslMode::Require, true),
+            (
+                "?sslmode=verify-full&sslrootcert=system",
+                SslMode::Require,
+                true,
+            ),
+            ("?pgbouncer=true&connection_limit=1", SslMode::Prefer, true),
+        ] {
+            let read = Settings::parse(&format!("postgres://u:p%40%2F@h:6543/d{query}")).unwrap();
+            assert_eq!(read.config.get_ssl_mode(), mode, "{query}");
+            assert_eq!(read.tls.is_some(), tls, "{query}");
+            assert_eq!(read.config.get_password(), Some(b"p@/".as_slice()));
+            assert_eq!(read.config.get_ports(), [6543]);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_mode_or_missing_file_is_refused() {
+        let parse = |query| {
+            Settings::parse(&format!("postgres://u@h/d?{query}"))
+                .err()
+                .unwrap()
+        };
+        assert!(matches!(parse("sslmode=verify"), UrlError::Parameter));
+        assert!(matches!(parse("sslcrt=x"), UrlError::Parameter));
+        assert!(matches!(
+            parse("sslmode=verify-full&sslrootcert=/nowhere/ca.pem"),
+            UrlError::RootCertificates { .. }
+        ));
+    }
+}

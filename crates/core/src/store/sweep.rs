@@ -1,0 +1,89 @@
+//! What the refresher's sweep reads and writes, by the index `connections_due`.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::connections::Connection;
+use super::schema::connections::{dsl as c, table};
+use super::types::{Sealed, never};
+use super::{Store, StoreError, on_conn};
+use crate::clock::Timestamp;
+use crate::connection::{ConnectionId, ConnectionState};
+
+/// What a connection is due for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueFor {
+    Refresh,
+    /// Ended here, and the provider has yet to be told.
+    Revocation,
+}
+
+impl Store {
+    /// The next of those that are due, in the order of their time; `after` is the last one of the page before.
+    pub async fn connections_due(
+        &self,
+        due_for: DueFor,
+        now: Timestamp,
+        after: Option<(Timestamp, &ConnectionId)>,
+        limit: u16,
+    ) -> Result<Vec<Connection>, StoreError> {
+        let state = match due_for {
+            DueFor::Refresh => ConnectionState::Active,
+            DueFor::Revocation => ConnectionState::Revoked,
+        };
+        let due = table
+            .filter(c::state.eq(state.as_str()))
+            .filter(c::due_at.le(now))
+            .order((c::due_at, c::id))
+            .limit(limit.into());
+        match after {
+            // The first condition is the one that an index range can start from.
+            Some((at, id)) => {
+                let rest = due
+                    .filter(c::due_at.ge(at))
+                    .filter(c::due_at.gt(at).or(c::id.gt(id.as_str())));
+                on_conn!(self, |conn| rest.select(Connection::as_select()).load(conn))
+            }
+            None => on_conn!(self, |conn| due.select(Connection::as_select()).load(conn)),
+        }
+    }
+
+    /// Lets the sweep look later (or sooner), if nothing has happened since.
+    pub async fn connection_postpone(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        due_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table.find(id.as_str()).filter(c::generation.eq(generation)),
+        )
+        .set(c::due_at.eq(due_at))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// The provider knows now: the tokens are wiped, and the row is never due again.
+    pub async fn connection_revocation_told(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::revoke_pending.eq(true)),
+        )
+        .set((
+            c::revoke_pending.eq(false),
+            c::access_token.eq(Sealed::default()),
+            c::refresh_token.eq(Sealed::default()),
+            c::due_at.eq(never()),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+}

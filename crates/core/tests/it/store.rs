@@ -1,0 +1,182 @@
+//! What the store promises, on each backend that `TEST_BACKENDS` names.
+
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::store::{AppKey, Commit, Connection, Consent, NewConnection, Sealed, Store};
+
+mod leases;
+mod logins;
+mod migrations;
+mod outages;
+mod pick;
+mod plans;
+mod records;
+mod rows;
+mod supabase;
+mod sweep;
+
+/// One test per case and backend: `sqlite::lease_is_exclusive`.
+macro_rules! contract {
+    (every backend: $($cases:tt)+) => {
+        contract!(@stamp sqlite Sqlite $($cases)+);
+        contract!(@stamp postgres Postgres $($cases)+);
+        contract!(@stamp mysql Mysql $($cases)+);
+    };
+    (every server: $($cases:tt)+) => {
+        contract!(@stamp postgres_server Postgres $($cases)+);
+        contract!(@stamp mysql_server Mysql $($cases)+);
+    };
+    (@stamp $module:ident $backend:ident $($file:ident { $($case:ident)+ })+) => {
+        mod $module {
+            use pipekeeper_core::store::Backend;
+            use pipekeeper_core::test_util::is_asked_for;
+
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    if is_asked_for(Backend::$backend) {
+                        super::$file::$case(Backend::$backend).await;
+                    }
+                }
+            )+)+
+        }
+    };
+}
+
+contract! { every backend:
+    leases {
+        lease_is_exclusive
+        lease_needs_an_active_row_of_the_same_generation
+        lease_ends_by_its_holders_word_alone
+        orphan_is_taken_over_by_one_and_in_doubt
+        stale_generation_cannot_commit
+        commit_clears_what_went_before
+        commit_never_revives_a_revoked_row
+        reconnect_revives_a_revoked_row
+        reauth_required_never_overrides_a_moved_generation
+        failed_spend_of_a_stale_lease_owner_changes_nothing
+        doubt_stays_until_a_commit
+    }
+    rows {
+        every_column_survives
+        tokens_of_any_bytes_survive
+        instants_survive_to_the_microsecond
+        keepers_that_look_alike_are_different
+        two_rows_cannot_hold_one_grant_or_one_keeper
+        reconnect_cannot_take_what_another_row_holds
+        rows_are_found_by_keeper_and_by_grant
+        use_is_noted
+    }
+    pick {
+        pick_follows_its_rules
+        pick_says_why_nothing_is_active
+    }
+    sweep {
+        due_rows_come_in_pages_and_in_order
+        only_pending_revocations_are_due
+        a_row_is_postponed_unless_it_moved
+    }
+    logins {
+        login_is_consumed_once
+        expired_login_is_not_consumed
+        old_logins_are_pruned
+    }
+    records {
+        refresh_log_is_read_newest_first_and_trimmed_by_age
+        of_two_page_marks_the_earlier_record_stays
+        ended_page_marks_are_as_good_as_gone
+    }
+    migrations {
+        six_processes_can_migrate_at_once
+        migrations_run_on_a_runtime_of_one_thread
+        up_down_up_gives_the_same_schema
+        schema_status_tells_behind_from_newer
+        overview_shows_no_secrets
+    }
+    plans {
+        every_hot_query_has_an_index
+    }
+}
+
+contract! { every server:
+    outages {
+        store_recovers_from_a_cut_by_itself
+        connections_outlive_the_runtime_that_asked_first
+        silent_server_is_given_up_on
+        dropped_request_does_not_garble_the_next
+        refused_logins_say_why_without_the_password
+    }
+}
+
+pub(crate) const NOW: i64 = 1_800_000_000_123_456;
+
+/// So many seconds from when all of this happens.
+pub(crate) fn at(secs: i64) -> Timestamp {
+    Timestamp::from_unix_micros(NOW + secs * 1_000_000).unwrap()
+}
+
+pub(crate) fn app() -> AppKey {
+    AppKey {
+        platform: "Pipedrive".to_owned(),
+        app_id: "57db0bab2932f657".to_owned(),
+    }
+}
+
+pub(crate) fn name(text: &str) -> KeeperName {
+    text.parse().unwrap()
+}
+
+pub(crate) fn sealed(text: &str) -> Sealed {
+    text.as_bytes().to_vec().into()
+}
+
+/// A consent of someone who is nobody else upstream.
+pub(crate) fn consent(account_id: &str, owner: &str) -> Consent {
+    let upstream = ConnectionId::generate();
+    Consent {
+        account_id: account_id.parse().unwrap(),
+        owner: owner.parse().unwrap(),
+        company_id: format!("c-{upstream}"),
+        company_domain: "acme".to_owned(),
+        company_name: "Åcme \u{1f980} GmbH".to_owned(),
+        user_id: "11".to_owned(),
+        user_name: "Jane".to_owned(),
+        api_domain: "https://acme.pipedrive.com".to_owned(),
+        scope: "base deals:full".to_owned(),
+        access_token: sealed("access-1"),
+        refresh_token: sealed("refresh-1"),
+        expires_at: at(3600),
+        authorized_at: at(0),
+        idle_deadline: Some(at(86_400 * 60)),
+        due_at: at(3000),
+    }
+}
+
+pub(crate) fn commit() -> Commit {
+    Commit {
+        access_token: sealed("access-2"),
+        refresh_token: sealed("refresh-2"),
+        scope: "base".to_owned(),
+        api_domain: "https://acme2.pipedrive.com".to_owned(),
+        expires_at: at(7200),
+        refreshed_at: at(60),
+        idle_deadline: Some(at(86_400 * 61)),
+        early_renewals: 2,
+        due_at: at(6000),
+    }
+}
+
+pub(crate) async fn insert(store: &Store, consent: Consent) -> ConnectionId {
+    let id = ConnectionId::generate();
+    let new = NewConnection {
+        id: id.clone(),
+        app: app(),
+        consent,
+    };
+    store.connection_insert(&new, at(0)).await.unwrap();
+    id
+}
+
+pub(crate) async fn get(store: &Store, id: &ConnectionId) -> Connection {
+    store.connection_find(id).await.unwrap().unwrap()
+}

@@ -1,0 +1,411 @@
+//! The stack as real processes, on fixed ports: what `scripts/up` starts, and what tests stop and kill.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
+use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::random;
+use pipekeeper_core::secret::Secret;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::client::Client;
+use crate::stack::{stand_in, variable};
+
+pub const SIMULATOR: &str = "pipedrive-sim";
+
+/// The processes, in the order in which they start.
+pub const SERVICES: [&str; 3] = ["token-refresher", "data-api", "auth-capture"];
+
+/// How long a process may take to become ready, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is started, and where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Holds the database, the generated secrets and the logs.
+    pub data: PathBuf,
+    /// auth-capture listens here, data-api and token-refresher on the next two, the simulator ten further on; each
+    /// service's metrics are a thousand further on.
+    pub base_port: u16,
+    /// The database; by default a `SQLite` file in `data`.
+    pub database_url: Option<Secret>,
+    /// A registration with the real Pipedrive: no simulator is started.
+    pub registration: Option<Registration>,
+    pub without: Vec<String>,
+    /// `SERVICE.SECTION.KEY` and its value.
+    pub set: Vec<(String, String)>,
+}
+
+/// Client id, secret and callback URL, as Pipedrive's Developer Hub shows them.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    pub client_id: String,
+    pub client_secret: Secret,
+    pub redirect_url: String,
+}
+
+impl Plan {
+    pub fn new(data: PathBuf, base_port: u16) -> Self {
+        Self {
+            data,
+            base_port,
+            database_url: None,
+            registration: None,
+            without: Vec::new(),
+            set: Vec::new(),
+        }
+    }
+
+    pub fn port(&self, process: &str) -> u16 {
+        self.base_port
+            + match process {
+                "auth-capture" => 0,
+                "data-api" => 1,
+                "token-refresher" => 2,
+                _ => 10,
+            }
+    }
+
+    pub fn url(&self, process: &str) -> String {
+        format!("http://127.0.0.1:{}", self.port(process))
+    }
+
+    fn starts(&self, process: &str) -> bool {
+        (process != SIMULATOR || self.registration.is_none())
+            && !self.without.iter().any(|left_out| left_out == process)
+    }
+
+    fn registration(&self) -> Registration {
+        self.registration.clone().unwrap_or_else(|| Registration {
+            client_id: DEFAULT_CLIENT_ID.to_owned(),
+            client_secret: Secret::from(DEFAULT_CLIENT_SECRET),
+            redirect_url: format!("{}/webhook/pipedrive/callback", self.url("auth-capture")),
+        })
+    }
+
+    fn secret_file(&self, name: &str) -> PathBuf {
+        self.data.join("secrets").join(name)
+    }
+
+    /// What a caller of this stack knows.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        let password = |name: &str| {
+            let path = self.secret_file(name);
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            Ok::<_, anyhow::Error>(Secret::new(text.trim_end().to_owned()))
+        };
+        let registration = self.registration();
+        Ok(Client {
+            http: Client::http()?,
+            auth_capture: self.url("auth-capture"),
+            data_api: self.url("data-api"),
+            token_refresher: self.url("token-refresher"),
+            simulator: self.url(SIMULATOR),
+            refresher_metrics: format!(
+                "http://127.0.0.1:{}/metrics",
+                self.port("token-refresher") + 1000
+            ),
+            client_id: registration.client_id,
+            redirect_url: registration.redirect_url,
+            webhook: ("n8n".to_owned(), password("webhook.password")?),
+            refresher: ("pipekeeper".to_owned(), password("refresher.password")?),
+        })
+    }
+}
+
+/// Running processes; killed when dropped.
+#[derive(Debug)]
+pub struct Processes {
+    pub plan: Plan,
+    children: BTreeMap<String, Child>,
+}
+
+impl Processes {
+    /// Starts everything and waits until all of it is ready.
+    pub async fn start(plan: Plan) -> anyhow::Result<Self> {
+        prepare(&plan)?;
+        check_ports(&plan)?;
+        let mut processes = Self {
+            plan,
+            children: BTreeMap::new(),
+        };
+        let all = std::iter::once(SIMULATOR).chain(SERVICES);
+        let wanted: Vec<_> = all
+            .filter(|process| processes.plan.starts(process))
+            .collect();
+        for process in wanted {
+            processes.start_one(process).await?;
+        }
+        Ok(processes)
+    }
+
+    /// Starts one process, or starts it again, and waits until it is ready.
+    pub async fn start_one(&mut self, process: &str) -> anyhow::Result<()> {
+        let binary = sibling(process)?;
+        let log = self.plan.data.join("logs").join(format!("{process}.log"));
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(binary);
+        command
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if process == SIMULATOR {
+            let app = self.plan.registration();
+            command
+                .arg("--listen")
+                .arg(format!("127.0.0.1:{}", self.plan.port(process)))
+                .arg("--app")
+                .arg(format!(
+                    "{}:{}:{}",
+                    app.client_id,
+                    app.client_secret.expose(),
+                    app.redirect_url
+                ));
+        } else {
+            // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
+            command.env_clear().envs(environment(&self.plan, process));
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {process}"))?;
+        self.children.insert(process.to_owned(), child);
+        self.await_ready(process).await
+    }
+
+    async fn await_ready(&mut self, process: &str) -> anyhow::Result<()> {
+        let path = if process == SIMULATOR {
+            "/_sim/healthz"
+        } else {
+            "/readyz"
+        };
+        let url = format!("{}{path}", self.plan.url(process));
+        let http = Client::http()?;
+        let polling = async {
+            loop {
+                if http
+                    .get(&url)
+                    .send()
+                    .await
+                    .is_ok_and(|response| response.status().is_success())
+                {
+                    return Ok(());
+                }
+                let child = self.children.get_mut(process).context("was started")?;
+                if let Some(status) = child.try_wait()? {
+                    bail!(
+                        "{process} ended with {status}:\n{}",
+                        last_lines(&self.plan, process)
+                    );
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, polling).await {
+            Ok(ready) => ready,
+            Err(_) => bail!(
+                "{process} is not ready after {PATIENCE:?}:\n{}",
+                last_lines(&self.plan, process)
+            ),
+        }
+    }
+
+    /// The first process that ends by itself.
+    pub async fn first_to_end(&mut self) -> anyhow::Result<(String, ExitStatus)> {
+        loop {
+            for (name, child) in &mut self.children {
+                if let Some(status) = child.try_wait()? {
+                    return Ok((name.clone(), status));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    pub fn signal(&self, process: &str, signal: Signal) -> anyhow::Result<()> {
+        let child = self.children.get(process).context("not started")?;
+        let id = child.id().context("has ended")?;
+        let pid = Pid::from_raw(i32::try_from(id)?).context("no pid")?;
+        kill_process(pid, signal).with_context(|| format!("signal {process}"))
+    }
+
+    /// Asks one process to stop and waits for its end.
+    pub async fn stop_one(&mut self, process: &str) -> anyhow::Result<ExitStatus> {
+        self.signal(process, Signal::TERM)?;
+        let mut child = self.children.remove(process).context("not started")?;
+        Ok(tokio::time::timeout(PATIENCE, child.wait())
+            .await
+            .with_context(|| format!("{process} does not stop"))??)
+    }
+
+    /// Stops everything, callers first.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let all = std::iter::once(SIMULATOR).chain(SERVICES);
+        let running: Vec<_> = all
+            .filter(|process| self.children.contains_key(*process))
+            .collect();
+        for process in running.into_iter().rev() {
+            let ended = self.children.get_mut(process).map(Child::try_wait);
+            if let Some(Ok(None)) = ended {
+                self.stop_one(process).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The environment of a service: its whole configuration.
+fn environment(plan: &Plan, service: &str) -> Vec<(String, String)> {
+    let secret = |name: &str| plan.secret_file(name).display().to_string();
+    let registration = plan.registration();
+    let mut keys = vec![
+        ("encryption.keys_file", secret("encryption.keys")),
+        ("http.listen", format!("127.0.0.1:{}", plan.port(service))),
+        (
+            "http.metrics_listen",
+            format!("127.0.0.1:{}", plan.port(service) + 1000),
+        ),
+        ("apps.pipedrive.client_id", registration.client_id),
+        (
+            "database.url",
+            match &plan.database_url {
+                Some(url) => url.expose().to_owned(),
+                None => format!("sqlite:{}", plan.data.join("pipekeeper.db").display()),
+            },
+        ),
+    ];
+    if plan.registration.is_none() {
+        keys.extend(stand_in(&plan.url(SIMULATOR)));
+    }
+    if service != "data-api" {
+        keys.push((
+            "apps.pipedrive.client_secret",
+            registration.client_secret.expose().to_owned(),
+        ));
+    }
+    match service {
+        "token-refresher" => keys.push(("webhook.password_file", secret("refresher.password"))),
+        _ => {
+            let refresher = plan.url("token-refresher");
+            keys.push((
+                "refresher.url",
+                format!("{refresher}/webhook/pipedrive/refresh"),
+            ));
+            keys.push(("refresher.password_file", secret("refresher.password")));
+        }
+    }
+    match service {
+        "data-api" => keys.push(("webhook.password_file", secret("webhook.password"))),
+        "auth-capture" => {
+            keys.push(("apps.pipedrive.redirect_url", registration.redirect_url));
+            keys.push(("login.operator_password_file", secret("operator.password")));
+        }
+        _ => {}
+    }
+    let mut env: BTreeMap<_, _> = keys
+        .into_iter()
+        .map(|(key, value)| (variable(key), value))
+        .collect();
+    for (path, value) in &plan.set {
+        if let Some((_, key)) = path.split_once('.').filter(|(to, _)| *to == service) {
+            // A key and its file exclude each other; the one that was set here is meant.
+            env.remove(&variable(&format!("{key}_file")));
+            env.insert(variable(key), value.clone());
+        }
+    }
+    env.into_iter().collect()
+}
+
+/// Makes what is not there yet: directories that only their owner enters, secrets that only their owner reads.
+fn prepare(plan: &Plan) -> anyhow::Result<()> {
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    for directory in ["secrets", "logs"] {
+        let path = plan.data.join(directory);
+        private
+            .create(&path)
+            .with_context(|| format!("create {}", path.display()))?;
+    }
+    let password = || Secret::new(random::token());
+    write_once(&plan.secret_file("encryption.keys"), || {
+        Keyring::generate("up")
+    })?;
+    write_once(&plan.secret_file("webhook.password"), password)?;
+    write_once(&plan.secret_file("refresher.password"), password)?;
+    write_once(&plan.secret_file("operator.password"), password)
+}
+
+fn write_once(path: &Path, secret: impl FnOnce() -> Secret) -> anyhow::Result<()> {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
+        Ok(mut file) => writeln!(file, "{}", secret().expose()).context("write a secret"),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("create {}", path.display())),
+    }
+}
+
+fn check_ports(plan: &Plan) -> anyhow::Result<()> {
+    let mut taken = Vec::new();
+    for process in std::iter::once(SIMULATOR)
+        .chain(SERVICES)
+        .filter(|process| plan.starts(process))
+    {
+        let metrics = (process != SIMULATOR).then(|| plan.port(process) + 1000);
+        for port in std::iter::once(plan.port(process)).chain(metrics) {
+            if TcpListener::bind(("127.0.0.1", port)).is_err() {
+                taken.push(format!("{port} ({process})"));
+            }
+        }
+    }
+    ensure!(
+        taken.is_empty(),
+        "another process listens on port {}: stop it, or choose other ports with --base-port",
+        taken.join(", ")
+    );
+    Ok(())
+}
+
+/// The end of a process's log.
+fn last_lines(plan: &Plan, process: &str) -> String {
+    let log = plan.data.join("logs").join(format!("{process}.log"));
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines
+        .iter()
+        .skip(lines.len().saturating_sub(15))
+        .map(|line| format!("  {line}\n"))
+        .collect()
+}
+
+/// A binary of this workspace: cargo puts all of them beside each other.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("no directory")?;
+    // Test binaries are one level further down.
+    let directory = if directory.ends_with("deps") {
+        directory.parent().context("no directory")?
+    } else {
+        directory
+    };
+    let path = directory.join(name);
+    ensure!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace --bins`",
+        path.display()
+    );
+    Ok(path)
+}
