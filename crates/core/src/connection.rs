@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Our name for a connection: UUIDv7 text, so that ids sort by birth.
+/// Our name for a connection: `UUIDv7` text, so that ids sort by birth.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ConnectionId(String);

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::store::Connection;
 
 /// How long before its end a token of ordinary life is renewed.
-const MARGIN: Duration = Duration::from_secs(300);
+const MARGIN: Duration = Duration::from_mins(5);
 
 /// From when on a token is renewed ahead of its end: five minutes before it, or a tenth of a short life.
 pub fn renewal_due(minted_at: Timestamp, expires_at: Timestamp) -> Timestamp {
