@@ -126,25 +126,22 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
         };
         let now = service.context.clock.now();
         let keeper = (account_id.clone(), owner.clone());
-        let (id, written) = match target {
-            Some(row) => {
-                let consent = consent(service, &key, &row.id, &keeper, app, arrived);
-                let written = rows
-                    .connection_reconnect(&row.id, row.generation, &consent, now)
-                    .await;
-                (row.id, written)
-            }
-            None => {
-                let id = ConnectionId::generate();
-                let consent = consent(service, &key, &id, &keeper, app, arrived);
-                let new = NewConnection {
-                    id: id.clone(),
-                    app: key.clone(),
-                    consent,
-                };
-                let written = rows.connection_insert(&new, now).await.map(|()| true);
-                (id, written)
-            }
+        let (id, written) = if let Some(row) = target {
+            let consent = consent(service, &key, &row.id, &keeper, app, arrived);
+            let written = rows
+                .connection_reconnect(&row.id, row.generation, &consent, now)
+                .await;
+            (row.id, written)
+        } else {
+            let id = ConnectionId::generate();
+            let consent = consent(service, &key, &id, &keeper, app, arrived);
+            let new = NewConnection {
+                id: id.clone(),
+                app: key.clone(),
+                consent,
+            };
+            let written = rows.connection_insert(&new, now).await;
+            (id, written.map(|()| true))
         };
         match written {
             Ok(true) => {

@@ -24,10 +24,10 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::Config;
 
 /// Logins that ended are kept so long, for whoever asks what became of one.
-const LOGINS_KEPT: Duration = Duration::from_secs(86_400);
+const LOGINS_KEPT: Duration = Duration::from_hours(24);
 
 /// How often they are cleared away.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
 
 /// The service: its apps, and what it needs to bring a grant in.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use url::Url;
 use crate::AuthCapture;
 
 /// How long a user has for giving consent.
-const LOGIN_LIFE: Duration = Duration::from_secs(600);
+const LOGIN_LIFE: Duration = Duration::from_mins(10);
 
 /// A login that has begun: where the browser goes, and the cookie that it brings back.
 pub(crate) struct Started {

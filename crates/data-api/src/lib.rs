@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use actix_web::web::{self, Data};
 use anyhow::Context as _;
+use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client;
 use pipekeeper_service::{Context, Service};
@@ -63,7 +64,7 @@ impl Service for DataApi {
         worker.app_data(Data::new(Upstream::new(
             client,
             Arc::clone(&self.tokens),
-            self.context.clock.clone(),
+            SharedClock::clone(&self.context.clock),
             self.config.upstream.max_wait,
         )));
     }

@@ -120,11 +120,13 @@ pub(crate) async fn person(
 fn email(said: Option<Value>) -> Result<String, Problem> {
     let fields = match said {
         None | Some(Value::Null) => Fields::default(),
-        Some(said) => Fields::of(said).map_err(|_| unusable("person", "is not an object"))?,
+        Some(said) => {
+            Fields::of(said).map_err(|_no_object| unusable("person", "is not an object"))?
+        }
     };
     let email = fields
         .text("email")
-        .map_err(|_| unusable("person.email", "is not text"))?
+        .map_err(|_no_text| unusable("person.email", "is not text"))?
         .ok_or_else(|| unusable("person.email", "is missing or empty"))?;
     let email = email.trim();
     let usable = email.len() <= EMAIL_MAX_BYTES

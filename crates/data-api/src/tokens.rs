@@ -34,7 +34,7 @@ const TRUSTED: Duration = Duration::from_secs(10);
 const TRUSTED_WITHOUT_STORE: Duration = Duration::from_secs(310);
 
 /// `last_used_at` is written no more often.
-const TOUCH_EVERY: Duration = Duration::from_secs(4 * 3600);
+const TOUCH_EVERY: Duration = Duration::from_hours(4);
 
 /// An access token, as one read of its row gave it.
 #[derive(Debug)]
@@ -181,17 +181,21 @@ impl Tokens {
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
-        if let Some(token) = slot
-            .token()
-            .filter(|token| token.generation != refused.generation)
-        {
+        let another = || slot.token().filter(|token| token.generation != refused.generation);
+        if let Some(token) = another() {
             return Ok(token);
         }
-        let asked_at = self.clock.monotonic();
         self.renewal(&slot, refused, trace)
             .await
             .map_err(NoToken::Refresh)?;
-        self.read_since(&slot, selected, asked_at).await
+        // What was read while the call was under way may be the refused token still.
+        match another() {
+            Some(token) => Ok(token),
+            None => {
+                let renewed_at = self.clock.monotonic();
+                self.read_since(&slot, selected, renewed_at).await
+            }
+        }
     }
 
     fn slot(&self, selected: &Selected) -> Arc<Slot> {

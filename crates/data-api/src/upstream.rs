@@ -24,7 +24,7 @@ const SENDS_MAX: u32 = 3;
 const BURST_WINDOW: Duration = Duration::from_secs(2);
 
 /// A longer wait is not a burst's: the day's budget is spent.
-const BURST_WAIT_MAX: Duration = Duration::from_secs(60);
+const BURST_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// Errors are small; what is larger is no error of Pipedrive's.
 const ERROR_MAX_BYTES: usize = 64 * 1024;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::telemetry::Telemetry;
 
-/// What [`crate::run`] needs of a service's configuration.
+/// What every service is told.
 #[derive(Debug, Clone)]
 pub struct Common {
     pub database: Database,

@@ -85,10 +85,10 @@ async fn serve<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
     let server = Server::start(config).await?;
     tracing::info!(service = S::NAME, listen = %server.addr(), metrics = %server.metrics_addr(), "serving");
     let stop = CancellationToken::new();
-    let served = server.run_until(stop.clone());
-    tokio::pin!(served);
+    let serving = server.run_until(stop.clone());
+    tokio::pin!(serving);
     tokio::select! {
-        ended = &mut served => return ended,
+        ended = &mut serving => return ended,
         () = signalled() => stop.cancel(),
     }
     tracing::info!(
@@ -96,7 +96,7 @@ async fn serve<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
         "stopping: no new work, finishing what is under way"
     );
     tokio::select! {
-        ended = served => ended,
+        ended = serving => ended,
         () = signalled() => bail!("stopped at once by a second signal"),
     }
 }

@@ -128,7 +128,7 @@ impl Server {
         let clock = SystemClock::shared();
         let tasks = Tasks::here();
         let ready = Arc::new(Ready::default());
-        let schema = tokio::task::spawn({
+        let schema = tasks.spawn({
             let (store, ready, stop) =
                 (store.clone(), Arc::clone(&ready), tasks.stopping().clone());
             async move { Ok(await_schema(&store, &ready, &stop).await?) }
@@ -182,8 +182,8 @@ impl Server {
         .run();
         let metrics_server = crate::metrics::server(metrics_listener)?;
         let handles = vec![server.handle(), metrics_server.handle()];
-        tokio::task::spawn(server);
-        tokio::task::spawn(metrics_server);
+        tasks.spawn(server);
+        tasks.spawn(metrics_server);
         Ok(Self {
             addr,
             metrics_addr,

@@ -47,7 +47,11 @@ impl Telemetry {
         let filter = EnvFilter::builder().parse_lossy(&self.filter);
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
         let _already_set = match self.format {
-            Format::Json => subscriber.json().flatten_event(true).with_span_list(false).try_init(),
+            Format::Json => subscriber
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .try_init(),
             Format::Pretty => subscriber.compact().try_init(),
         };
     }

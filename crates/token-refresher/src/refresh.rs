@@ -35,16 +35,16 @@ use crate::spend::{outcome_of, spend, word_of};
 const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
 
 /// Back-off after a transient failure: at least, at most.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// A provider that asks for more patience than this is asked again anyway.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// How often an app that the provider refuses is tried again.
-const PROBE_EVERY: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_mins(1);
 
 /// A renewed token that was refused within this time belongs to the streak that the waits grow along.
-const STREAK: Duration = Duration::from_secs(600);
+const STREAK: Duration = Duration::from_mins(10);
 
 /// What asks for a newer token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

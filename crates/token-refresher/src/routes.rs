@@ -73,7 +73,7 @@ pub(crate) async fn refresh(
             service.door.timing().default_deadline,
             Duration::from_millis,
         )
-        .min(Duration::from_secs(60));
+        .min(Duration::from_mins(1));
 
     let id = match fields.parse::<ConnectionId>("connectionId")? {
         Some(id) => id,
