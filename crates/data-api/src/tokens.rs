@@ -181,7 +181,10 @@ impl Tokens {
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
-        let another = || slot.token().filter(|token| token.generation != refused.generation);
+        let another = || {
+            slot.token()
+                .filter(|token| token.generation != refused.generation)
+        };
         if let Some(token) = another() {
             return Ok(token);
         }
@@ -189,13 +192,11 @@ impl Tokens {
             .await
             .map_err(NoToken::Refresh)?;
         // What was read while the call was under way may be the refused token still.
-        match another() {
-            Some(token) => Ok(token),
-            None => {
-                let renewed_at = self.clock.monotonic();
-                self.read_since(&slot, selected, renewed_at).await
-            }
+        if let Some(token) = another() {
+            return Ok(token);
         }
+        let renewed_at = self.clock.monotonic();
+        self.read_since(&slot, selected, renewed_at).await
     }
 
     fn slot(&self, selected: &Selected) -> Arc<Slot> {

@@ -40,12 +40,69 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// # Errors
+    /// Also an answer that shows a token: nobody is ever to get one.
     pub async fn of(response: Response) -> anyhow::Result<Self> {
-        Ok(Self {
+        let answer = Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: response.text().await?,
-        })
+        };
+        let shown = format!("{:?} {}", answer.headers, answer.body);
+        ensure!(!shows_a_token(&shown), "an answer shows a token: {shown}");
+        Ok(answer)
+    }
+
+    /// This answer, whose status has to be the one.
+    #[track_caller]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "called for what it checks; few look at the rest"
+    )]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.body);
+        self
+    }
+
+    /// The body of a problem that has to have this status and code, and the shape that all of them have.
+    #[track_caller]
+    pub fn expect_problem(&self, status: u16, code: &str) -> Value {
+        let problem = self.json();
+        assert_eq!(
+            (self.status, self.code().as_str()),
+            (status, code),
+            "{}",
+            self.body
+        );
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.header("x-content-type-options"), "nosniff");
+        let kebab = code.to_lowercase().replace('_', "-");
+        let expected = json!({
+            "type": format!("https://pipekeeper.dev/problems/{kebab}"),
+            "status": status,
+            "instance": format!("urn:request:{}", self.header("x-request-id")),
+            "success": false,
+            "code": code,
+            "message": code,
+        });
+        for (key, value) in expected.as_object().into_iter().flatten() {
+            assert_eq!(problem.get(key), Some(value), "{key} of {}", self.body);
+        }
+        for text in ["title", "detail"] {
+            assert!(
+                problem[text].as_str().is_some_and(|text| !text.is_empty()),
+                "{text} of {}",
+                self.body
+            );
+        }
+        problem
+    }
+
+    /// `Retry-After`, which has to be there.
+    #[track_caller]
+    pub fn retry_after(&self) -> u64 {
+        let secs = self.header("retry-after").parse();
+        secs.expect("Retry-After is a number of seconds")
     }
 
     /// The body as JSON; null if it is none.
@@ -252,9 +309,53 @@ impl Client {
     }
 }
 
+/// Whether a text holds what looks like one of the simulator's access tokens (`v1u:…`) or refresh tokens
+/// (`COMPANY:USER:` and forty hex digits).
+pub fn shows_a_token(text: &str) -> bool {
+    let is_refresh_token = |word: &str| {
+        let mut parts = word.rsplit(':');
+        let secret = parts.next().unwrap_or_default();
+        let mut number = || {
+            parts
+                .next()
+                .is_some_and(|part| part.bytes().next_back().is_some_and(|b| b.is_ascii_digit()))
+        };
+        secret.len() == 40 && secret.bytes().all(|b| b.is_ascii_hexdigit()) && number() && number()
+    };
+    text.contains("v1u:")
+        || text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != ':')
+            .any(is_refresh_token)
+}
+
 /// The sum of a tally.
 pub fn total(tally: &Value) -> u64 {
     tally
         .as_object()
         .map_or(0, |tally| tally.values().filter_map(Value::as_u64).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_told_from_everything_else() {
+        let hex = "0123456789abcdef0123456789abcdef01234567";
+        for shown in [
+            "x v1u:AQI".to_owned(),
+            format!("{{\"refresh_token\":\"12:7:{hex}\"}}"),
+            format!("1:1:{hex}"),
+        ] {
+            assert!(shows_a_token(&shown), "{shown}");
+        }
+        for harmless in [
+            hex.to_owned(),
+            format!("urn:request:{hex}"),
+            format!("1.1.{hex}"),
+            "~pipedrive:12".to_owned(),
+        ] {
+            assert!(!shows_a_token(&harmless), "{harmless}");
+        }
+    }
 }

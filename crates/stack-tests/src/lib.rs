@@ -5,6 +5,7 @@
 )]
 
 pub mod client;
+pub mod load;
 pub mod processes;
 pub mod stack;
 pub mod story;

@@ -208,7 +208,7 @@ impl Processes {
                         last_lines(&self.plan, process)
                     );
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         match tokio::time::timeout(PATIENCE, polling).await {
@@ -230,6 +230,19 @@ impl Processes {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// `VmRSS` of a process, in KiB.
+    pub fn resident_kib(&self, process: &str) -> anyhow::Result<u32> {
+        let child = self.children.get(process).context("not started")?;
+        let id = child.id().context("has ended")?;
+        let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        Ok(line
+            .context("no VmRSS")?
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()?)
     }
 
     pub fn signal(&self, process: &str, signal: Signal) -> anyhow::Result<()> {

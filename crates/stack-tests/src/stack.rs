@@ -20,6 +20,9 @@ use crate::client::Client;
 /// Nothing listens there: tests take the callback's query from the simulator's redirect themselves.
 pub const REDIRECT_URL: &str = "http://localhost:1/webhook/pipedrive/callback";
 
+/// A second registration with the same provider, which no service of the stack has.
+pub const OTHER_APP: &str = "another-client-id";
+
 /// What a test wants otherwise.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Setup<'a> {
@@ -44,7 +47,9 @@ pub struct Stack {
     pub gate: Option<Gate>,
     refresher_stops: Vec<(CancellationToken, JoinHandle<()>)>,
     stop: CancellationToken,
-    _simulator: Simulator,
+    plan: Plan,
+    store: Store,
+    simulator: Simulator,
     database: TestDatabase,
 }
 
@@ -85,8 +90,12 @@ impl Stack {
             redirect_url: REDIRECT_URL.to_owned(),
             ..App::default()
         };
+        let other = App {
+            client_id: OTHER_APP.to_owned(),
+            ..app.clone()
+        };
         let options = Options {
-            apps: vec![app.clone()],
+            apps: vec![app.clone(), other],
             ..Options::default()
         };
         let simulator = Simulator::start(options).await?;
@@ -96,7 +105,7 @@ impl Stack {
             keys: Keyring::generate("test"),
             simulator: simulator.url(),
             app: app.clone(),
-            set: setup.set,
+            set: owned(setup.set),
         };
 
         let (mut refreshers, mut refresher_stops) = (Vec::new(), Vec::new());
@@ -136,14 +145,68 @@ impl Stack {
             gate,
             refresher_stops,
             stop,
-            _simulator: simulator,
+            plan,
+            store: database.store(),
+            simulator,
             database,
         })
     }
 
     /// A store on the stack's database, past any gate.
-    pub fn store(&self) -> Store {
-        self.database.store()
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Runs SQL of the test's own on the stack's database.
+    #[track_caller]
+    pub fn sql(&self, query: &str) -> Vec<String> {
+        self.database.lines(query).expect("the database takes it")
+    }
+
+    /// The simulator's own address, past whatever the services are told.
+    pub fn simulator_url(&self) -> String {
+        self.simulator.url()
+    }
+
+    /// One more data-api, configured otherwise, on the same database; the same client, talking to it.
+    #[track_caller]
+    pub fn add_data_api(&self, set: &[(&str, &str)]) -> impl Future<Output = Client> {
+        let plan = self.plan.with(set);
+        async move {
+            let refresher = self.client.token_refresher.as_str();
+            let running = plan.serve::<DataApi>(refresher, &self.stop).await;
+            Client {
+                data_api: running.expect("one more data-api comes up").url,
+                ..self.client.clone()
+            }
+        }
+    }
+
+    /// One more token-refresher, configured otherwise, on the same database; the same client, talking to it.
+    #[track_caller]
+    pub fn add_refresher(&self, set: &[(&str, &str)]) -> impl Future<Output = Client> {
+        let plan = self.plan.with(set);
+        async move {
+            let running = plan.serve::<TokenRefresher>("", &self.stop).await;
+            Client {
+                token_refresher: running.expect("one more token-refresher comes up").url,
+                ..self.client.clone()
+            }
+        }
+    }
+
+    /// One more auth-capture, configured otherwise, on the same database; the same client, talking to it.
+    #[track_caller]
+    pub fn add_auth_capture(&self, set: &[(&str, &str)]) -> impl Future<Output = Client> {
+        let plan = self.plan.with(set);
+        async move {
+            let refresher = self.client.token_refresher.as_str();
+            let running = plan.serve::<AuthCapture>(refresher, &self.stop).await;
+            Client {
+                auth_capture: running.expect("one more auth-capture comes up").url,
+                ..self.client.clone()
+            }
+        }
     }
 
     /// The same client, talking to another data-api.
@@ -173,15 +236,28 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-struct Plan<'a> {
+#[derive(Debug, Clone)]
+struct Plan {
     database_url: Secret,
     keys: Secret,
     simulator: String,
     app: App,
-    set: &'a [(&'a str, &'a str)],
+    set: Vec<(String, String)>,
 }
 
-impl Plan<'_> {
+fn owned(set: &[(&str, &str)]) -> Vec<(String, String)> {
+    set.iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+impl Plan {
+    fn with(&self, set: &[(&str, &str)]) -> Self {
+        let mut plan = self.clone();
+        plan.set.extend(owned(set));
+        plan
+    }
+
     async fn serve<S: Service>(
         &self,
         refresher: &str,
@@ -247,13 +323,13 @@ impl Plan<'_> {
             .into_iter()
             .map(|(key, value)| (variable(key), value))
             .collect();
-        for (path, value) in self.set {
+        for (path, value) in &self.set {
             let fits = path
                 .split_once('.')
                 .filter(|(to, _)| *to == "*" || *to == service);
             if let Some((_, key)) = fits {
                 env.retain(|(name, _)| *name != variable(key));
-                env.push((variable(key), (*value).to_owned()));
+                env.push((variable(key), value.clone()));
             }
         }
         env
