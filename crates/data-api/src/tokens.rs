@@ -33,6 +33,9 @@ const TRUSTED: Duration = Duration::from_secs(10);
 /// How long an entry is used on when the database is away.
 const TRUSTED_WITHOUT_STORE: Duration = Duration::from_secs(310);
 
+/// A refresher that can't help is not asked at the rate of the requests.
+const ASK_AHEAD_EVERY: Duration = Duration::from_secs(5);
+
 /// `last_used_at` is written no more often.
 const TOUCH_EVERY: Duration = Duration::from_hours(4);
 
@@ -48,6 +51,13 @@ pub(crate) struct Token {
     renewal_due: Timestamp,
     /// On the monotonic clock.
     read_at: Duration,
+}
+
+impl Token {
+    /// Whether both are the same token: a selection may come to mean another connection, of the same generation.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.id, self.generation) == (&other.id, other.generation)
+    }
 }
 
 /// Why there is no token to send.
@@ -87,8 +97,10 @@ struct Slot {
     token: Mutex<Option<Arc<Token>>>,
     /// Held while the row is read.
     reading: tokio::sync::Mutex<()>,
-    /// The call of token-refresher that is under way, and the generation that it is about.
-    renewal: Mutex<Option<(i64, Renewal)>>,
+    /// When the next token was last asked for ahead of need, on the monotonic clock.
+    asked_ahead_at: Mutex<Option<Duration>>,
+    /// The call of token-refresher that is under way, and the token that it is about.
+    renewal: Mutex<Option<(Arc<Token>, Renewal)>>,
 }
 
 impl Slot {
@@ -145,7 +157,7 @@ impl Tokens {
 
     /// A token that its row held no more than ten seconds ago and that has not ended by the clock.
     pub(crate) async fn get(
-        &self,
+        self: &Arc<Self>,
         selected: &Selected,
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
@@ -157,10 +169,39 @@ impl Tokens {
             return self.newer(selected, &token, trace).await;
         }
         if now >= token.renewal_due {
-            // Served while it lasts; the next one is asked for meanwhile.
-            drop(self.renewal(&slot, &token, trace));
+            self.ask_ahead(&slot, selected, &token, trace);
         }
         Ok(token)
+    }
+
+    /// Has the next token made while this one is still served.
+    fn ask_ahead(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+        selected: &Selected,
+        token: &Token,
+        trace: &Trace,
+    ) {
+        let now = self.clock.monotonic();
+        {
+            let mut asked = slot
+                .asked_ahead_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if asked.is_some_and(|at| now.saturating_sub(at) < ASK_AHEAD_EVERY) {
+                return;
+            }
+            *asked = Some(now);
+        }
+        let renewal = self.renewal(slot, token, trace);
+        let (tokens, slot, selected) = (Arc::clone(self), Arc::clone(slot), selected.clone());
+        self.tasks.spawn(async move {
+            // A refusal is told to whoever needs a new token; until then the old one is good.
+            if renewal.await.is_ok() {
+                let renewed_at = tokens.clock.monotonic();
+                drop(tokens.read_since(&slot, &selected, renewed_at).await);
+            }
+        });
     }
 
     /// The row's token, read no earlier than `since` on the monotonic clock.
@@ -177,7 +218,7 @@ impl Tokens {
     pub(crate) async fn newer(
         &self,
         selected: &Selected,
-        refused: &Token,
+        refused: &Arc<Token>,
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
@@ -295,11 +336,11 @@ impl Tokens {
         });
     }
 
-    /// Joins the call of token-refresher about this generation, or makes it. It goes on if nobody waits for it.
-    fn renewal(&self, slot: &Slot, refused: &Token, trace: &Trace) -> Renewal {
+    /// Joins the call of token-refresher about this token, or makes it. It goes on if nobody waits for it.
+    fn renewal(&self, slot: &Slot, refused: &Arc<Token>, trace: &Trace) -> Renewal {
         let mut renewal = slot.renewal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((generation, under_way)) = renewal.as_ref()
-            && *generation == refused.generation
+        if let Some((about, under_way)) = renewal.as_ref()
+            && about.is(refused)
             && under_way.peek().is_none()
         {
             return under_way.clone();
@@ -323,7 +364,7 @@ impl Tokens {
                 .unwrap_or_else(|_panicked| Err(Arc::new(RefreshRefusal::TurnedAway(500))))
         };
         let started = joined.boxed().shared();
-        *renewal = Some((refused.generation, started.clone()));
+        *renewal = Some((Arc::clone(refused), started.clone()));
         started
     }
 }

@@ -80,7 +80,7 @@ impl Upstream {
                         return Err(UpstreamError::StillRefused);
                     }
                     let current = self.tokens.reread(selected, started).await?;
-                    token = if current.generation != token.generation {
+                    token = if !current.is(&token) {
                         current
                     } else if refreshed {
                         return Err(UpstreamError::StillRefused);
