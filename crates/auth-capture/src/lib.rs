@@ -66,7 +66,10 @@ impl Service for AuthCapture {
             connect: Duration::from_secs(3),
             total: Duration::from_secs(15),
         };
-        prune_logins(&context);
+        context.every(PRUNE_EVERY, |context| async move {
+            let before = context.clock.now().saturating_sub(LOGINS_KEPT);
+            context.store.logins_prune(before).await.map(drop)
+        });
         Ok(Self {
             apps: config.apps,
             vault: config.vault.context("no keyring")?,
@@ -100,25 +103,4 @@ impl AuthCapture {
             AppChoice::Unknown | AppChoice::Several => None,
         }
     }
-}
-
-fn prune_logins(context: &Context) {
-    let Context {
-        store,
-        clock,
-        tasks,
-    } = context.clone();
-    let stop = tasks.stopping().clone();
-    tasks.spawn(async move {
-        while !stop.is_cancelled() {
-            let before = clock.now().saturating_sub(LOGINS_KEPT);
-            if let Err(error) = store.logins_prune(before).await {
-                tracing::debug!("old logins stay for now: {:#}", anyhow::Error::from(error));
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(PRUNE_EVERY) => {}
-            }
-        }
-    });
 }

@@ -179,7 +179,7 @@ impl Tokens {
         self: &Arc<Self>,
         slot: &Arc<Slot>,
         selected: &Selected,
-        token: &Token,
+        token: &Arc<Token>,
         trace: &Trace,
     ) {
         let now = self.clock.monotonic();
@@ -222,10 +222,7 @@ impl Tokens {
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
-        let another = || {
-            slot.token()
-                .filter(|token| token.generation != refused.generation)
-        };
+        let another = || slot.token().filter(|token| !token.is(refused));
         if let Some(token) = another() {
             return Ok(token);
         }

@@ -13,7 +13,7 @@ use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Context as _;
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::config::{Loader, Problems, Sources};
-use pipekeeper_core::store::{Backend, Store, StoreOptions};
+use pipekeeper_core::store::{Backend, Store, StoreError, StoreOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
@@ -54,6 +54,29 @@ pub struct Context {
     pub store: Store,
     pub clock: SharedClock,
     pub tasks: Tasks,
+}
+
+impl Context {
+    /// Does some housekeeping now and then, until the process stops. A failure waits for the next time.
+    pub fn every<F, W>(&self, period: Duration, housekeeping: F)
+    where
+        F: Fn(Self) -> W + Send + 'static,
+        W: Future<Output = Result<(), StoreError>> + Send,
+    {
+        let context = self.clone();
+        let stop = self.tasks.stopping().clone();
+        self.tasks.spawn(async move {
+            while !stop.is_cancelled() {
+                if let Err(error) = housekeeping(context.clone()).await {
+                    tracing::debug!("housekeeping put off: {:#}", anyhow::Error::from(error));
+                }
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(period) => {}
+                }
+            }
+        });
+    }
 }
 
 /// A valid configuration.

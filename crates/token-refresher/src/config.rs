@@ -36,6 +36,7 @@ pub struct Timing {
     pub minted_recently: Duration,
     pub default_deadline: Duration,
     pub max_concurrent_calls: usize,
+    pub log_kept: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,6 +48,7 @@ struct RawRefresh {
     minted_recently_secs: u16,
     default_deadline_secs: u16,
     max_concurrent_calls: u16,
+    log_days: u16,
 }
 
 impl Config {
@@ -78,6 +80,7 @@ impl Timing {
                 minted_recently_secs: 0,
                 default_deadline_secs: 1,
                 max_concurrent_calls: 1,
+                log_days: 1,
             });
         if raw.timeout_secs == 0 {
             loader.problem("refresh.timeout_secs", "is 0");
@@ -100,6 +103,7 @@ impl Timing {
             minted_recently: secs(raw.minted_recently_secs),
             default_deadline: secs(raw.default_deadline_secs),
             max_concurrent_calls: raw.max_concurrent_calls.into(),
+            log_kept: Duration::from_hours(24 * u64::from(raw.log_days)),
         }
     }
 

@@ -6,6 +6,7 @@ mod routes;
 mod spend;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client;
@@ -15,6 +16,9 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::Config;
 use crate::refresh::Refresher;
+
+/// How often old lines of `refresh_log` are cleared away.
+const TRIM_EVERY: Duration = Duration::from_hours(1);
 
 /// The service: its door, and who may knock.
 #[derive(Debug)]
@@ -39,6 +43,11 @@ impl Service for TokenRefresher {
     }
 
     fn build(config: Config, context: Context) -> anyhow::Result<Self> {
+        let log_kept = config.timing.log_kept;
+        context.every(TRIM_EVERY, move |context| async move {
+            let before = context.clock.now().saturating_sub(log_kept);
+            context.store.refresh_log_trim(before).await.map(drop)
+        });
         let client = http_client::build(config.timing.call_limits())?;
         let vault = Vault::new(
             config

@@ -135,6 +135,15 @@ impl Flight {
     }
 }
 
+/// This process is the one that refreshes a connection.
+#[derive(Debug)]
+struct Lease {
+    owner: String,
+    /// When it was asked for, on the monotonic clock and the wall clock.
+    asked_at: Duration,
+    asked_at_wall: Timestamp,
+}
+
 /// The door. One per process.
 #[derive(Debug)]
 pub struct Refresher {
@@ -267,9 +276,12 @@ impl Refresher {
                 return Err(RefreshError::UnknownApp);
             };
             self.check_held(app, &row)?;
+            // A place first: a lease must not wait in a queue.
+            let place = self.calls.acquire().await;
             if let Some(lease) = self.acquire(&row).await? {
                 return self.spend_and_commit(row, app, &lease, trigger).await;
             }
+            drop(place);
             if self.clock.monotonic() > give_up {
                 return Err(RefreshError::Busy);
             }
@@ -324,7 +336,8 @@ impl Refresher {
     }
 
     /// The lease on this generation, if nobody has it, or if whoever had it is gone.
-    async fn acquire(&self, row: &Connection) -> Result<Option<String>, StoreError> {
+    async fn acquire(&self, row: &Connection) -> Result<Option<Lease>, StoreError> {
+        let (asked_at, asked_at_wall) = (self.clock.monotonic(), self.clock.now());
         let mine = format!("{}/{}", self.process, random::token());
         let acquired = match &row.lease_owner {
             None => {
@@ -345,7 +358,19 @@ impl Refresher {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&row.id);
         }
-        Ok(acquired.then_some(mine))
+        Ok(acquired.then_some(Lease {
+            owner: mine,
+            asked_at,
+            asked_at_wall,
+        }))
+    }
+
+    /// Whether a call begun now ends while the lease is still respected, by both clocks: one of them may have stood still
+    /// or jumped.
+    fn may_call(&self, lease: &Lease) -> bool {
+        let by_monotonic = self.clock.monotonic().saturating_sub(lease.asked_at);
+        let by_wall = self.clock.now().saturating_since(lease.asked_at_wall);
+        by_monotonic.max(by_wall) + self.timing.call <= self.timing.lease
     }
 
     /// A lease has no clock of its own: its age is the time for which this process has seen the same owner, and an owner's
@@ -375,62 +400,83 @@ impl Refresher {
         &self,
         row: Connection,
         app: &App,
-        lease: &str,
+        lease: &Lease,
         trigger: Trigger,
     ) -> FlightResult {
         let refresh_token = match self.vault.refresh_token(&row) {
             Ok(token) => token,
             Err(error) => {
-                self.store.lease_release(&row.id, lease).await?;
+                self.store.lease_release(&row.id, &lease.owner).await?;
                 return Err(RefreshError::Sealed(error));
             }
         };
+        if !self.may_call(lease) {
+            self.store.lease_release(&row.id, &lease.owner).await?;
+            return Err(RefreshError::Busy);
+        }
         // A lease that was taken over, or an earlier answer that was lost: the token may be spent already.
         let mut in_doubt = row.in_doubt || row.lease_owner.is_some();
-        let mut answer = self.call(&row, app, &refresh_token, trigger).await;
+        let mut attempts = Vec::new();
+        let mut answer = self
+            .call(&row, app, &refresh_token, trigger, &mut attempts)
+            .await;
         if matches!(answer, Err(TokenError::Unknown(_))) {
-            // A provider that allows for lost answers does so for seconds: now or never.
             in_doubt = true;
-            answer = self.call(&row, app, &refresh_token, trigger).await;
+            // A provider that allows for lost answers does so for seconds: now or never.
+            if self.may_call(lease) {
+                answer = self
+                    .call(&row, app, &refresh_token, trigger, &mut attempts)
+                    .await;
+            }
         }
-        match answer {
+        let result = match answer {
             Ok(tokens) => self.commit(row, app, &refresh_token, tokens).await,
             Err(error) => self.refused(row, app, lease, &error, in_doubt).await,
-        }
+        };
+        self.write_log(&attempts).await;
+        result
     }
 
-    /// One call of the token endpoint, told in `refresh_log`.
+    /// One call of the token endpoint; what came of it goes to `attempts` if it reached the provider.
     async fn call(
         &self,
         row: &Connection,
         app: &App,
         refresh_token: &Secret,
         trigger: Trigger,
+        attempts: &mut Vec<RefreshLogEntry>,
     ) -> Result<Tokens, TokenError> {
-        let _place = self.calls.acquire().await;
         let (started_at, started) = (self.clock.now(), self.clock.monotonic());
         let answer = spend(&self.client, app, refresh_token).await;
         let took = self.clock.monotonic().saturating_sub(started);
         metrics::histogram!("pipekeeper_refresh_duration_seconds", "provider" => app.provider.key.clone())
             .record(took.as_secs_f64());
-        let outcome = answer.as_ref().err().map_or("refreshed", outcome_of);
-        let entry = RefreshLogEntry {
-            connection_id: row.id.clone(),
-            started_at,
-            trigger: trigger.as_str().to_owned(),
-            outcome: outcome.to_owned(),
-            generation_before: row.generation,
-            generation_after: answer.is_ok().then_some(row.generation + 1),
-            duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
-            error: answer.as_ref().err().map(word_of),
-        };
-        if !matches!(answer, Err(TokenError::NotSent(_)))
-            && let Err(error) = self.store.refresh_log_insert(&entry).await
-        {
-            // The log is for people; the tokens in hand come first.
-            tracing::warn!(connection.id = %row.id, "no line in refresh_log: {:#}", anyhow::Error::from(error));
+        if !matches!(answer, Err(TokenError::NotSent(_))) {
+            attempts.push(RefreshLogEntry {
+                connection_id: row.id.clone(),
+                started_at,
+                trigger: trigger.as_str().to_owned(),
+                outcome: answer
+                    .as_ref()
+                    .err()
+                    .map_or("refreshed", outcome_of)
+                    .to_owned(),
+                generation_before: row.generation,
+                generation_after: answer.is_ok().then_some(row.generation + 1),
+                duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+                error: answer.as_ref().err().map(word_of),
+            });
         }
         answer
+    }
+
+    /// After everything else: the log is for people, the tokens came first.
+    async fn write_log(&self, attempts: &[RefreshLogEntry]) {
+        for attempt in attempts {
+            if let Err(error) = self.store.refresh_log_insert(attempt).await {
+                tracing::warn!(connection.id = %attempt.connection_id, "no line in refresh_log: {:#}", anyhow::Error::from(error));
+            }
+        }
     }
 
     /// Stores what was received, for as long as it takes: only this process has it.
@@ -540,7 +586,7 @@ impl Refresher {
         &self,
         row: Connection,
         app: &App,
-        lease: &str,
+        lease: &Lease,
         error: &TokenError,
         in_doubt: bool,
     ) -> FlightResult {
@@ -555,7 +601,7 @@ impl Refresher {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(app.key.clone(), (word, until));
-                self.store.lease_release(&row.id, lease).await?;
+                self.store.lease_release(&row.id, &lease.owner).await?;
                 tracing::error!(
                     app = app.key,
                     "the provider refuses our client ({word}): check client_id and client_secret"
@@ -581,7 +627,7 @@ impl Refresher {
                     due_at: row.due_at.max(retry_at),
                 };
                 self.store
-                    .connection_spend_failed(&row.id, lease, &failure, now)
+                    .connection_spend_failed(&row.id, &lease.owner, &failure, now)
                     .await?;
                 tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh: {error} ({word})");
                 Err(RefreshError::Provider {

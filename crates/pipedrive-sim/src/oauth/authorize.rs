@@ -7,7 +7,7 @@
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use actix_web::web::{Data, Query};
 use actix_web::{HttpResponse, get};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
@@ -80,7 +80,10 @@ pub(crate) async fn authorize(consent: Query<Consent>, shared: Data<Shared>) -> 
         Some(decision) => decide(&shared, app, &consent, callback, decision),
         None => HttpResponse::Ok()
             .content_type("text/html; charset=utf-8")
-            .insert_header((CONTENT_SECURITY_POLICY, "default-src 'none'"))
+            .insert_header((
+                CONTENT_SECURITY_POLICY,
+                "default-src 'none'; style-src 'unsafe-inline'",
+            ))
             .body(page(app, &consent).into_string()),
     }
 }
@@ -125,15 +128,26 @@ fn decide(
         .finish()
 }
 
+const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;margin:0;background:#eef1ee;color:#1f2733}\
+main{max-width:30rem;margin:8vh auto;padding:1.5rem 2.25rem 2rem;background:#fff;border-radius:.75rem;\
+box-shadow:0 1px 3px #0002,0 8px 24px #0001}h1{font-size:1.35rem;margin:0 0 .75rem}small{color:#5b6675}\
+ul{columns:2;padding-left:1.25rem}label{display:grid;grid-template-columns:6rem 1fr;align-items:center}\
+input{font:inherit;padding:.35rem .6rem;border:1px solid #c5ccd4;border-radius:.4rem}\
+button{font:inherit;padding:.5rem 1.1rem;border:0;border-radius:.4rem;background:#017737;color:#fff;cursor:pointer}\
+button.quiet{background:#e5e9ee;color:#1f2733}";
+
 fn page(app: &App, consent: &Consent) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "Simulated Pipedrive: install an app" }
+                style { (PreEscaped(STYLE)) }
             }
-            body {
+            body { main {
+                p { small { "Simulated Pipedrive" } }
                 h1 { "Allow this app to use your data?" }
                 p {
                     "App " b { (app.client_id) } " asks " b { (user_name(consent.user)) } " of "
@@ -150,9 +164,9 @@ fn page(app: &App, consent: &Consent) -> Markup {
                     p { label { "User " input type="number" min="1" name="user" value=(consent.user); } }
                     button name="auto" value="approve" { "Allow and install" }
                     " "
-                    button name="auto" value="decline" { "Cancel" }
+                    button.quiet name="auto" value="decline" { "Cancel" }
                 }
-            }
+            } }
         }
     }
 }
