@@ -49,7 +49,9 @@ pub(crate) async fn uninstall(
     loop {
         let found = rows
             .connection_find_by_grant(&key, &company_id, &user_id)
-            .await?;
+            .await?
+            // To MySQL "1 " is "1".
+            .filter(|row| row.company_id == company_id && row.user_id == user_id);
         let Some(row) = found else {
             return Ok(Uninstalled::Unknown);
         };
@@ -108,7 +110,7 @@ async fn is_alive(service: &AuthCapture, row: &Connection, trace: &Trace) -> Res
 fn instant(text: &str) -> Option<Timestamp> {
     if let Ok(number) = text.parse::<i64>() {
         // The year 2001 in milliseconds is the year 33 658 in seconds.
-        let millis = if number.abs() < 1_000_000_000_000 {
+        let millis = if number.unsigned_abs() < 1_000_000_000_000 {
             number.checked_mul(1000)?
         } else {
             number
@@ -139,7 +141,13 @@ mod tests {
         ] {
             assert_eq!(instant(text), at, "{text}");
         }
-        for text in ["", "yesterday", "99999999999999999999", "2023-11-14"] {
+        for text in [
+            "",
+            "yesterday",
+            "99999999999999999999",
+            "-9223372036854775808",
+            "2023-11-14",
+        ] {
             assert_eq!(instant(text), None, "{text}");
         }
     }

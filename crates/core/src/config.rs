@@ -63,7 +63,7 @@ impl Loader {
             .add_source(File::from_str(provider::SHIPPED, FileFormat::Toml))
             .add_source(File::from_str(sources.defaults, FileFormat::Toml))
             .build()
-            .map_err(|error| Problems(vec![chain(&error)]))?;
+            .map_err(|error| Problems(vec![problem_of(&error)]))?;
         let mut builder = Config::builder().add_source(defaults.clone());
         if let Some(path) = &sources.file {
             builder = builder.add_source(File::from(path.as_path()).format(FileFormat::Toml));
@@ -80,7 +80,7 @@ impl Loader {
         for (key, value) in aliased {
             builder = builder
                 .set_override(key, value)
-                .map_err(|error| Problems(vec![chain(&error)]))?;
+                .map_err(|error| Problems(vec![problem_of(&error)]))?;
         }
         let own: std::collections::HashMap<String, String> = sources
             .env
@@ -101,7 +101,7 @@ impl Loader {
                     )
                     .build()
             })
-            .map_err(|error| Problems(vec![chain(&error)]))?;
+            .map_err(|error| Problems(vec![problem_of(&error)]))?;
         Ok(Self {
             merged,
             asked_for: Vec::new(),
@@ -112,8 +112,17 @@ impl Loader {
     /// The section as `T`, which refuses unknown keys; `None` after noting the problem.
     pub fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         self.asked_for.push(name.to_owned());
+        self.table(name)
+    }
+
+    /// A table as `T`; what stands in a table's place may be a secret that lost its key, and is not shown.
+    fn table<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        if matches!(self.merged.get::<Value>(name), Ok(value) if !value.is_object()) {
+            self.problem(name, "is a section, and can't be a value");
+            return None;
+        }
         match self.merged.get::<T>(name) {
-            Ok(section) => Some(section),
+            Ok(table) => Some(table),
             Err(error) => {
                 self.problem(name, &problem_of(&error));
                 None
@@ -124,20 +133,17 @@ impl Loader {
     /// The entries of a table of tables, by key; those with problems are left out after noting them.
     pub fn entries<T: DeserializeOwned>(&mut self, name: &str) -> Vec<(String, T)> {
         self.asked_for.push(name.to_owned());
-        let keys: Vec<String> = self
-            .merged
-            .get::<BTreeMap<String, Value>>(name)
-            .unwrap_or_default()
-            .into_keys()
-            .collect();
-        let mut entries = Vec::new();
-        for key in keys {
-            match self.merged.get::<T>(&format!("{name}.{key}")) {
-                Ok(entry) => entries.push((key, entry)),
-                Err(error) => self.problem(&format!("{name}.{key}"), &problem_of(&error)),
-            }
+        if !self.has(name) {
+            return Vec::new();
         }
-        entries
+        let keys = self.table::<BTreeMap<String, Value>>(name);
+        keys.unwrap_or_default()
+            .into_keys()
+            .filter_map(|key| {
+                let entry = self.table(&format!("{name}.{key}"))?;
+                Some((key, entry))
+            })
+            .collect()
     }
 
     /// A secret given in place or as the path of a file that holds it (its last line break is not part of it).
@@ -248,9 +254,15 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// An error's text on one line; of the `config` crate's without the place that it repeats.
+/// An error's text on one line, without the lines of the file that a TOML error quotes: they may hold a secret.
 pub(crate) fn problem_of(error: &dyn std::error::Error) -> String {
-    chain(error).replace('\n', " ")
+    let is_quoted = |line: &&str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+            .starts_with('|')
+    };
+    let text = chain(error);
+    let lines: Vec<&str> = text.lines().filter(|line| !is_quoted(line)).collect();
+    lines.join(" ")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -285,18 +297,21 @@ fn write_lines(out: &mut String, prefix: &str, tree: &Value) {
 
 fn redacted(path: &str, leaf: &Value) -> Value {
     let key = path.rsplit('.').next().unwrap_or(path);
-    let Value::String(text) = leaf else {
-        return leaf.clone();
-    };
-    if text.is_empty() {
+    if leaf.as_str() == Some("") {
         leaf.clone()
-    } else if matches!(key, "password" | "client_secret" | "keys") {
+    } else if is_secret(key) {
+        // Whatever its type: a password may look like a number.
         Value::from("[redacted]")
     } else if path == "database.url" {
-        Value::from(without_password(text))
+        Value::from(without_password(leaf.as_str().unwrap_or_default()))
     } else {
         leaf.clone()
     }
+}
+
+/// `password`, `operator_password`, `client_secret`, …
+fn is_secret(key: &str) -> bool {
+    key == "keys" || key.ends_with("password") || key.ends_with("secret")
 }
 
 /// A database URL that may be shown: its password, and any that stands in its query, are gone.
@@ -309,6 +324,11 @@ fn without_password(text: &str) -> String {
         };
     };
     if url.password().is_some() && url.set_password(Some("redacted")).is_err() {
+        return "[redacted]".to_owned();
+    }
+    // A password with an unescaped `/`, `?` or `#` ends up behind the host.
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    if behind.iter().flatten().any(|part| part.contains('@')) {
         return "[redacted]".to_owned();
     }
     if url.query_pairs().any(|(key, _)| key == "password") {

@@ -152,6 +152,11 @@ impl Store {
         })
     }
 
+    /// Whether [`Store::open`] would take this URL.
+    pub fn check_url(url: &Secret) -> Result<(), UrlError> {
+        target::Target::parse(url).map(drop)
+    }
+
     pub fn backend(&self) -> Backend {
         match self.pools {
             pool::Pools::Postgres(..) => Backend::Postgres,

@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Bytes, Payload};
 use futures_util::StreamExt as _;
@@ -14,8 +16,22 @@ use crate::problem::{Code, Problem};
 /// Webhook bodies are a few hundred bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 
+/// A caller who has not sent all of it by then is not waited for: some bodies never end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Reads the body, up to [`MAX_BYTES`].
-pub async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
+pub async fn read(payload: Payload) -> Result<Bytes, Problem> {
+    tokio::time::timeout(PATIENCE, read_all(payload))
+        .await
+        .unwrap_or_else(|_elapsed| {
+            Err(
+                Problem::new(Code::BadRequest, "The body did not come in time.")
+                    .with_status(StatusCode::REQUEST_TIMEOUT),
+            )
+        })
+}
+
+async fn read_all(mut payload: Payload) -> Result<Bytes, Problem> {
     let mut body = Vec::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::Store;
 use serde::Deserialize;
+use url::Url;
 
 use crate::telemetry::Telemetry;
 
@@ -92,6 +94,9 @@ impl Database {
             Secret::default()
         };
         let url = loader.secret("database.url", in_place, &raw.url_file);
+        if let Err(error) = Store::check_url(&url) {
+            loader.problem("database.url", &error.to_string());
+        }
         if raw.max_connections == 0 {
             loader.problem("database.max_connections", "is 0");
         }
@@ -114,6 +119,16 @@ impl Http {
                     .map(str::to_owned)
                     .collect()
             });
+        for origin in &allowed_origins {
+            let is_origin = Url::parse(origin)
+                .is_ok_and(|url| url.has_host() && url.origin().ascii_serialization() == *origin);
+            if !is_origin {
+                loader.problem(
+                    "cors.allowed_origins",
+                    &format!("`{origin}` is no origin such as https://app.example.com"),
+                );
+            }
+        }
         let Some(raw) = loader.section::<RawHttp>("http") else {
             return Self {
                 listen: nowhere,

@@ -27,7 +27,7 @@ impl Ready {
 /// The schema is one that this binary does not know.
 #[derive(Debug, thiserror::Error)]
 #[error("the database has migrations that this binary does not know ({0}): run a newer one")]
-pub(crate) struct SchemaTooNew(String);
+pub(crate) struct SchemaTooNew(pub(crate) String);
 
 /// Waits until the schema is current: a database that is not there yet, or not migrated yet, comes later.
 pub(crate) async fn await_schema(

@@ -13,6 +13,8 @@ pub mod selection;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
 pub use edge::{record, trace};
 pub use run::main;

@@ -8,9 +8,11 @@ use anyhow::{Context as _, bail};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pipekeeper_core::config::Sources;
 use pipekeeper_core::http_client::{self, Limits};
+use pipekeeper_core::store::Schema;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::health::SchemaTooNew;
 use crate::server::{Loaded, Server, Service, openapi};
 
 /// `EX_USAGE` of sysexits.h: the configuration can't be used.
@@ -116,7 +118,11 @@ async fn signalled() {
 }
 
 async fn migrate<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
-    let applied = config.open_store()?.migrate().await?;
+    let store = config.open_store()?;
+    let applied = store.migrate().await?;
+    if let Schema::Newer { unknown } = store.schema_status().await? {
+        bail!(SchemaTooNew(unknown.join(", ")));
+    }
     print(&format!(
         "{applied} migrations applied, the schema is current"
     ));

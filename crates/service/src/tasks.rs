@@ -17,7 +17,7 @@ pub struct Tasks {
 
 impl Tasks {
     /// Has to be called on the runtime that the tasks are to run on.
-    pub(crate) fn here() -> Self {
+    pub fn here() -> Self {
         Self {
             tracker: TaskTracker::new(),
             runtime: Handle::current(),
@@ -44,5 +44,39 @@ impl Tasks {
         tokio::time::timeout(grace, self.tracker.wait())
             .await
             .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn what_is_under_way_is_waited_for_and_told_that_it_ends() {
+        let tasks = Tasks::here();
+        let stopping = tasks.stopping().clone();
+        let task = tasks.spawn(async move { stopping.cancelled().await });
+
+        assert!(tasks.drain(Duration::from_secs(5)).await);
+        assert!(task.is_finished());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_waited_for_no_longer_than_the_grace() {
+        let tasks = Tasks::here();
+        tasks.spawn(std::future::pending::<()>());
+
+        assert!(!tasks.drain(SOON).await);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_does_not_hold_up_the_end() {
+        let tasks = Tasks::here();
+        let task = tasks.spawn(async { panic!("on purpose") });
+
+        assert!(tasks.drain(Duration::from_secs(5)).await);
+        assert!(task.await.unwrap_err().is_panic());
     }
 }

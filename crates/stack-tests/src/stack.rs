@@ -157,6 +157,11 @@ impl Stack {
         &self.store
     }
 
+    /// What the services seal with.
+    pub fn encryption_keys(&self) -> &Secret {
+        &self.plan.keys
+    }
+
     /// Runs SQL of the test's own on the stack's database.
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<String> {

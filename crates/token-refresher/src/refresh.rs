@@ -46,6 +46,9 @@ const PROBE_EVERY: Duration = Duration::from_mins(1);
 /// A renewed token that was refused within this time belongs to the streak that the waits grow along.
 const STREAK: Duration = Duration::from_mins(10);
 
+/// How far the clocks of two machines may differ before the protocol takes a time for one from before a jump.
+const CLOCK_SKEW: Duration = Duration::from_mins(5);
+
 /// What asks for a newer token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
@@ -301,7 +304,7 @@ impl Refresher {
             // An n8n caller: it has just seen a 401, so what was minted since is news to it.
             None => row
                 .refreshed_at
-                .is_some_and(|at| now.saturating_since(at) < self.timing.minted_recently),
+                .is_some_and(|at| apart(at, now) < self.timing.minted_recently),
         };
         if newer {
             return Ok(true);
@@ -309,7 +312,10 @@ impl Refresher {
         if let Some(retry_at) = early_again_at(row, now) {
             return Err(RefreshError::RefusedAfterRenewal { retry_at });
         }
-        match row.retry_at.filter(|at| *at > now) {
+        match row
+            .retry_at
+            .filter(|at| lies_ahead(*at, now, RETRY_AFTER_MAX))
+        {
             Some(retry_at) => Err(RefreshError::TryLater {
                 retry_at,
                 token_expires_at: row.expires_at,
@@ -324,7 +330,7 @@ impl Refresher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match held.get(&app.key) {
-            Some((word, until)) if *until > self.clock.now() => {
+            Some((word, until)) if lies_ahead(*until, self.clock.now(), PROBE_EVERY) => {
                 Err(RefreshError::ClientMisconfigured {
                     word,
                     retry_at: *until,
@@ -601,7 +607,20 @@ impl Refresher {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(app.key.clone(), (word, until));
-                self.store.lease_release(&row.id, &lease.owner).await?;
+                if in_doubt && !row.in_doubt {
+                    // The doubt of the first call outlives the refusal of the second.
+                    let failure = SpendFailure {
+                        retry_at: until,
+                        last_error: (*word).to_owned(),
+                        in_doubt,
+                        due_at: row.due_at.max(until),
+                    };
+                    self.store
+                        .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+                        .await?;
+                } else {
+                    self.store.lease_release(&row.id, &lease.owner).await?;
+                }
                 tracing::error!(
                     app = app.key,
                     "the provider refuses our client ({word}): check client_id and client_secret"
@@ -709,7 +728,18 @@ fn early_again_at(row: &Connection, now: Timestamp) -> Option<Timestamp> {
     let wait = Duration::from_secs((1_u64 << doublings).min(60));
     row.refreshed_at
         .map(|at| at.saturating_add(wait))
-        .filter(|at| *at > now)
+        .filter(|at| lies_ahead(*at, now, wait))
+}
+
+/// Whether a wait of `most` at most still lasts. One that would last much longer was written before the wall clock was
+/// set back, and is over.
+fn lies_ahead(until: Timestamp, now: Timestamp, most: Duration) -> bool {
+    until > now && until.saturating_since(now) <= most + CLOCK_SKEW
+}
+
+/// Either may be the later one: the clocks of two machines differ.
+fn apart(one: Timestamp, other: Timestamp) -> Duration {
+    one.saturating_since(other).max(other.saturating_since(one))
 }
 
 /// Decorrelated: between the shortest wait and three times the last, which the number of failures stands for.

@@ -124,3 +124,47 @@ fn nothing_secret_is_shown() {
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("postgres://u:redacted@h/db"), "{shown}");
 }
+
+#[test]
+fn whatever_is_called_a_password_or_a_secret_is_not_shown() {
+    let shown = loader(&[
+        ("PIPEKEEPER__LOGIN__OPERATOR_PASSWORD", "hunter2"),
+        ("PIPEKEEPER__APPS__PIPEDRIVE__CLIENT_SECRET", "hunter2"),
+        ("PIPEKEEPER__ENCRYPTION__KEYS", "hunter2"),
+        ("PIPEKEEPER__WEBHOOK__PASSWORD_FILE", "/run/secrets/x"),
+    ])
+    .effective();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains(r#"webhook.password_file = "/run/secrets/x""#));
+}
+
+#[test]
+fn a_password_that_was_not_escaped_is_not_shown_either() {
+    for url in [
+        "postgres://u:1#hunter2@h/db",
+        "postgres://u:1?hunter2@h/db",
+        "mysql://u:1/hunter2@h/db",
+        "mysql://u:hunter2/x@h/db",
+        "not a url with hunter2",
+    ] {
+        let shown = loader(&[("DATABASE_URL", url)]).effective();
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn a_value_in_a_sections_place_is_a_problem_that_does_not_show_it() {
+    let mut loader = loader(&[
+        ("PIPEKEEPER__WEBHOOK", "hunter2"),
+        ("PIPEKEEPER__APPS__PIPEDRIVE", "hunter2"),
+        ("PIPEKEEPER__PROVIDERS", "hunter2"),
+    ]);
+    assert!(loader.section::<Webhook>("webhook").is_none());
+    assert!(loader.entries::<Webhook>("apps").is_empty());
+    assert!(loader.entries::<Webhook>("providers").is_empty());
+    assert_eq!(
+        loader.problems,
+        ["webhook", "apps.pipedrive", "providers"]
+            .map(|key| format!("{key}: is a section, and can't be a value"))
+    );
+}

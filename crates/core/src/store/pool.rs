@@ -1,5 +1,6 @@
 //! The three pools: how a connection is made, checked and thrown away.
 
+use std::error::Error;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,9 +14,10 @@ use diesel_async::pooled_connection::deadpool::{Hook, HookError, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
 };
-use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
 use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
-use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use mysql_async::Opts;
 use tokio::runtime::Handle;
 
@@ -24,7 +26,7 @@ use super::postgres::tls::Settings;
 use super::target::Target;
 use super::{StoreError, StoreOptions};
 
-pub(super) type SqliteConn = SyncConnectionWrapper<SqliteConnection>;
+pub(super) type SqliteConn = SyncConnectionWrapper<SqliteConnection, Detached>;
 
 /// A host that swallows packets is given up on after this long.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -46,6 +48,26 @@ pub(super) enum Pools {
     Postgres(Pool<UnnamedPg>, Arc<Settings>),
     Mysql(Pool<AsyncMysqlConnection>, Arc<Opts>),
     Sqlite(Pool<SqliteConn>, Arc<Path>),
+}
+
+/// Runs `SQLite`'s queries where blocking is allowed.
+///
+/// diesel-async's own way waits, when a caller goes away, for the query to end, by means that panic on the one-threaded
+/// runtimes of the HTTP server's workers. Nobody has to wait: a query keeps its connection until it ends, and [`Lent`] sees
+/// to it that nobody else uses that one.
+pub(super) struct Detached(Handle);
+
+impl SpawnBlocking for Detached {
+    fn spawn_blocking<'a, R: Send + 'static>(
+        &mut self,
+        task: impl FnOnce() -> R + Send + 'static,
+    ) -> BoxFuture<'a, Result<R, Box<dyn Error + Send + Sync>>> {
+        self.0.spawn_blocking(task).map_err(Box::from).boxed()
+    }
+
+    fn get_runtime() -> Self {
+        Self(Handle::current())
+    }
 }
 
 /// The pool never sees the URL: what it would print or repeat holds a password.

@@ -1,1 +1,334 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pipekeeper_core::clock::ManualClock;
+use pipekeeper_core::config::{Loader, Sources};
+use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::http_client::{self, Limits};
+use pipekeeper_core::provider::AppUse;
+use pipekeeper_core::store::{AppKey, Backend, Consent, NewConnection};
+use pipekeeper_core::test_util::{self, TestDatabase};
+use serde_json::{Value, json};
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
+
+use super::*;
+
+mod doors;
+mod ends;
+mod races;
+mod rules;
+
+const NOW: i64 = 1_800_000_000_000_000;
+const CLIENT_ID: &str = "57db0bab2932f657";
+const DAY: Duration = Duration::from_hours(24);
+
+const DEFAULTS: &str = r#"
+[apps.pipedrive]
+provider = "pipedrive"
+client_id = "57db0bab2932f657"
+client_secret = "s3cret"
+"#;
+
+fn timing() -> Timing {
+    Timing {
+        call: Duration::from_secs(10),
+        lease: Duration::from_secs(30),
+        orphan_grace: Duration::from_mins(1),
+        minted_recently: Duration::from_secs(5),
+        default_deadline: Duration::from_secs(8),
+        max_concurrent_calls: 32,
+        log_kept: DAY,
+    }
+}
+
+/// So many seconds from when all of this begins.
+fn at(secs: u64) -> Timestamp {
+    Timestamp::from_unix_micros(NOW)
+        .unwrap()
+        .saturating_add(Duration::from_secs(secs))
+}
+
+/// A token endpoint that gives these answers one after the other, and then none that it was not asked for.
+struct Script {
+    answers: Vec<Answer>,
+    calls: AtomicUsize,
+}
+
+type Answer = Box<dyn Fn() -> ResponseTemplate + Send + Sync>;
+
+impl Respond for Script {
+    fn respond(&self, _: &Request) -> ResponseTemplate {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        self.answers
+            .get(call)
+            .map_or_else(|| ResponseTemplate::new(418), |answer| answer())
+    }
+}
+
+fn plain(answer: ResponseTemplate) -> Answer {
+    Box::new(move || answer.clone())
+}
+
+fn status(code: u16) -> Answer {
+    plain(ResponseTemplate::new(code))
+}
+
+fn refusal(code: u16, word: &str) -> Answer {
+    plain(ResponseTemplate::new(code).set_body_json(json!({"error": word})))
+}
+
+fn tokens() -> Value {
+    json!({
+        "access_token": "access-2", "refresh_token": "refresh-2", "expires_in": 3600,
+        "scope": "base deals:full", "api_domain": "https://new.pipedrive.com",
+    })
+}
+
+fn granted() -> Answer {
+    plain(ResponseTemplate::new(200).set_body_json(tokens()))
+}
+
+/// The provider does something first.
+fn after(deed: impl Fn() + Send + Sync + 'static, answer: Answer) -> Answer {
+    Box::new(move || {
+        deed();
+        answer()
+    })
+}
+
+/// A provider, a database, a clock, and one connection of generation 1.
+struct World {
+    database: TestDatabase,
+    store: Store,
+    clock: Arc<ManualClock>,
+    provider: MockServer,
+    vault: Vault,
+    tasks: Tasks,
+    id: ConnectionId,
+}
+
+impl World {
+    async fn new() -> Self {
+        let database = TestDatabase::migrated(Backend::Sqlite).await;
+        let mut world = Self {
+            store: database.store(),
+            database,
+            clock: ManualClock::at(at(0)),
+            provider: MockServer::start().await,
+            vault: Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap()),
+            tasks: Tasks::here(),
+            id: ConnectionId::generate(),
+        };
+        Mock::given(path("/revoke"))
+            .respond_with(ResponseTemplate::new(200))
+            .mount(&world.provider)
+            .await;
+        world.id = world.connect("jane").await;
+        world
+    }
+
+    async fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let world = Self::new().await;
+        world.answer(answers).await;
+        world
+    }
+
+    async fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
+        let script = Script {
+            answers: answers.into_iter().collect(),
+            calls: AtomicUsize::new(0),
+        };
+        Mock::given(path("/token"))
+            .respond_with(script)
+            .mount(&self.provider)
+            .await;
+    }
+
+    /// A process of its own.
+    fn door(&self) -> Arc<Refresher> {
+        self.door_to(&format!("{}/token", self.provider.uri()))
+    }
+
+    fn door_to(&self, token_url: &str) -> Arc<Refresher> {
+        let set = |key: &str, value: &str| {
+            let key = format!("PIPEKEEPER__PROVIDERS__PIPEDRIVE__{key}");
+            (key, value.to_owned())
+        };
+        let mut loader = Loader::new(&Sources {
+            defaults: DEFAULTS,
+            file: None,
+            env: vec![
+                set("ALLOW_HTTP", "true"),
+                set("TOKEN_URL", token_url),
+                set("REVOKE_URL", &format!("{}/revoke", self.provider.uri())),
+            ],
+        })
+        .unwrap();
+        let apps = Apps::load(&mut loader, AppUse::Refresh);
+        loader.finish().unwrap();
+        let limit = Duration::from_secs(5);
+        let client = http_client::build(Limits {
+            connect: limit,
+            total: limit,
+        })
+        .unwrap();
+        let context = Context {
+            store: self.store.clone(),
+            clock: Arc::<ManualClock>::clone(&self.clock),
+            tasks: self.tasks.clone(),
+        };
+        Arc::new(Refresher::new(
+            context,
+            self.vault.clone(),
+            apps,
+            client,
+            timing(),
+        ))
+    }
+
+    fn consent(&self, id: &ConnectionId, owner: &str, access: &str, refresh: &str) -> Consent {
+        consent(&self.vault, id, owner, access, refresh)
+    }
+
+    /// One more connection of the same app.
+    async fn connect(&self, owner: &str) -> ConnectionId {
+        let id = ConnectionId::generate();
+        let new = NewConnection {
+            consent: self.consent(&id, owner, "access-1", "refresh-1"),
+            id: id.clone(),
+            app: app(),
+        };
+        self.store.connection_insert(&new, at(0)).await.unwrap();
+        id
+    }
+
+    async fn row(&self) -> Connection {
+        self.row_of(&self.id).await
+    }
+
+    async fn row_of(&self, id: &ConnectionId) -> Connection {
+        self.store.connection_find(id).await.unwrap().unwrap()
+    }
+
+    async fn refresh(&self, have: Option<i64>) -> FlightResult {
+        refresh(&self.door(), &self.id, have).await
+    }
+
+    async fn requests(&self, to: &str) -> Vec<Request> {
+        let all = self.provider.received_requests().await.unwrap();
+        all.into_iter()
+            .filter(|request| request.url.path() == to)
+            .collect()
+    }
+
+    async fn calls(&self) -> usize {
+        self.requests("/token").await.len()
+    }
+
+    /// Outcome and word of every attempt, the first one first.
+    async fn log(&self) -> Vec<(String, Option<String>)> {
+        let mut log = self.store.refresh_log_for(&self.id, 100).await.unwrap();
+        log.reverse();
+        log.into_iter()
+            .map(|entry| (entry.outcome, entry.error))
+            .collect()
+    }
+
+    /// A deed of another process, on a runtime of its own.
+    fn elsewhere<W, D>(&self, deed: D) -> impl Fn() + Send + Sync + use<W, D>
+    where
+        W: Future<Output = ()>,
+        D: Fn(Store, ConnectionId) -> W + Send + Sync + 'static,
+    {
+        let (url, id, deed) = (self.database.url(), self.id.clone(), Arc::new(deed));
+        move || {
+            let (url, id, deed) = (url.clone(), id.clone(), Arc::clone(&deed));
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap()
+                        .block_on(async { deed(test_util::open(&url), id).await });
+                });
+            });
+        }
+    }
+}
+
+async fn refresh(door: &Arc<Refresher>, id: &ConnectionId, have: Option<i64>) -> FlightResult {
+    let patience = Duration::from_secs(20);
+    door.refresh(id, have, Trigger::Webhook, patience).await
+}
+
+fn app() -> AppKey {
+    AppKey {
+        platform: "Pipedrive".to_owned(),
+        app_id: CLIENT_ID.to_owned(),
+    }
+}
+
+fn consent(vault: &Vault, id: &ConnectionId, owner: &str, access: &str, refresh: &str) -> Consent {
+    let (account_id, owner) = ("acme".parse().unwrap(), owner.parse().unwrap());
+    let key = app();
+    let to = SealedTo {
+        id,
+        app: &key,
+        account_id: &account_id,
+        owner: &owner,
+    };
+    Consent {
+        access_token: vault.seal_access_token(to, &Secret::from(access)),
+        refresh_token: vault.seal_refresh_token(to, &Secret::from(refresh)),
+        company_id: "7".to_owned(),
+        company_domain: "acme".to_owned(),
+        company_name: "Acme".to_owned(),
+        user_id: owner.to_string(),
+        user_name: "Jane".to_owned(),
+        api_domain: "https://acme.pipedrive.com".to_owned(),
+        scope: "base".to_owned(),
+        expires_at: at(3600),
+        authorized_at: at(0),
+        idle_deadline: None,
+        due_at: at(3300),
+        account_id,
+        owner,
+    }
+}
+
+fn sibling(vault: &Vault, row: &Connection) -> Commit {
+    let key = row.app();
+    let to = SealedTo {
+        id: &row.id,
+        app: &key,
+        account_id: &row.account_id,
+        owner: &row.owner,
+    };
+    Commit {
+        access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),
+        refresh_token: vault.seal_refresh_token(to, &Secret::from("refresh-sibling")),
+        scope: row.scope.clone(),
+        api_domain: row.api_domain.clone(),
+        expires_at: at(7200),
+        refreshed_at: at(0),
+        idle_deadline: None,
+        early_renewals: 0,
+        due_at: at(6900),
+    }
+}
+
+#[track_caller]
+fn refreshed(result: FlightResult) -> Arc<Connection> {
+    match result {
+        Ok(Outcome::Refreshed(row)) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn already_newer(result: FlightResult) -> Arc<Connection> {
+    match result {
+        Ok(Outcome::AlreadyNewer(row)) => row,
+        other => panic!("{other:?}"),
+    }
+}

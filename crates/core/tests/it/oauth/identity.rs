@@ -1,0 +1,149 @@
+use pipekeeper_core::oauth::{Identity, IdentityError, identify};
+use pipekeeper_core::secret::Secret;
+use serde_json::{Value, json};
+use wiremock::{MockServer, ResponseTemplate};
+
+use super::{
+    ACCESS, answering, app, client, header, impatient_client, keeps_secrets, only_request,
+    raw_server, told,
+};
+
+fn jane() -> Value {
+    json!({"success": true, "data": {
+        "id": 11, "name": "Jane Ä", "company_id": 7, "company_name": "Acme", "company_domain": "acme",
+    }})
+}
+
+async fn ask(server: &MockServer, entry: &[(&str, &str)]) -> Result<Identity, IdentityError> {
+    let provider = &app(entry).provider;
+    let domain = provider.api_domain(&server.uri()).unwrap();
+    let result = identify(&client(), provider, &domain, &Secret::from(ACCESS)).await;
+    if let Err(error) = &result {
+        keeps_secrets(&told(error));
+    }
+    result
+}
+
+#[tokio::test]
+async fn whose_token_it_is_is_asked_at_the_connections_own_domain() {
+    let server = answering(ResponseTemplate::new(200).set_body_json(jane())).await;
+
+    let who = ask(&server, &[]).await.unwrap();
+
+    let (request, _) = only_request(&server).await;
+    assert_eq!(
+        (request.method.as_str(), request.url.path()),
+        ("GET", "/v1/users/me")
+    );
+    assert_eq!(
+        header(&request, "authorization"),
+        Some("Bearer acc3ss-t0ken")
+    );
+    assert_eq!(header(&request, "accept"), Some("application/json"));
+    let expected = Identity {
+        company_id: "7".to_owned(),
+        company_domain: "acme".to_owned(),
+        company_name: "Acme".to_owned(),
+        user_id: "11".to_owned(),
+        user_name: "Jane Ä".to_owned(),
+    };
+    assert_eq!(who, expected);
+}
+
+#[tokio::test]
+async fn ids_are_text_whether_they_come_as_numbers_or_strings() {
+    let body = json!({"data": {"id": "u-1", "company_id": 9_007_199_254_740_993_u64}});
+    let server = answering(ResponseTemplate::new(200).set_body_json(body)).await;
+
+    let who = ask(&server, &[]).await.unwrap();
+
+    assert_eq!(who.user_id, "u-1");
+    assert_eq!(who.company_id, "9007199254740993");
+    assert_eq!(
+        (who.user_name.as_str(), who.company_name.as_str()),
+        ("", "")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_names_nobody_is_no_identity() {
+    for body in [
+        json!({"data": {"company_id": 7}}),
+        json!({"data": {"id": 11}}),
+        json!({"data": {"id": "", "company_id": 7}}),
+        json!({"data": {"id": null, "company_id": 7}}),
+        json!({"data": {"id": [11], "company_id": 7}}),
+        json!({"success": false}),
+        json!([]),
+    ] {
+        let server = answering(ResponseTemplate::new(200).set_body_json(&body)).await;
+        let nobody = ask(&server, &[]).await;
+        assert!(matches!(nobody, Err(IdentityError::Garbled)), "{body}");
+    }
+    for text in ["", "<html></html>"] {
+        let server = answering(ResponseTemplate::new(200).set_body_string(text)).await;
+        let nobody = ask(&server, &[]).await;
+        assert!(matches!(nobody, Err(IdentityError::Garbled)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_without_companies_needs_only_a_user() {
+    let server = answering(ResponseTemplate::new(200).set_body_json(json!({"sub": "u-1"}))).await;
+    let entry = [
+        ("identity_user_id", "/sub"),
+        ("identity_company_id", ""),
+        ("identity_company_name", ""),
+    ];
+
+    let who = ask(&server, &entry).await.unwrap();
+
+    assert_eq!((who.user_id.as_str(), who.company_id.as_str()), ("u-1", ""));
+    assert_eq!(who.company_name, "");
+}
+
+#[tokio::test]
+async fn an_absolute_identity_url_is_asked_as_it_is() {
+    let api = answering(ResponseTemplate::new(500)).await;
+    let identity = answering(ResponseTemplate::new(200).set_body_json(jane())).await;
+    let url = format!("{}/userinfo?schema=openid", identity.uri());
+
+    ask(&api, &[("identity_url", &url)]).await.unwrap();
+
+    let (request, _) = only_request(&identity).await;
+    assert_eq!(request.url.path(), "/userinfo");
+    assert_eq!(api.received_requests().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_by_its_status() {
+    for status in [302, 401, 403, 429, 500] {
+        let body = json!({"error": ACCESS});
+        let server = answering(ResponseTemplate::new(status).set_body_json(body)).await;
+        let refused = ask(&server, &[]).await;
+        assert!(
+            matches!(refused, Err(IdentityError::Status(said)) if said == status),
+            "{refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn silence_is_told_without_the_token() {
+    let url = raw_server(b"", std::time::Duration::from_secs(1));
+    let provider = &app(&[]).provider;
+    let origin = url.strip_suffix("/token").unwrap();
+    let domain = provider.api_domain(origin).unwrap();
+
+    let silent = identify(
+        &impatient_client(),
+        provider,
+        &domain,
+        &Secret::from(ACCESS),
+    )
+    .await
+    .unwrap_err();
+
+    keeps_secrets(&told(&silent));
+    assert!(matches!(silent, IdentityError::Transport(_)));
+}

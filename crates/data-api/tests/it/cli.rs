@@ -1,0 +1,14 @@
+//! The command line.
+
+use data_api::DataApi;
+use pipekeeper_service::test_util::Program;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_data-api");
+
+pipekeeper_service::promises_of_a_service!(DataApi, BINARY);
+
+#[test]
+fn the_api_describes_itself() {
+    let run = Program::<DataApi>::new(BINARY).run(&["openapi"], &[]);
+    insta::assert_snapshot!(run.stdout);
+}

@@ -1,0 +1,750 @@
+//! What the command line of every service promises: cases that each service stamps with [`promises_of_a_service`], and
+//! that run its own binary in a cleared environment.
+//!
+//! [`promises_of_a_service`]: crate::promises_of_a_service
+
+use std::fs::{self, File};
+use std::marker::PhantomData;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use pipekeeper_core::config::Sources;
+use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::store::Backend;
+use pipekeeper_core::test_util::TestDatabase;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::server::{Loaded, Service};
+
+/// Stands where a secret does, and must be found nowhere else.
+const MARKER: &str = "m4rker";
+
+/// Stamps one test per promise: `cli::every_problem_is_listed_at_once`.
+#[macro_export]
+macro_rules! promises_of_a_service {
+    ($service:ty, $binary:expr) => {
+        $crate::promises_of_a_service! { @stamp $service, $binary,
+            every_problem_is_listed_at_once
+            a_bad_configuration_ends_before_a_socket_opens
+            what_is_in_no_section_is_refused
+            config_shows_everything_but_secrets
+            a_number_for_a_secret_is_as_secret
+            secrets_come_from_files
+            files_that_cannot_be_read_are_problems
+            aliases_stand_for_their_keys
+            the_file_goes_over_the_defaults_and_the_environment_over_both
+            a_broken_file_is_told_of_without_its_lines
+            every_key_of_the_defaults_is_needed
+            migrate_says_what_it_did
+            a_service_comes_up_says_so_and_goes
+            a_taken_port_is_told_by_its_key
+            a_newer_schema_is_refused
+        }
+    };
+    (@stamp $service:ty, $binary:expr, $($promise:ident)+) => { $(
+        #[test]
+        fn $promise() {
+            $crate::test_util::Program::<$service>::new($binary).$promise();
+        }
+    )+ };
+}
+
+/// A service's binary.
+#[derive(Debug)]
+pub struct Program<S> {
+    binary: &'static str,
+    service: PhantomData<S>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Run {
+    code: Option<i32>,
+    pub stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    #[track_caller]
+    fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    #[track_caller]
+    fn expect_stderr(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part} in {self:#?}");
+        }
+        self
+    }
+
+    #[track_caller]
+    fn keeps_secrets(self) -> Self {
+        assert!(!self.stdout.contains(MARKER), "{self:#?}");
+        assert!(!self.stderr.contains(MARKER), "{self:#?}");
+        self
+    }
+}
+
+/// An environment: `section.key` and its value.
+type Settings = Vec<(String, String)>;
+
+/// A directory of a test's own, with a database in it.
+struct Home {
+    database: TestDatabase,
+    directory: PathBuf,
+}
+
+impl Home {
+    fn new() -> Self {
+        let database = TestDatabase::create(Backend::Sqlite);
+        let url = database.url();
+        let file = Path::new(url.expose().trim_start_matches("sqlite:"));
+        let directory = file.parent().expect("it lies in a directory").to_owned();
+        Self {
+            database,
+            directory,
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.directory.join(name);
+        fs::write(&path, text).expect("the test's own directory");
+        path.display().to_string()
+    }
+}
+
+/// A running service, killed if its test fails.
+struct Serving {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Serving {
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log of the process")
+    }
+
+    /// Its exit code, if it ends in time.
+    fn ended(&mut self) -> Option<i32> {
+        for _ in 0..500 {
+            if let Some(status) = self.child.try_wait().expect("it is a child") {
+                return status.code();
+            }
+            sleep(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn set(key: &str, value: impl Into<String>) -> (String, String) {
+    (key.to_owned(), value.into())
+}
+
+fn variable(key: &str) -> String {
+    format!("PIPEKEEPER__{}", key.replace('.', "__").to_uppercase())
+}
+
+/// Held while it is wanted that nobody else gets it.
+fn taken_port() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there are ports");
+    let addr = listener.local_addr().expect("it is bound");
+    (listener, addr)
+}
+
+impl<S: Service + std::fmt::Debug> Program<S> {
+    pub fn new(binary: &'static str) -> Self {
+        Self {
+            binary,
+            service: PhantomData,
+        }
+    }
+
+    /// With these variables and no others.
+    pub fn run(&self, arguments: &[&str], env: &[(String, String)]) -> Run {
+        let output = Command::new(self.binary)
+            .args(arguments)
+            .env_clear()
+            .envs(env.iter().cloned())
+            .output()
+            .expect("the binary runs");
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    fn run_with(&self, arguments: &[&str], settings: &[(String, String)]) -> Run {
+        self.run(arguments, &as_variables(settings))
+    }
+
+    fn serve(&self, home: &Home, settings: &[(String, String)]) -> Serving {
+        let log = home.directory.join("log");
+        let out = File::create(&log).expect("the test's own directory");
+        let err = out.try_clone().expect("a second handle of a file");
+        let child = Command::new(self.binary)
+            .env_clear()
+            .envs(as_variables(settings))
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .expect("the binary runs");
+        Serving { child, log }
+    }
+
+    /// Every key of the defaults, as `section.key`.
+    fn keys() -> Vec<String> {
+        let mut section = "";
+        let mut keys = Vec::new();
+        for line in S::DEFAULTS.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']');
+            } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#'))
+            {
+                keys.push(format!("{section}.{key}"));
+            }
+        }
+        assert!(keys.len() > 10, "{keys:?}");
+        keys
+    }
+
+    /// The keys whose value can come from a file: that is what marks a secret.
+    fn secrets() -> Vec<String> {
+        let keys = Self::keys();
+        let secrets: Vec<String> = keys
+            .iter()
+            .filter(|key| keys.contains(&format!("{key}_file")))
+            .cloned()
+            .collect();
+        assert!(secrets.len() >= 3, "{secrets:?}");
+        secrets
+    }
+
+    /// A value that the service takes for a secret, with the marker in it.
+    fn secret_for(key: &str) -> String {
+        match key {
+            "encryption.keys" => {
+                // Base64 of 32 bytes that begins with the marker.
+                let generated = Keyring::generate("k1");
+                let (id, value) = generated.expose().split_once(':').expect("id:key");
+                let rest = value.split_at(MARKER.len()).1;
+                format!("{id}:{MARKER}{rest}")
+            }
+            "database.url" => format!("postgres://u:{MARKER}@127.0.0.1:9/db?sslmode=disable"),
+            _ => format!("{MARKER} \"+/=#"),
+        }
+    }
+
+    /// All that has to be set, and every secret.
+    fn settings(home: &Home) -> Settings {
+        let mut settings: Settings = Self::secrets()
+            .into_iter()
+            .map(|key| {
+                let value = Self::secret_for(&key);
+                (key, value)
+            })
+            .collect();
+        settings.push(set("database.url", home.database.url().expose()));
+        settings.push(set("apps.pipedrive.client_id", "57db0bab2932f657"));
+        if Self::keys().contains(&"apps.pipedrive.redirect_url".to_owned()) {
+            let url = "https://app.example/webhook/pipedrive/callback";
+            settings.push(set("apps.pipedrive.redirect_url", url));
+        }
+        settings
+    }
+
+    pub fn every_problem_is_listed_at_once(&self) {
+        let mistakes = [
+            set("http.listen", "nowhere"),
+            set("http.metrics_listen", "nowhere"),
+            set("telemetry.filter", "a=b=c"),
+            set("database.max_connections", "0"),
+            set("database.url", format!("oracle://u:{MARKER}@h/db")),
+            set("cors.allowed_origins", "* https://app.example/path"),
+            set("providers.pipedrive.token_url", "http://x/"),
+            set("apps.second.provider", "nobody"),
+            set("apps.second.client_id", "x"),
+        ];
+        for command in [
+            &["serve"][..],
+            &[],
+            &["migrate"],
+            &["healthcheck"],
+            &["config"],
+        ] {
+            self.run_with(command, &mistakes)
+                .keeps_secrets()
+                .expect_stderr(&[
+                    "the configuration can't be used:",
+                    "http.listen: is not an address",
+                    "http.metrics_listen: is not an address",
+                    "telemetry.filter: is no filter",
+                    "database.max_connections: is 0",
+                    "database.url: ",
+                    "cors.allowed_origins: `*`",
+                    "cors.allowed_origins: `https://app.example/path`",
+                    "encryption.keys: holds no key",
+                    "apps.pipedrive.client_id: is not set",
+                    "providers.pipedrive.token_url: is not https",
+                    "apps.second.provider: no providers.nobody",
+                ])
+                .expect_code(64);
+        }
+    }
+
+    pub fn a_bad_configuration_ends_before_a_socket_opens(&self) {
+        let home = Home::new();
+        let (_held, addr) = taken_port();
+        let mut settings = Self::settings(&home);
+        settings.push(set("http.listen", addr.to_string()));
+        settings.push(set("database.max_connections", "0"));
+
+        let run = self.run_with(&["serve"], &settings).expect_code(64);
+
+        assert_eq!(run.stdout, "");
+        assert!(
+            fs::read_dir(&home.directory)
+                .expect("it is there")
+                .next()
+                .is_none()
+        );
+    }
+
+    pub fn what_is_in_no_section_is_refused(&self) {
+        let home = Home::new();
+        let mut settings = Self::settings(&home);
+        let mut sections: Vec<String> = Self::keys()
+            .iter()
+            .filter_map(|key| key.rsplit_once('.').map(|(section, _)| section.to_owned()))
+            .collect();
+        sections.dedup();
+        sections.push("providers.pipedrive".to_owned());
+        settings.extend(
+            sections
+                .iter()
+                .map(|at| set(&format!("{at}.colour"), "red")),
+        );
+        settings.push(set("databse.url", "sqlite:x.db"));
+
+        let run = self.run_with(&["config"], &settings).expect_code(64);
+
+        let lines: Vec<&str> = run.stderr.lines().collect();
+        for section in &sections {
+            let told = lines
+                .iter()
+                .any(|line| line.trim().starts_with(section) && line.contains("colour"));
+            assert!(told, "{section} in {run:#?}");
+        }
+        run.expect_stderr(&["databse: no such section"]);
+
+        // A value where a section belongs is most likely a secret that lost its key.
+        let home = Home::new();
+        for section in ["encryption", "apps", "apps.pipedrive"] {
+            let mut settings = Self::settings(&home);
+            settings.retain(|(key, _)| !key.starts_with(section));
+            settings.push(set(section, MARKER));
+            self.run_with(&["config"], &settings)
+                .keeps_secrets()
+                .expect_stderr(&[&format!("{section}: ")])
+                .expect_code(64);
+        }
+    }
+
+    pub fn config_shows_everything_but_secrets(&self) {
+        let home = Home::new();
+        let mut settings = Self::settings(&home);
+        settings.push(set("database.url", Self::secret_for("database.url")));
+        settings.push(set("http.shutdown_grace_secs", "17"));
+
+        let run = self
+            .run_with(&["config"], &settings)
+            .keeps_secrets()
+            .expect_code(0);
+
+        assert_eq!(run.stderr, "");
+        for key in Self::keys() {
+            let shown = run
+                .stdout
+                .lines()
+                .any(|line| line.starts_with(&format!("{key} = ")));
+            assert!(shown, "{key} in {run:#?}");
+        }
+        for secret in Self::secrets().iter().filter(|key| *key != "database.url") {
+            let line = format!("{secret} = \"[redacted]\"\n");
+            assert!(run.stdout.contains(&line), "{secret} in {run:#?}");
+        }
+        for line in [
+            "database.url = \"postgres://u:redacted@127.0.0.1:9/db?sslmode=disable\"\n",
+            "http.shutdown_grace_secs = \"17\"\n",
+            "providers.pipedrive.token_url = \"https://oauth.pipedrive.com/oauth/token\"\n",
+        ] {
+            assert!(run.stdout.contains(line), "{line} in {run:#?}");
+        }
+
+        for url in [
+            format!("postgres://u@h/db?password={MARKER}"),
+            format!("postgres://u:1#{MARKER}@h/db"),
+            format!("postgres://u:1?{MARKER}@h/db"),
+            format!("mysql://u:1/{MARKER}@h/db"),
+        ] {
+            let mut settings = Self::settings(&home);
+            settings.push(set("database.url", url));
+            self.run_with(&["config"], &settings).keeps_secrets();
+        }
+    }
+
+    pub fn a_number_for_a_secret_is_as_secret(&self) {
+        let home = Home::new();
+        let mut file = String::new();
+        for key in Self::secrets() {
+            let (section, name) = key.rsplit_once('.').expect("section.key");
+            if matches!(section, "webhook" | "refresher" | "login") {
+                file = format!("{file}[{section}]\n{name} = 1234567890123\n");
+            }
+        }
+        let mut settings = Self::settings(&home);
+        settings.retain(|(key, _)| !key.ends_with("password"));
+        let path = home.write("numbers.toml", &file);
+
+        let run = self.run_with(&["config", "--config", &path], &settings);
+
+        assert!(!run.stdout.contains("1234567890123"), "{run:#?}");
+        run.expect_code(0);
+    }
+
+    pub fn secrets_come_from_files(&self) {
+        let home = Home::new();
+        let secrets = Self::secrets();
+        let mut settings = Self::settings(&home);
+        settings.retain(|(key, _)| !secrets.contains(key));
+        for key in &secrets {
+            let value = match key.as_str() {
+                "database.url" => home.database.url().expose().to_owned(),
+                other => Self::secret_for(other),
+            };
+            let path = home.write(key, &format!("{value}\n"));
+            settings.push(set(&format!("{key}_file"), path));
+        }
+
+        self.run_with(&["config"], &settings)
+            .keeps_secrets()
+            .expect_code(0);
+        // What is in the file is what is used.
+        self.run_with(&["migrate"], &settings).expect_code(0);
+        assert!(home.directory.join("test.db").exists());
+
+        // The default of database.url is there to be replaced; of the others only one may be set.
+        for key in secrets.iter().filter(|key| *key != "database.url") {
+            settings.push((key.clone(), Self::secret_for(key)));
+        }
+        let twice = self
+            .run_with(&["config"], &settings)
+            .keeps_secrets()
+            .expect_code(64);
+        for key in secrets.iter().filter(|key| *key != "database.url") {
+            let line = format!("{key}: is set, and so is its _file: keep one");
+            assert!(twice.stderr.contains(&line), "{line} in {twice:#?}");
+        }
+    }
+
+    pub fn files_that_cannot_be_read_are_problems(&self) {
+        let home = Home::new();
+        let secrets = Self::secrets();
+        let mut settings = Self::settings(&home);
+        settings.retain(|(key, _)| !secrets.contains(key));
+        for key in &secrets {
+            let path = home.directory.join("absent").join(key);
+            settings.push(set(&format!("{key}_file"), path.display().to_string()));
+        }
+
+        let run = self.run_with(&["serve"], &settings).expect_code(64);
+
+        for key in &secrets {
+            let told = run.stderr.lines().any(|line| {
+                line.trim().starts_with(&format!("{key}_file: can't read "))
+                    && line.contains("No such file")
+            });
+            assert!(told, "{key} in {run:#?}");
+        }
+    }
+
+    pub fn aliases_stand_for_their_keys(&self) {
+        let home = Home::new();
+        let aliases = [
+            ("DATABASE_URL", "database.url"),
+            ("PIPE_DRIVE_CLIENT_ID", "apps.pipedrive.client_id"),
+            ("PIPE_DRIVE_CLIENT_SECRET", "apps.pipedrive.client_secret"),
+            ("PIPE_DRIVE_REDIRECT_URL", "apps.pipedrive.redirect_url"),
+        ];
+        let mut settings = Self::settings(&home);
+        settings.retain(|(key, _)| aliases.iter().all(|(_, aliased)| key != aliased));
+        let mut env = as_variables(&settings);
+        for (name, value) in [
+            ("DATABASE_URL", "sqlite:aliased.db"),
+            ("PIPE_DRIVE_CLIENT_ID", "aliased-id"),
+            ("PIPE_DRIVE_CLIENT_SECRET", MARKER),
+            ("PIPE_DRIVE_REDIRECT_URL", "https://aliased.example/cb"),
+        ] {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+
+        let run = self.run(&["config"], &env).keeps_secrets().expect_code(0);
+
+        let keys = Self::keys();
+        for (key, shown) in [
+            ("database.url", "sqlite:aliased.db"),
+            ("apps.pipedrive.client_id", "aliased-id"),
+            ("apps.pipedrive.client_secret", "[redacted]"),
+            ("apps.pipedrive.redirect_url", "https://aliased.example/cb"),
+        ] {
+            let line = format!("{key} = \"{shown}\"\n");
+            let has_key = keys.iter().any(|known| known == key);
+            assert_eq!(run.stdout.contains(&line), has_key, "{line} in {run:#?}");
+        }
+
+        // Our own name for a key goes over the alias.
+        env.push((variable("apps.pipedrive.client_id"), "own-id".to_owned()));
+        let run = self.run(&["config"], &env).expect_code(0);
+        assert!(
+            run.stdout
+                .contains("apps.pipedrive.client_id = \"own-id\"\n")
+        );
+    }
+
+    pub fn the_file_goes_over_the_defaults_and_the_environment_over_both(&self) {
+        let home = Home::new();
+        let file = |name: &str, workers: u8| {
+            home.write(
+                name,
+                &format!("[http]\nworkers = {workers}\nshutdown_grace_secs = {workers}\n"),
+            )
+        };
+        let (named, variable_named) = (file("named.toml", 3), file("variable.toml", 4));
+        let shown = |arguments: &[&str], more: &[(String, String)]| {
+            let mut env = as_variables(&Self::settings(&home));
+            env.extend_from_slice(more);
+            let run = self.run(arguments, &env).expect_code(0);
+            let value = |key: &str| {
+                let line = run.stdout.lines().find_map(|line| line.strip_prefix(key));
+                line.expect("every key is shown").to_owned()
+            };
+            (
+                value("http.workers = "),
+                value("http.shutdown_grace_secs = "),
+            )
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let by_variable = [("PIPEKEEPER_CONFIG".to_owned(), variable_named)];
+
+        assert_eq!(shown(&["config"], &[]), pair("0", "30"));
+        assert_eq!(shown(&["config", "--config", &named], &[]), pair("3", "3"));
+        assert_eq!(shown(&["--config", &named, "config"], &[]), pair("3", "3"));
+        assert_eq!(shown(&["config"], &by_variable), pair("4", "4"));
+        assert_eq!(
+            shown(&["config", "--config", &named], &by_variable),
+            pair("3", "3")
+        );
+        let own = [(variable("http.workers"), "5".to_owned())];
+        assert_eq!(
+            shown(&["config", "--config", &named], &own),
+            pair("\"5\"", "3")
+        );
+    }
+
+    pub fn a_broken_file_is_told_of_without_its_lines(&self) {
+        let home = Home::new();
+        let settings = Self::settings(&home);
+        let absent = home.directory.join("absent.toml").display().to_string();
+        self.run_with(&["serve", "--config", &absent], &settings)
+            .expect_stderr(&["absent.toml"])
+            .expect_code(64);
+
+        for (name, text) in [
+            ("open.toml", format!("[webhook]\npassword = \"{MARKER}\n")),
+            ("bare.toml", format!("[webhook]\npassword = {MARKER}\n")),
+            (
+                "twice.toml",
+                format!("[webhook]\npassword = \"{MARKER}\"\npassword = \"x\"\n"),
+            ),
+        ] {
+            let path = home.write(name, &text);
+            self.run_with(&["serve", "--config", &path], &settings)
+                .keeps_secrets()
+                .expect_stderr(&[name, "line "])
+                .expect_code(64);
+        }
+    }
+
+    pub fn every_key_of_the_defaults_is_needed(&self) {
+        let home = Home::new();
+        let settings = Self::settings(&home);
+        let with_settings = |left_out: Option<&str>| {
+            let mut section = "";
+            let mut text = String::new();
+            for line in S::DEFAULTS.lines() {
+                let mut line = line.to_owned();
+                if let Some(name) = line.strip_prefix('[') {
+                    section = S::DEFAULTS
+                        .lines()
+                        .find_map(|known| (known == line).then(|| known.trim_matches(['[', ']'])))
+                        .unwrap_or_default();
+                    assert_eq!(name.trim_end_matches(']'), section);
+                } else if let Some((key, _)) = line.clone().split_once(" = ") {
+                    let key = format!("{section}.{key}");
+                    if left_out == Some(key.as_str()) {
+                        continue;
+                    }
+                    let set = settings.iter().rfind(|(name, _)| *name == key);
+                    if let Some((_, value)) = set {
+                        let name = key.rsplit('.').next().unwrap_or_default();
+                        line = format!("{name} = {}", serde_json::Value::from(value.as_str()));
+                    }
+                }
+                text.push_str(&line);
+                text.push('\n');
+            }
+            Loaded::<S>::from(&Sources {
+                defaults: text.leak(),
+                file: None,
+                env: Vec::new(),
+            })
+        };
+        let loaded = with_settings(None).expect("the defaults and what has to be set");
+        let shown = format!("{loaded:?}");
+        assert!(!shown.contains(MARKER), "{shown}");
+
+        for key in Self::keys() {
+            // Further apps are written by hand, where a key that is not needed may be left out.
+            if key == "apps.pipedrive.client_secret_file" {
+                continue;
+            }
+            let problems = with_settings(Some(&key))
+                .map(|_| ())
+                .expect_err(&format!("{key} is missed"));
+            let name = key.rsplit('.').next().unwrap_or_default();
+            assert!(problems.to_string().contains(name), "{key}: {problems}");
+        }
+    }
+
+    pub fn migrate_says_what_it_did(&self) {
+        let home = Home::new();
+        let settings = Self::settings(&home);
+
+        let first = self.run_with(&["migrate"], &settings).expect_code(0);
+        let second = self.run_with(&["migrate"], &settings).expect_code(0);
+
+        let count: usize = first
+            .stdout
+            .split_once(' ')
+            .and_then(|(count, _)| count.parse().ok())
+            .expect("it begins with their number");
+        assert!(count > 0);
+        let words = "migrations applied, the schema is current\n";
+        assert_eq!(first.stdout, format!("{count} {words}"));
+        assert_eq!(second.stdout, format!("0 {words}"));
+    }
+
+    pub fn a_service_comes_up_says_so_and_goes(&self) {
+        let home = Home::new();
+        let mut settings = Self::settings(&home);
+        let (held, addr) = taken_port();
+        drop(held);
+        settings.push(set("http.listen", addr.to_string()));
+        settings.push(set("http.metrics_listen", "127.0.0.1:0"));
+        settings.push(set("http.workers", "1"));
+        settings.push(set("telemetry.filter", "debug"));
+        let healthy = || self.run_with(&["healthcheck"], &settings);
+
+        healthy()
+            .keeps_secrets()
+            .expect_stderr(&["error sending request"])
+            .expect_code(1);
+        let mut serving = self.serve(&home, &settings);
+        let mut ready = healthy();
+        for _ in 0..100 {
+            if ready.code == Some(0) {
+                break;
+            }
+            sleep(Duration::from_millis(50));
+            ready = healthy();
+        }
+        assert_eq!(ready.code, Some(0), "{ready:#?} {}", serving.log());
+        assert_eq!((ready.stdout.as_str(), ready.stderr.as_str()), ("", ""));
+        kill_process(Pid::from_child(&serving.child), Signal::TERM).expect("it runs");
+
+        assert_eq!(serving.ended(), Some(0), "{}", serving.log());
+        healthy().expect_code(1);
+        let log = serving.log();
+        assert!(!log.contains(MARKER), "{log}");
+        for part in [
+            "\"starting\"",
+            "[redacted]",
+            "\"serving\"",
+            "stopping: no new work",
+        ] {
+            assert!(log.contains(part), "{part} in {log}");
+        }
+        let json = log
+            .lines()
+            .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
+        assert!(json, "{log}");
+    }
+
+    pub fn a_taken_port_is_told_by_its_key(&self) {
+        let home = Home::new();
+        let (_held, addr) = taken_port();
+        for (taken, free) in [
+            ("http.listen", "http.metrics_listen"),
+            ("http.metrics_listen", "http.listen"),
+        ] {
+            let mut settings = Self::settings(&home);
+            settings.push(set(taken, addr.to_string()));
+            settings.push(set(free, "127.0.0.1:0"));
+
+            self.run_with(&["serve"], &settings)
+                .keeps_secrets()
+                .expect_stderr(&[&format!("can't listen on {addr}"), taken])
+                .expect_code(1);
+        }
+    }
+
+    pub fn a_newer_schema_is_refused(&self) {
+        let home = Home::new();
+        let mut settings = Self::settings(&home);
+        settings.push(set("http.listen", "127.0.0.1:0"));
+        settings.push(set("http.metrics_listen", "127.0.0.1:0"));
+        settings.push(set("http.workers", "1"));
+        self.run_with(&["migrate"], &settings).expect_code(0);
+        home.database
+            .lines("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')")
+            .expect("diesel's own table");
+        let why = "migrations that this binary does not know (9999)";
+
+        let mut serving = self.serve(&home, &settings);
+        assert_eq!(serving.ended(), Some(1), "{}", serving.log());
+        assert!(serving.log().contains(why), "{}", serving.log());
+        self.run_with(&["migrate"], &settings)
+            .expect_stderr(&[why])
+            .expect_code(1);
+    }
+}
+
+fn as_variables(settings: &[(String, String)]) -> Vec<(String, String)> {
+    settings
+        .iter()
+        .map(|(key, value)| (variable(key), value.clone()))
+        .collect()
+}

@@ -1,0 +1,155 @@
+//! What the provider gave is kept: whoever gives up, stops, or loses the database meanwhile.
+
+use std::time::Duration;
+
+use pipekeeper_core::store::Backend;
+use serde_json::{Value, json};
+use stack_tests::Stack;
+
+use crate::support::{EMAIL, NAME, connected, expire, refreshes, row, settings, until};
+
+/// The instant at which the refresh token is on its way.
+async fn until_it_is_spent(stack: &Stack, connection: &Value) {
+    until("a lease is held", || async {
+        row(stack, connection).await.lease_owner.is_some()
+    })
+    .await;
+}
+
+pub(crate) async fn caller_that_gives_up_does_not_abort_the_refresh(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    settings(
+        &stack,
+        json!({"token_delay_ms": 500, "rotation": "single_use_with_reuse_detection"}),
+    )
+    .await;
+    expire(&stack).await;
+    let body = json!({"connectionId": connection["id"], "generation": 1});
+
+    let refresh = stack.client.clone();
+    let refresh = tokio::task::spawn(async move { refresh.refresh(&body).await });
+    until_it_is_spent(&stack, &connection).await;
+    refresh.abort();
+    let person = tokio::time::timeout(Duration::from_millis(50), stack.person(EMAIL)).await;
+
+    assert!(person.is_err() && refresh.await.unwrap_err().is_cancelled());
+    until("the refresh is committed", || async {
+        row(&stack, &connection).await.generation == 2
+    })
+    .await;
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    assert_eq!(refreshes(&stack).await, 1);
+}
+
+pub(crate) async fn stop_in_the_middle_of_a_refresh_commits_it(backend: Backend) {
+    let (mut stack, connection) = connected(backend).await;
+    settings(
+        &stack,
+        json!({"token_delay_ms": 1000, "rotation": "single_use"}),
+    )
+    .await;
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    until_it_is_spent(&stack, &connection).await;
+
+    stack.stop_refreshers().await;
+
+    let row = row(&stack, &connection).await;
+    assert_eq!(
+        (row.generation, row.lease_owner, row.state.as_str()),
+        (2, None, "active")
+    );
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer.expect(200).json()["outcome"], "refreshed");
+    let fresh = stack.add_data_api(&[]).await;
+    assert_eq!(fresh.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    assert_eq!(refreshes(&stack).await, 1);
+}
+
+pub(crate) async fn stop_in_the_middle_of_an_abandoned_refresh_commits_it(backend: Backend) {
+    let (mut stack, connection) = connected(backend).await;
+    settings(
+        &stack,
+        json!({"token_delay_ms": 1000, "rotation": "single_use"}),
+    )
+    .await;
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    until_it_is_spent(&stack, &connection).await;
+    waiting.abort();
+
+    stack.stop_refreshers().await;
+
+    let row = row(&stack, &connection).await;
+    assert_eq!((row.generation, row.lease_owner), (2, None));
+    assert_eq!(refreshes(&stack).await, 1);
+}
+
+/// A disconnect while the call is under way: what it brings must not live on at the provider.
+pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    settings(
+        &stack,
+        json!({"token_delay_ms": 500, "rotation": "single_use"}),
+    )
+    .await;
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    until_it_is_spent(&stack, &connection).await;
+    let notice = json!({
+        "company": 1, "user": 1, "client_id": stack.client_id, "kill": false,
+        "notify_url": format!("{}/auth/callback", stack.auth_capture),
+    });
+    stack.sim("uninstall", &notice).await.unwrap();
+
+    let answer = waiting.await.unwrap().unwrap();
+
+    let problem = answer.expect_problem(409, "TOKEN_INVALIDATED");
+    assert_eq!(problem["state"], "revoked");
+    assert_eq!(row(&stack, &connection).await.state.as_str(), "revoked");
+    assert_eq!(
+        stack.stats().await.unwrap()["revocations"],
+        json!({"grant": 1})
+    );
+}
+
+/// A reconnect while the call is under way: the newer consent stays.
+pub(crate) async fn refresh_that_loses_to_a_reconnect_leaves_it_alone(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    settings(&stack, json!({"reinstall": "keeps_old_tokens"})).await;
+    let slow = json!({"on": "token", "grant": "refresh_token", "fault": "slow_ms", "ms": 700});
+    stack.sim("faults", &slow).await.unwrap();
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    until_it_is_spent(&stack, &connection).await;
+
+    let again = stack.connect(1, 1).await.unwrap();
+    let reconnected = row(&stack, &connection).await;
+    let answer = waiting.await.unwrap().unwrap();
+
+    assert_eq!(again["generation"], 2);
+    let said = answer.expect(200).json();
+    assert_eq!(
+        (&said["outcome"], &said["generation"]),
+        (&json!("already_newer"), &json!(2))
+    );
+    let after = row(&stack, &connection).await;
+    assert_eq!(
+        (after.generation, after.access_token),
+        (2, reconnected.access_token)
+    );
+    assert_eq!(after.lease_owner, None);
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}

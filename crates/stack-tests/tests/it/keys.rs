@@ -1,0 +1,100 @@
+//! A key that a service was not given is the operator's to bring back: no connection pays for it.
+
+use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::store::Backend;
+use serde_json::json;
+use stack_tests::Client;
+
+use crate::support::{EMAIL, NAME, connected, refreshes, row};
+
+pub(crate) async fn token_under_an_unknown_key_is_said_and_kept(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let other = Keyring::generate("other");
+    let data_api = stack
+        .add_data_api(&[("data-api.encryption.keys", other.expose())])
+        .await;
+    let refresher = stack
+        .add_refresher(&[("token-refresher.encryption.keys", other.expose())])
+        .await;
+
+    let person = data_api.person(EMAIL).await.unwrap();
+    let refresh = refresher
+        .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
+        .await
+        .unwrap();
+
+    for answer in [person, refresh] {
+        let problem = answer.expect_problem(503, "STORE_UNAVAILABLE");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("`test`"),
+            "{problem}"
+        );
+    }
+    let kept = row(&stack, &connection).await;
+    assert_eq!(
+        (kept.state.as_str(), kept.generation, kept.lease_owner),
+        ("active", 1, None)
+    );
+    assert_eq!(refreshes(&stack).await, 0);
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+/// Whoever can read the database can't move one account's tokens to another's row.
+pub(crate) async fn token_moved_to_another_row_does_not_open(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let second = stack.connect(2, 1).await.unwrap();
+    let swap = "UPDATE connections SET access_token = (SELECT access_token FROM (SELECT * FROM connections) AS c WHERE company_id = '1') WHERE company_id = '2'";
+    stack.sql(swap);
+
+    let answer = stack.person_of(&second, EMAIL).await.unwrap();
+
+    answer.expect_problem(503, "STORE_UNAVAILABLE");
+    assert_eq!(row(&stack, &second).await.state.as_str(), "active");
+    assert_eq!(
+        stack.stats().await.unwrap()["api"]["persons/search"],
+        json!(null)
+    );
+}
+
+/// A ring that has the old key beside the new one opens the old rows and seals with the new key.
+pub(crate) async fn keys_are_rotated_without_an_outage(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let old = stack.encryption_keys();
+    let both = format!("{} {}", Keyring::generate("new").expose(), old.expose());
+    let refresher = stack
+        .add_refresher(&[("token-refresher.encryption.keys", &both)])
+        .await;
+    let data_api = stack
+        .add_data_api(&[("data-api.encryption.keys", &both)])
+        .await;
+    let rotated = Client {
+        token_refresher: refresher.token_refresher,
+        ..data_api
+    };
+    assert_eq!(rotated.person(EMAIL).await.unwrap().expect(200).body, NAME);
+
+    let refreshed = rotated
+        .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
+        .await
+        .unwrap();
+
+    refreshed.expect(200);
+    assert!(contains(
+        row(&stack, &connection).await.access_token.as_bytes(),
+        b"new"
+    ));
+    let fresh = stack
+        .add_data_api(&[("data-api.encryption.keys", &both)])
+        .await;
+    assert_eq!(fresh.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    let behind = stack.add_data_api(&[]).await;
+    behind
+        .person(EMAIL)
+        .await
+        .unwrap()
+        .expect_problem(503, "STORE_UNAVAILABLE");
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}

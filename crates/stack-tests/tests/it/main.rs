@@ -1,0 +1,178 @@
+//! What the services promise together, on each backend that `TEST_BACKENDS` names.
+
+// Clippy's leave for tests reaches helpers only inside of `cfg(test)`.
+#[cfg(test)]
+mod accounts;
+#[cfg(test)]
+mod consent;
+#[cfg(test)]
+mod endings;
+#[cfg(test)]
+mod generated;
+#[cfg(test)]
+mod healing;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod logins;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod person_answers;
+#[cfg(test)]
+mod refresh_answers;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod surface;
+#[cfg(test)]
+mod uninstalls;
+
+/// One test per case and backend: `sqlite::fifty_callers_cost_one_refresh`.
+macro_rules! promises {
+    (every backend: $($cases:tt)+) => {
+        promises!(@stamp sqlite Sqlite $($cases)+);
+        promises!(@stamp postgres Postgres $($cases)+);
+        promises!(@stamp mysql Mysql $($cases)+);
+    };
+    (every server: $($cases:tt)+) => {
+        promises!(@stamp postgres_server Postgres $($cases)+);
+        promises!(@stamp mysql_server Mysql $($cases)+);
+    };
+    (@stamp $module:ident $backend:ident $($file:ident { $($case:ident)+ })+) => {
+        #[cfg(test)]
+        mod $module {
+            use pipekeeper_core::store::Backend;
+            use pipekeeper_core::test_util::is_asked_for;
+
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    if is_asked_for(Backend::$backend) {
+                        Box::pin(crate::$file::$case(Backend::$backend)).await;
+                    }
+                }
+            )+)+
+        }
+    };
+}
+
+promises! { every backend:
+    healing {
+        expired_token_costs_one_refresh_and_no_caller_notices
+        fifty_callers_cost_one_refresh
+        fifty_callers_cost_one_refresh_of_a_single_use_token
+        two_refreshers_and_two_data_apis_cost_one_refresh
+        api_that_refuses_everything_costs_few_refreshes_at_once
+    }
+    consent {
+        install_connects_the_one_who_consented
+        every_callback_url_takes_a_code
+        second_install_of_the_same_user_renews_the_same_row
+        declined_consent_stores_nothing
+        code_that_is_missing_stores_nothing
+        code_that_is_used_expired_or_anothers_stores_nothing
+        provider_that_fails_stores_nothing
+        wrong_client_secret_is_said_and_stores_nothing
+        provider_that_does_not_know_its_token_yet_is_asked_again
+        switched_off_installs_connect_nobody
+        browsers_get_pages_that_can_run_and_leak_nothing
+    }
+    logins {
+        login_connects_the_account_that_the_operator_named
+        login_ends_once
+        login_ends_once_though_many_bring_it_back_together
+        login_ends_in_the_browser_that_began_it
+        state_that_is_unknown_or_expired_is_refused
+        declined_login_is_over
+        only_the_operator_names_accounts
+        login_cookie_is_for_this_site_and_this_way_back_alone
+        login_adopts_the_marketplace_row_of_the_same_person
+        second_account_is_refused_and_the_holder_goes_on
+        install_touches_no_connection_that_a_login_made
+        account_keeps_its_company
+        account_whose_connection_ended_may_connect_another_company
+        same_account_logs_in_again_on_its_own_row
+    }
+    uninstalls {
+        uninstall_ends_the_connection
+        uninstall_of_one_user_leaves_the_others_alone
+        notice_without_the_apps_credentials_changes_nothing
+        notice_about_nobody_is_fine_and_changes_nothing
+        notice_that_cannot_be_read_is_refused
+        ids_of_a_notice_are_numbers_or_text
+        late_notice_does_not_end_a_reinstall
+        notice_without_a_readable_time_is_checked_by_one_refresh
+        notice_that_cannot_be_checked_ends_nothing
+        reinstall_after_an_uninstall_works_again
+    }
+    accounts {
+        refresh_of_one_account_leaves_the_other_alone
+        each_account_is_answered_from_its_own_company
+        end_of_one_account_leaves_the_other_alone
+        app_alone_does_not_choose_between_accounts
+        account_alone_does_not_choose_between_its_owners
+        of_several_installs_the_latest_is_meant
+        strict_services_choose_no_install
+        newer_install_is_not_refreshed_for_the_older_ones_sake
+    }
+    refresh_answers {
+        strangers_get_no_refresh
+        refreshed_row_is_answered_without_its_tokens
+        refresh_takes_json_and_forms_and_numbers_as_text
+        body_of_no_use_is_named
+        connection_that_is_not_there_is_not_found
+        dead_grant_is_told_and_not_asked_for_again
+        token_that_is_refused_right_after_its_renewal_waits
+        newer_token_is_answer_enough
+        caller_without_a_generation_gets_a_new_token_once_the_last_is_seconds_old
+        wrong_client_secret_is_ours_and_probed_once_a_minute
+        app_that_the_refresher_does_not_have_is_said
+        provider_that_makes_no_sense_costs_no_connection
+        ended_token_is_not_said_to_be_good
+        one_lost_answer_is_asked_for_again_at_once
+        lost_answer_of_a_single_use_token_is_named
+        odd_token_answers_are_made_good
+        caller_waits_no_longer_than_it_said_and_the_refresh_goes_on
+    }
+    person_answers {
+        strangers_get_no_person
+        name_comes_as_the_caller_asks_for_it
+        connection_may_be_named
+        every_email_is_found_exactly
+        what_is_only_like_the_email_is_nobodys
+        nothing_connected_is_not_found
+        body_without_a_usable_email_is_refused
+        bodies_are_json_whatever_they_claim
+        dead_grant_is_told_to_its_callers
+        every_401_heals_whatever_its_body_says
+        token_that_ended_by_the_clock_is_not_sent
+        burst_limit_is_waited_for_and_then_told
+        spent_daily_budget_is_told_at_once
+        failing_api_is_told_and_costs_no_refresh
+        refresher_that_cannot_be_asked_is_told
+        failing_refresh_is_told_with_the_refreshers_word
+        slow_refresh_is_told_as_busy
+    }
+    endings {
+        caller_that_gives_up_does_not_abort_the_refresh
+        stop_in_the_middle_of_a_refresh_commits_it
+        stop_in_the_middle_of_an_abandoned_refresh_commits_it
+        refresh_that_loses_to_an_uninstall_revokes_what_it_got
+        refresh_that_loses_to_a_reconnect_leaves_it_alone
+    }
+    keys {
+        token_under_an_unknown_key_is_said_and_kept
+        token_moved_to_another_row_does_not_open
+        keys_are_rotated_without_an_outage
+    }
+}
+
+promises! { every server:
+    outages {
+        outage_is_said_and_heals_by_itself
+        refreshed_token_outlives_a_cut_before_its_commit
+        new_grant_outlives_a_cut_before_it_is_stored
+        silent_database_is_given_up_on
+    }
+}

@@ -1,0 +1,150 @@
+//! A database that goes away and comes back. Not for `SQLite`, which is a file and no server.
+
+use pipekeeper_core::store::Backend;
+use serde_json::json;
+use stack_tests::{Answer, Setup, Stack};
+
+use crate::support::{EMAIL, NAME, refreshes, row, settings, until};
+
+async fn gated(backend: Backend, set: &[(&str, &str)]) -> Stack {
+    let setup = Setup {
+        gated: true,
+        set,
+        ..Setup::default()
+    };
+    Stack::with(backend, setup).await
+}
+
+async fn get(stack: &Stack, url: String) -> Answer {
+    Answer::of(stack.http.get(url).send().await.unwrap())
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn outage_is_said_and_heals_by_itself(backend: Backend) {
+    let stack = gated(backend, &[("auth-capture.login.store_patience_secs", "1")]).await;
+    let (first, second) = (
+        stack.connect(1, 1).await.unwrap(),
+        stack.connect(2, 1).await.unwrap(),
+    );
+    stack.person_of(&first, EMAIL).await.unwrap().expect(200);
+    let gate = stack.gate.as_ref().unwrap();
+    let refresh = json!({"connectionId": first["id"], "generation": 1});
+    let code = stack.marketplace_consent("approve", 3, 1).await.unwrap();
+
+    gate.cut();
+
+    let cached = stack.person_of(&first, EMAIL).await.unwrap();
+    assert_eq!(cached.expect(200).body, NAME);
+    for answer in [
+        stack.person_of(&second, EMAIL).await.unwrap(),
+        stack.refresh(&refresh).await.unwrap(),
+        get(&stack, format!("{}/auth/login", stack.auth_capture)).await,
+        stack.callback(&code).await.unwrap(),
+    ] {
+        answer.expect_problem(503, "STORE_UNAVAILABLE");
+        assert!(answer.retry_after() >= 1);
+    }
+    for service in [&stack.auth_capture, &stack.data_api, &stack.token_refresher] {
+        let ready = get(&stack, format!("{service}/readyz")).await;
+        assert_eq!(
+            ready.expect_problem(503, "STORE_UNAVAILABLE")["degraded"],
+            json!(["database"])
+        );
+        get(&stack, format!("{service}/healthz")).await.expect(200);
+    }
+    assert_eq!(refreshes(&stack).await, 0);
+
+    gate.open();
+
+    for service in [&stack.auth_capture, &stack.data_api, &stack.token_refresher] {
+        until("every service is ready again", || async {
+            get(&stack, format!("{service}/readyz")).await.status == 200
+        })
+        .await;
+    }
+    let healed = stack.person_of(&second, EMAIL).await.unwrap();
+    assert_eq!(healed.expect(200).body, "Jane Doe of Borealis Energy");
+    stack.refresh(&refresh).await.unwrap().expect(200);
+    stack.connect(3, 1).await.unwrap();
+}
+
+/// The provider has answered, the database is gone: the only copy of the new token is in the process.
+pub(crate) async fn refreshed_token_outlives_a_cut_before_its_commit(backend: Backend) {
+    let stack = gated(backend, &[]).await;
+    let connection = stack.connect(1, 1).await.unwrap();
+    settings(
+        &stack,
+        json!({"rotation": "single_use_with_reuse_detection", "token_delay_ms": 300}),
+    )
+    .await;
+    let gate = stack.gate.as_ref().unwrap();
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    until("a lease is held", || async {
+        row(&stack, &connection).await.lease_owner.is_some()
+    })
+    .await;
+
+    gate.cut();
+    until("the provider has answered", || async {
+        stack.stats().await.unwrap()["refreshes"] == 1
+    })
+    .await;
+    assert_eq!(row(&stack, &connection).await.generation, 1);
+    gate.open();
+
+    until("the new token is committed", || async {
+        row(&stack, &connection).await.generation == 2
+    })
+    .await;
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer.expect(200).json()["outcome"], "refreshed");
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    let stats = stack.stats().await.unwrap();
+    assert_eq!(
+        (&stats["refreshes"], &stats["refresh_token_reuse"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(refreshes(&stack).await, 1);
+}
+
+/// The code is spent at the provider, the database is gone: the grant waits for it.
+pub(crate) async fn new_grant_outlives_a_cut_before_it_is_stored(backend: Backend) {
+    let stack = gated(backend, &[("auth-capture.login.store_patience_secs", "30")]).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let gate = stack.gate.as_ref().unwrap();
+
+    gate.cut();
+    let caller = stack.client.clone();
+    let waiting = tokio::task::spawn(async move { caller.callback(&query).await });
+    until("the code is exchanged", || async {
+        stack.stats().await.unwrap()["exchanges"] == 1
+    })
+    .await;
+    gate.open();
+
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer.expect(200).json()["message"], "Connected");
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+/// Nothing moves and nothing closes, as behind a network that swallows packets: no caller waits for ever.
+pub(crate) async fn silent_database_is_given_up_on(backend: Backend) {
+    let stack = gated(backend, &[]).await;
+    stack.connect(1, 1).await.unwrap();
+    let gate = stack.gate.as_ref().unwrap();
+
+    gate.stall();
+    let answer = stack.person(EMAIL).await.unwrap();
+    gate.open();
+
+    answer.expect_problem(503, "STORE_UNAVAILABLE");
+    until("it works again", || async {
+        stack.person(EMAIL).await.unwrap().status == 200
+    })
+    .await;
+}

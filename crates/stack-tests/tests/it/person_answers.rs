@@ -1,0 +1,517 @@
+//! `POST /webhook/pipedrive/person`: every answer that the contract names (§1.4).
+
+use std::time::Duration;
+
+use pipekeeper_core::store::Backend;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use serde_json::{Value, json};
+use stack_tests::client::PERSON;
+use stack_tests::{Answer, Client, Stack};
+
+use crate::support::{
+    EMAIL, NAME, clear_faults, connected, expire, fault, refreshes, row, settings,
+};
+
+const READABLE: &str = "/webhook/pipedrive/person";
+
+/// Right credentials, any body.
+async fn post(client: &Client, path: &str, accept: &str, body: impl Into<String>) -> Answer {
+    let request = client
+        .http
+        .post(format!("{}{path}", client.data_api))
+        .basic_auth(&client.webhook.0, Some(client.webhook.1.expose()))
+        .header(ACCEPT, accept)
+        .body(body.into());
+    Answer::of(request.send().await.unwrap()).await.unwrap()
+}
+
+fn asking_for(email: &str) -> String {
+    json!({"person": {"email": email}}).to_string()
+}
+
+pub(crate) async fn strangers_get_no_person(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let basic = |user: &str, password: &str| {
+        let request = stack
+            .http
+            .post("http://x")
+            .basic_auth(user, Some(password))
+            .build()
+            .unwrap();
+        request.headers()[AUTHORIZATION]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let cases = [
+        (None, 401),
+        (Some("Basic".to_owned()), 401),
+        (Some("Basic =".to_owned()), 401),
+        (Some("Bearer x".to_owned()), 401),
+        (Some(basic("n8n", "wrong")), 403),
+        (Some(basic("", "")), 403),
+        (Some(basic("pipekeeper", stack.refresher.1.expose())), 403),
+    ];
+    for path in [PERSON, READABLE] {
+        for (credentials, status) in &cases {
+            for body in [asking_for(EMAIL), "{".repeat(70_000)] {
+                let mut request = stack
+                    .http
+                    .post(format!("{}{path}", stack.data_api))
+                    .body(body);
+                if let Some(credentials) = credentials {
+                    request = request.header(AUTHORIZATION, credentials);
+                }
+
+                let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+
+                answer.expect_problem(*status, "UNAUTHORIZED");
+                assert_eq!(answer.header("www-authenticate"), "Basic realm=\"Webhook\"");
+            }
+        }
+    }
+    assert_eq!(
+        stack.stats().await.unwrap()["api"]["persons/search"],
+        Value::Null
+    );
+}
+
+pub(crate) async fn name_comes_as_the_caller_asks_for_it(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for path in [PERSON, READABLE, "/webhook/pipedrive/person/"] {
+        for accept in ["*/*", "text/plain", "text/html"] {
+            let text = post(&stack, path, accept, asking_for(EMAIL))
+                .await
+                .expect(200);
+
+            assert_eq!(text.header("content-type"), "text/plain; charset=utf-8");
+            assert_eq!(text.body, NAME);
+        }
+        let accept = "application/json, text/plain, */*";
+        let json = post(&stack, path, accept, asking_for(EMAIL))
+            .await
+            .expect(200);
+        let full = post(
+            &stack,
+            &format!("{path}?full=true"),
+            "*/*",
+            asking_for(EMAIL),
+        )
+        .await
+        .expect(200);
+
+        for answer in [&json, &full] {
+            assert_eq!(answer.header("content-type"), "application/json");
+        }
+        assert_eq!(json.json(), json!(NAME));
+        assert_eq!(full.json()["data"]["items"][0]["item"]["name"], NAME);
+    }
+}
+
+pub(crate) async fn connection_may_be_named(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let email = json!({"email": EMAIL});
+    for body in [
+        json!({"person": email, "appId": stack.client_id}),
+        json!({"person": email, "appId": stack.client_id, "platform": "Pipedrive"}),
+        json!({"person": email, "accountId": connection["account_id"]}),
+        json!({"person": email, "accountId": connection["account_id"], "owner": connection["owner"]}),
+        json!({"person": email, "appId": null, "accountId": "", "owner": null, "more": [1]}),
+    ] {
+        let answer = post(&stack, PERSON, "*/*", body.to_string()).await;
+
+        assert_eq!(answer.expect(200).body, NAME, "{body}");
+    }
+}
+
+pub(crate) async fn every_email_is_found_exactly(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for (email, name) in [
+        ("JANE@Example.com", NAME),
+        (" jane@example.com ", NAME),
+        ("ann@example.com", "Ann Carter"),
+        ("joann@example.com", "Joann Carter"),
+        ("sam+solar@example.com", "Sam Plus"),
+        ("lee#1@example.com", "Lee Hash"),
+        ("käthe@müller.example", "Käthe Größe"),
+        ("KÄTHE@MÜLLER.example", "Käthe Größe"),
+        ("maria.private@example.org", "Maria Several"),
+        ("taro@example.jp", "山田 太郎"),
+        ("sean.o'brien@example.ie", "Seán \"Sol\" O'Brien <CEO>"),
+        ("umit.yilmaz@example.com", "Ümit 🌞 Yılmaz"),
+    ] {
+        let text = post(&stack, PERSON, "*/*", asking_for(email)).await;
+        let json = post(&stack, PERSON, "application/json", asking_for(email)).await;
+
+        assert_eq!(text.expect(200).body, name, "{email}");
+        assert_eq!(json.expect(200).json(), name, "{email}");
+    }
+}
+
+pub(crate) async fn what_is_only_like_the_email_is_nobodys(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for email in [
+        "nn@example.com",
+        "nobody@example.com",
+        "jane@example.co",
+        "sam solar@example.com",
+        "sam%2Bsolar@example.com",
+        "jane@example.com&fields=name",
+        "jane@example.com&exact_match=false",
+        "jane@example.com#",
+        "jane@example.com?limit=1",
+        "a@b&term=jane@example.com",
+    ] {
+        let answer = post(&stack, PERSON, "application/json", asking_for(email)).await;
+
+        let blank = email.contains(' ');
+        let (status, code) = if blank {
+            (422, "BAD_REQUEST")
+        } else {
+            (404, "PERSON_NOT_FOUND")
+        };
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{email}"
+        );
+        answer.expect_problem(status, code);
+    }
+    let nobody = post(
+        &stack,
+        "/webhook/pipedrive/person?full=true",
+        "*/*",
+        asking_for("no@bo.dy"),
+    )
+    .await;
+    assert_eq!(nobody.expect(200).json()["data"]["items"], json!([]));
+}
+
+pub(crate) async fn nothing_connected_is_not_found(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let nothing = stack.person(EMAIL).await.unwrap();
+    stack.connect(1, 1).await.unwrap();
+    let body = |more: Value| {
+        let mut body = json!({"person": {"email": EMAIL}});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        body.to_string()
+    };
+
+    nothing.expect_problem(404, "CONNECTION_NOT_FOUND");
+    for more in [
+        json!({"appId": "unknown"}),
+        json!({"platform": "Other"}),
+        json!({"accountId": "unknown"}),
+        json!({"accountId": "~pipedrive:1", "owner": "unknown"}),
+    ] {
+        let answer = post(&stack, PERSON, "*/*", body(more.clone())).await;
+
+        assert_eq!(answer.status, 404, "{more}: {}", answer.body);
+        answer.expect_problem(404, "CONNECTION_NOT_FOUND");
+    }
+    // A connection that comes is seen at once: nothing of "not found" is remembered.
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+pub(crate) async fn body_without_a_usable_email_is_refused(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let long = asking_for(&format!("{}@example.com", "x".repeat(320)));
+    for (body, field) in [
+        ("", None),
+        ("{", None),
+        ("[]", None),
+        ("person[email]=jane@example.com", None),
+        ("\u{feff}{}", None),
+        ("{}", Some("person.email")),
+        (r#"{"person":null}"#, Some("person.email")),
+        (r#"{"person":{}}"#, Some("person.email")),
+        (r#"{"person":{"email":null}}"#, Some("person.email")),
+        (r#"{"person":{"email":""}}"#, Some("person.email")),
+        (r#"{"person":{"email":" "}}"#, Some("person.email")),
+        (r#"{"person":{"email":7}}"#, Some("person.email")),
+        (
+            r#"{"person":{"email":["jane@example.com"]}}"#,
+            Some("person.email"),
+        ),
+        (r#"{"person":{"email":"jane"}}"#, Some("person.email")),
+        (r#"{"person":{"email":"@"}}"#, Some("person.email")),
+        (r#"{"person":{"email":"a@b\u0000"}}"#, Some("person.email")),
+        (
+            r#"{"person":{"email":"a@b\nHost: x"}}"#,
+            Some("person.email"),
+        ),
+        (r#"{"person":"jane@example.com"}"#, Some("person")),
+        (r#"{"person":[]}"#, Some("person")),
+        (long.as_str(), Some("person.email")),
+        (
+            r#"{"person":{"email":"a@b.c"},"owner":"x"}"#,
+            Some("accountId"),
+        ),
+        (
+            r#"{"person":{"email":"a@b.c"},"accountId":[]}"#,
+            Some("accountId"),
+        ),
+    ] {
+        let answer = post(&stack, READABLE, "*/*", body).await;
+
+        assert_eq!(answer.status, 422, "{body}: {}", answer.body);
+        let problem = answer.expect_problem(422, "BAD_REQUEST");
+        assert_eq!(
+            problem.get("field").and_then(Value::as_str),
+            field,
+            "{body}"
+        );
+    }
+    let answer = post(
+        &stack,
+        "/webhook/pipedrive/person?full=perhaps",
+        "*/*",
+        asking_for(EMAIL),
+    )
+    .await;
+    answer.expect_problem(422, "BAD_REQUEST");
+    assert_eq!(
+        stack.stats().await.unwrap()["api"]["persons/search"],
+        Value::Null
+    );
+}
+
+pub(crate) async fn bodies_are_json_whatever_they_claim(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for content_type in [
+        "application/json; charset=utf-8",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+    ] {
+        let request = stack
+            .http
+            .post(format!("{}{PERSON}", stack.data_api))
+            .basic_auth("n8n", Some(stack.webhook.1.expose()))
+            .header(CONTENT_TYPE, content_type)
+            .body(asking_for(EMAIL));
+
+        let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+
+        assert_eq!(answer.expect(200).body, NAME, "{content_type}");
+    }
+}
+
+pub(crate) async fn dead_grant_is_told_to_its_callers(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    stack.person(EMAIL).await.unwrap().expect(200);
+    stack.sim("revoke", &json!({})).await.unwrap();
+
+    let refused = stack.person(EMAIL).await.unwrap();
+    let again = stack.person(EMAIL).await.unwrap();
+
+    for answer in [refused, again] {
+        let problem = answer.expect_problem(401, "TOKEN_INVALIDATED");
+        assert_eq!(
+            (&problem["state"], &problem["reason"]),
+            (&json!("reauth_required"), &json!("rejected"))
+        );
+    }
+    assert_eq!(refreshes(&stack).await, 1);
+    assert_eq!(
+        row(&stack, &connection).await.state.as_str(),
+        "reauth_required"
+    );
+    stack.connect(1, 1).await.unwrap();
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+pub(crate) async fn every_401_heals_whatever_its_body_says(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for (user, body) in (2..).zip(["gateway", "n8n", "reference"]) {
+        settings(&stack, json!({"unauthorized_body": body})).await;
+        let connection = stack.connect(1, user).await.unwrap();
+        expire(&stack).await;
+
+        let answer = stack.person_of(&connection, EMAIL).await.unwrap();
+
+        assert_eq!(answer.expect(200).body, NAME, "{body}");
+        assert_eq!(row(&stack, &connection).await.generation, 2, "{body}");
+    }
+}
+
+pub(crate) async fn token_that_ended_by_the_clock_is_not_sent(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    stack.sql("UPDATE connections SET expires_at = authorized_at");
+
+    let answer = stack.person(EMAIL).await.unwrap();
+
+    assert_eq!(answer.expect(200).body, NAME);
+    assert_eq!(refreshes(&stack).await, 1);
+    assert_eq!(stack.stats().await.unwrap()["bearers_refused"], 0);
+}
+
+pub(crate) async fn burst_limit_is_waited_for_and_then_told(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let burst = json!({"on": "api", "fault": "429_burst"});
+    fault(&stack, burst.clone()).await;
+
+    let waited = stack.person(EMAIL).await.unwrap();
+
+    assert_eq!(waited.expect(200).body, NAME);
+    let searches = &stack.stats().await.unwrap()["api"]["persons/search"];
+    assert_eq!((&searches["200"], &searches["429"]), (&json!(1), &json!(1)));
+
+    let impatient = stack
+        .add_data_api(&[("data-api.upstream.max_wait_secs", "1")])
+        .await;
+    fault(&stack, burst).await;
+    let told = impatient.person(EMAIL).await.unwrap();
+    told.expect_problem(429, "UPSTREAM_RATE_LIMITED");
+    assert_eq!(told.retry_after(), 2);
+    assert_eq!(refreshes(&stack).await, 0);
+}
+
+pub(crate) async fn spent_daily_budget_is_told_at_once(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for limit in [
+        json!({"rate_headers": true}),
+        json!({"rate_headers": false}),
+    ] {
+        settings(&stack, limit).await;
+        fault(&stack, json!({"on": "api", "fault": "429_daily"})).await;
+        let asked = tokio::time::timeout(Duration::from_secs(2), stack.person(EMAIL));
+
+        let answer = asked.await.expect("nobody waits for midnight").unwrap();
+
+        answer.expect_problem(429, "UPSTREAM_DAILY_BUDGET");
+        assert!(answer.retry_after() >= 1);
+    }
+    settings(&stack, json!({"budget_tokens": 20})).await;
+    stack.person(EMAIL).await.unwrap().expect(200);
+    let answer = stack.person(EMAIL).await.unwrap();
+    answer.expect_problem(429, "UPSTREAM_DAILY_BUDGET");
+}
+
+pub(crate) async fn failing_api_is_told_and_costs_no_refresh(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let client = stack
+        .add_data_api(&[("data-api.upstream.timeout_secs", "1")])
+        .await;
+    for (name, status, code, upstream) in [
+        ("500", 502, "UPSTREAM_ERROR", json!(500)),
+        ("503_html", 502, "UPSTREAM_ERROR", json!(503)),
+        ("402", 502, "UPSTREAM_ERROR", json!(402)),
+        ("garbage", 502, "UPSTREAM_ERROR", Value::Null),
+        ("reset", 502, "UPSTREAM_ERROR", Value::Null),
+        ("truncated", 502, "UPSTREAM_ERROR", Value::Null),
+        ("timeout", 504, "UPSTREAM_TIMEOUT", Value::Null),
+        ("commit_then_hang", 504, "UPSTREAM_TIMEOUT", Value::Null),
+        ("403_cloudflare_html", 502, "UPSTREAM_BLOCKED", Value::Null),
+    ] {
+        fault(&stack, json!({"on": "api", "fault": name})).await;
+
+        let answer = client.person(EMAIL).await.unwrap();
+
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{name}"
+        );
+        assert_eq!(
+            answer.expect_problem(status, code)["upstream_status"],
+            upstream,
+            "{name}"
+        );
+        clear_faults(&stack).await;
+        assert_eq!(
+            client.person(EMAIL).await.unwrap().expect(200).body,
+            NAME,
+            "{name}"
+        );
+    }
+    settings(&stack, json!({"scopes": ["base"]})).await;
+    let narrow = stack.connect(2, 1).await.unwrap();
+    let answer = client.person_of(&narrow, EMAIL).await.unwrap();
+    assert_eq!(
+        answer.expect_problem(502, "UPSTREAM_ERROR")["upstream_status"],
+        403
+    );
+    assert_eq!(refreshes(&stack).await, 0);
+}
+
+pub(crate) async fn refresher_that_cannot_be_asked_is_told(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let nobody = [(
+        "data-api.refresher.url",
+        "http://127.0.0.1:1/webhook/pipedrive/refresh",
+    )];
+    let somebody_else = format!("{}/oauth/nothing", stack.simulator);
+    let somebody_else = [("data-api.refresher.url", somebody_else.as_str())];
+    let wrong_password = [("data-api.refresher.password", "wrong")];
+    expire(&stack).await;
+    for set in [nobody, somebody_else, wrong_password] {
+        let client = stack.add_data_api(&set).await;
+
+        let answer = client.person(EMAIL).await.unwrap();
+
+        answer.expect_problem(503, "REFRESH_FAILED");
+        assert!(answer.retry_after() >= 1);
+    }
+    assert_eq!(row(&stack, &connection).await.state.as_str(), "active");
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+pub(crate) async fn failing_refresh_is_told_with_the_refreshers_word(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for (user, name, status) in [
+        (2, "500", 502),
+        (3, "503_html", 502),
+        (4, "429_burst", 502),
+        (5, "timeout", 504),
+    ] {
+        let connection = stack.connect(1, user).await.unwrap();
+        let refresher = stack
+            .add_refresher(&[("token-refresher.refresh.timeout_secs", "1")])
+            .await;
+        let url = format!("{}/webhook/pipedrive/refresh", refresher.token_refresher);
+        let client = stack
+            .add_data_api(&[("data-api.refresher.url", &url)])
+            .await;
+        expire(&stack).await;
+        fault(&stack, json!({"on": "token", "fault": name, "times": 0})).await;
+
+        let first = client.person_of(&connection, EMAIL).await.unwrap();
+        let second = client.person_of(&connection, EMAIL).await.unwrap();
+
+        assert_eq!(first.status, status, "{name}: {}", first.body);
+        first.expect_problem(status, "REFRESH_FAILED");
+        second.expect_problem(503, "REFRESH_FAILED");
+        for answer in [first, second] {
+            assert!(answer.retry_after() >= 1, "{name}");
+            assert!(
+                answer.json()["access_token_expires_at"].is_string(),
+                "{name}"
+            );
+        }
+        clear_faults(&stack).await;
+    }
+}
+
+pub(crate) async fn slow_refresh_is_told_as_busy(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    settings(&stack, json!({"token_delay_ms": 1500})).await;
+    let hurried = stack
+        .add_data_api(&[("data-api.refresher.timeout_secs", "1")])
+        .await;
+    expire(&stack).await;
+
+    let busy = hurried.person(EMAIL).await.unwrap();
+
+    busy.expect_problem(503, "REFRESH_BUSY");
+    assert!(busy.retry_after() >= 1);
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    assert_eq!(
+        (
+            refreshes(&stack).await,
+            row(&stack, &connection).await.generation
+        ),
+        (1, 2)
+    );
+}

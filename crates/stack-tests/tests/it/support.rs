@@ -1,0 +1,85 @@
+//! What several files of promises need.
+
+use std::time::Duration;
+
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::store::{Backend, Connection};
+use serde_json::{Value, json};
+use stack_tests::{Answer, Client, Stack};
+use tokio::task::JoinSet;
+
+pub(crate) const EMAIL: &str = "jane@example.com";
+pub(crate) const NAME: &str = "Jane Doe";
+
+/// A stack with one Marketplace install: user 1 of company 1.
+pub(crate) async fn connected(backend: Backend) -> (Stack, Value) {
+    let stack = Stack::start(backend).await;
+    let connection = stack.connect(1, 1).await.unwrap();
+    (stack, connection)
+}
+
+/// The id of a connection as an answer shows it.
+#[track_caller]
+pub(crate) fn id_of(connection: &Value) -> ConnectionId {
+    let id = connection["id"].as_str().expect("a connection has an id");
+    id.parse().expect("an id that we gave")
+}
+
+/// The row behind a connection.
+pub(crate) async fn row(stack: &Stack, connection: &Value) -> Connection {
+    let found = stack.store().connection_find(&id_of(connection)).await;
+    found.unwrap().expect("the row is there")
+}
+
+/// All access tokens die, and nobody is told.
+pub(crate) async fn expire(client: &Client) {
+    client.sim("expire", &json!({})).await.unwrap();
+}
+
+pub(crate) async fn settings(client: &Client, settings: Value) {
+    client.sim("settings", &settings).await.unwrap();
+}
+
+pub(crate) async fn fault(client: &Client, fault: Value) {
+    client.sim("faults", &fault).await.unwrap();
+}
+
+pub(crate) async fn clear_faults(client: &Client) {
+    let url = format!("{}/_sim/faults", client.simulator);
+    let answer = client.http.delete(url).send().await.unwrap();
+    assert!(answer.status().is_success());
+}
+
+/// Refresh calls so far, whatever came of them.
+pub(crate) async fn refreshes(client: &Client) -> u64 {
+    client.token_calls("refresh_token").await.unwrap()
+}
+
+/// What the simulator knows of one grant.
+pub(crate) async fn books(client: &Client, company: u64, user: u64) -> Value {
+    let stats = client.stats().await.unwrap();
+    let entries = stats["books"].as_array().unwrap();
+    let of_user = |entry: &&Value| entry["company_id"] == company && entry["user_id"] == user;
+    entries.iter().find(of_user).cloned().unwrap_or_default()
+}
+
+/// What all of these callers, coming at once, are told.
+pub(crate) async fn crowd(callers: impl IntoIterator<Item = Client>, email: &str) -> Vec<Answer> {
+    let mut crowd = JoinSet::new();
+    for caller in callers {
+        let email = email.to_owned();
+        crowd.spawn(async move { caller.person(&email).await.unwrap() });
+    }
+    crowd.join_all().await
+}
+
+/// Asks again and again, a while apart, until something holds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let asking = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
+    assert!(asked.is_ok(), "{what}: not within 20 s");
+}

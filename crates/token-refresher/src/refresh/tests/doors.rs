@@ -1,0 +1,318 @@
+//! Flights and leases: who calls, and who waits.
+
+use tokio::task::JoinSet;
+
+use super::*;
+
+fn late(answer: ResponseTemplate) -> Answer {
+    plain(answer.set_delay(Duration::from_millis(150)))
+}
+
+fn late_tokens() -> Answer {
+    late(ResponseTemplate::new(200).set_body_json(tokens()))
+}
+
+async fn crowd(doors: &[Arc<Refresher>], id: &ConnectionId) -> Vec<FlightResult> {
+    let mut callers = JoinSet::new();
+    for caller in 0..100 {
+        let (door, id) = (Arc::clone(&doors[caller % doors.len()]), id.clone());
+        callers.spawn(async move { refresh(&door, &id, Some(1)).await });
+    }
+    callers.join_all().await
+}
+
+#[tokio::test]
+async fn a_hundred_callers_are_one_call() {
+    let world = World::answering([late_tokens()]).await;
+
+    let ends = crowd(&[world.door()], &world.id).await;
+
+    for end in ends {
+        assert_eq!(refreshed(end).generation, 2);
+    }
+    assert_eq!(world.calls().await, 1);
+    assert_eq!(world.row().await.lease_owner, None);
+}
+
+#[tokio::test]
+async fn a_hundred_callers_of_four_processes_are_one_call() {
+    let world = World::answering([late_tokens()]).await;
+    let doors = [world.door(), world.door(), world.door(), world.door()];
+
+    let ends = crowd(&doors, &world.id).await;
+
+    for end in ends {
+        match end {
+            Ok(Outcome::Refreshed(row) | Outcome::AlreadyNewer(row)) => {
+                assert_eq!(row.generation, 2);
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(world.calls().await, 1);
+}
+
+#[tokio::test]
+async fn a_caller_of_another_generation_is_answered_by_the_row() {
+    let world = World::answering([late_tokens()]).await;
+    let door = world.door();
+
+    let (of_this, of_another, of_none) = tokio::join!(
+        refresh(&door, &world.id, Some(1)),
+        refresh(&door, &world.id, Some(0)),
+        refresh(&door, &world.id, None),
+    );
+
+    assert_eq!(refreshed(of_this).generation, 2);
+    assert_eq!(already_newer(of_another).generation, 2);
+    assert_eq!(already_newer(of_none).generation, 2, "minted just now");
+    assert_eq!(world.calls().await, 1);
+}
+
+#[tokio::test]
+async fn a_dropped_caller_does_not_abort_the_flight() {
+    let world = World::answering([late_tokens()]).await;
+    let door = world.door();
+
+    let caller = refresh(&door, &world.id, Some(1));
+    let dropped = tokio::time::timeout(Duration::from_millis(50), caller).await;
+
+    assert!(dropped.is_err());
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+    assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_caller_without_patience_is_told_that_somebody_is_at_it() {
+    let world = World::answering([late_tokens()]).await;
+    let door = world.door();
+    let patience = Duration::from_millis(20);
+
+    let busy = door
+        .refresh(&world.id, Some(1), Trigger::Webhook, patience)
+        .await;
+
+    assert!(matches!(busy, Err(RefreshError::Busy)), "{busy:?}");
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+}
+
+#[tokio::test]
+async fn an_ended_flight_leaves_the_board() {
+    let world = World::answering([granted()]).await;
+    let door = world.door();
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+    assert!(door.flights.lock().unwrap().is_empty());
+
+    let nobody = ConnectionId::generate();
+    refresh(&door, &nobody, None).await.unwrap_err();
+    assert!(door.flights.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
+    let world = World::answering([]).await;
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, "other/1")
+            .await
+            .unwrap()
+    );
+    let (door, row) = (world.door(), world.row().await);
+    let holder = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let commit = sibling(&world.vault, &row);
+        assert!(
+            world
+                .store
+                .connection_commit(&row.id, 1, &commit, at(0))
+                .await
+                .unwrap()
+        );
+    };
+
+    let (adopted, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), holder);
+
+    let adopted = already_newer(adopted);
+    assert_eq!(adopted.generation, 2);
+    let token = world.vault.access_token(&adopted).unwrap();
+    assert_eq!(token.expose(), "access-sibling");
+    assert_eq!(world.calls().await, 0);
+}
+
+#[tokio::test]
+async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
+    let world = World::answering([granted()]).await;
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, "other/1")
+            .await
+            .unwrap()
+    );
+    let door = world.door();
+    let holder = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(
+            world
+                .store
+                .lease_release(&world.id, "other/1")
+                .await
+                .unwrap()
+        );
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), holder);
+
+    assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
+}
+
+/// Waits until the door has seen who holds the lease.
+async fn seen(door: &Refresher) -> String {
+    loop {
+        let seen = door.seen_leases.lock().unwrap().values().next().cloned();
+        if let Some((owner, _)) = seen {
+            return owner;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A dead holder's lease, watched for as long as it takes.
+async fn orphaned(world: &World) -> FlightResult {
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, "dead/1")
+            .await
+            .unwrap()
+    );
+    let door = world.door();
+    let time = async {
+        assert_eq!(seen(&door).await, "dead/1");
+        world.clock.advance(Duration::from_secs(90));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(world.calls().await, 0, "not before its time");
+        // Also what a day of the wall clock does not change.
+        world.clock.set_wall(at(0).saturating_add(DAY));
+        world.clock.set_wall(at(0));
+        world.clock.advance(Duration::from_millis(1));
+    };
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    end
+}
+
+#[tokio::test]
+async fn a_lease_whose_holder_is_gone_is_taken_over() {
+    let world = World::answering([status(500), granted()]).await;
+
+    let row = refreshed(orphaned(&world).await);
+
+    assert_eq!((row.generation, row.in_doubt), (2, false));
+    assert_eq!(row.lease_owner, None);
+}
+
+#[tokio::test]
+async fn a_token_that_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
+    let world = World::answering([refusal(400, "invalid_grant")]).await;
+
+    let end = orphaned(&world).await;
+
+    let Err(RefreshError::Ended { state, reason, .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(state, ConnectionState::ReauthRequired);
+    assert_eq!(reason.as_deref(), Some("answer_lost"));
+    let row = world.row().await;
+    assert!(row.in_doubt);
+    assert_eq!(row.lease_owner, None);
+}
+
+#[tokio::test]
+async fn a_new_holder_is_given_its_own_time() {
+    let world = World::answering([granted()]).await;
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, "one/1")
+            .await
+            .unwrap()
+    );
+    let door = world.door();
+    let time = async {
+        seen(&door).await;
+        world.clock.advance(Duration::from_secs(45));
+        assert!(
+            world
+                .store
+                .lease_take_over(&world.id, "one/1", "two/1")
+                .await
+                .unwrap()
+        );
+        while seen(&door).await != "two/1" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let first = door.seen_leases.lock().unwrap().values().next().unwrap().1;
+        assert_eq!(first, Duration::from_secs(45));
+        world.clock.advance(Duration::from_secs(44));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(world.calls().await, 0);
+        assert!(world.store.lease_release(&world.id, "two/1").await.unwrap());
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+
+    refreshed(end);
+}
+
+#[tokio::test]
+async fn no_flight_waits_for_ever() {
+    let world = World::answering([]).await;
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, "one/1")
+            .await
+            .unwrap()
+    );
+    let door = world.door();
+    let time = async {
+        seen(&door).await;
+        // Another holder each time: none of them is an orphan.
+        assert!(
+            world
+                .store
+                .lease_take_over(&world.id, "one/1", "two/1")
+                .await
+                .unwrap()
+        );
+        world.clock.advance(Duration::from_secs(91));
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(world.row().await.lease_owner.as_deref(), Some("two/1"));
+    assert_eq!(world.calls().await, 0);
+}
+
+#[tokio::test]
+async fn a_lease_does_not_wait_for_a_place() {
+    let world = World::answering([granted()]).await;
+    let door = world.door();
+    let places = u32::try_from(timing().max_concurrent_calls).unwrap();
+    let all = door.calls.acquire_many(places).await.unwrap();
+    let time = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(world.row().await.lease_owner, None);
+        drop(all);
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+
+    refreshed(end);
+    assert_eq!(
+        door.calls.available_permits(),
+        timing().max_concurrent_calls
+    );
+}

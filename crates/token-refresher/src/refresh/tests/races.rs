@@ -1,0 +1,208 @@
+//! What happens to the row, or to the clock, while a call is under way.
+
+use pipekeeper_core::store::Revocation;
+
+use super::*;
+
+#[tokio::test]
+async fn who_loses_a_race_adopts_what_the_winner_stored() {
+    let world = World::new().await;
+    let (vault, row) = (world.vault.clone(), world.row().await);
+    let winner = world.elsewhere(move |store, id| {
+        let commit = sibling(&vault, &row);
+        async move {
+            assert!(
+                store
+                    .connection_commit(&id, 1, &commit, at(0))
+                    .await
+                    .unwrap()
+            );
+        }
+    });
+    world
+        .answer([after(winner, refusal(400, "invalid_grant"))])
+        .await;
+
+    let row = already_newer(world.refresh(Some(1)).await);
+
+    assert_eq!((row.generation, row.state), (2, ConnectionState::Active));
+    let token = world.vault.access_token(&row).unwrap();
+    assert_eq!(token.expose(), "access-sibling");
+    assert_eq!(world.row().await, *row);
+}
+
+#[tokio::test]
+async fn tokens_of_a_connection_that_was_ended_meanwhile_are_revoked() {
+    let world = World::new().await;
+    let user = world.elsewhere(|store, id| async move {
+        let pending = Revocation::Pending;
+        assert!(
+            store
+                .connection_revoke(&id, 1, "disconnected", pending, at(0))
+                .await
+                .unwrap()
+        );
+    });
+    world.answer([after(user, granted())]).await;
+
+    let end = world.refresh(Some(1)).await;
+
+    let Err(RefreshError::Ended { state, reason, .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(
+        (state, reason.as_deref()),
+        (ConnectionState::Revoked, Some("disconnected"))
+    );
+    let row = world.row().await;
+    assert_eq!(
+        (row.state, row.lease_owner.as_deref()),
+        (ConnectionState::Revoked, None)
+    );
+    assert_eq!(
+        world.vault.refresh_token(&row).unwrap().expose(),
+        "refresh-1"
+    );
+    let [revocation] = &world.requests("/revoke").await[..] else {
+        panic!("one revocation")
+    };
+    assert_eq!(
+        revocation.body,
+        b"token=refresh-2&token_type_hint=refresh_token"
+    );
+}
+
+#[tokio::test]
+async fn a_reconnect_meanwhile_wins_and_the_older_tokens_are_dropped() {
+    for answer in [
+        granted(),
+        refusal(400, "invalid_grant"),
+        refusal(401, "invalid_client"),
+    ] {
+        let world = World::new().await;
+        let vault = world.vault.clone();
+        let user = world.elsewhere(move |store, id| {
+            let again = consent(&vault, &id, "jane", "access-9", "refresh-9");
+            async move {
+                assert!(
+                    store
+                        .connection_reconnect(&id, 1, &again, at(1))
+                        .await
+                        .unwrap()
+                );
+            }
+        });
+        world.answer([after(user, answer)]).await;
+
+        let end = world.refresh(Some(1)).await;
+
+        let row = world.row().await;
+        assert_eq!(
+            (row.generation, row.state),
+            (2, ConnectionState::Active),
+            "{end:?}"
+        );
+        assert_eq!(world.vault.access_token(&row).unwrap().expose(), "access-9");
+        assert_eq!(
+            world.vault.refresh_token(&row).unwrap().expose(),
+            "refresh-9"
+        );
+        assert_eq!((row.lease_owner, row.failures), (None, 0));
+        assert_eq!(world.requests("/revoke").await.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_after_a_reconnect_leaves_the_new_row_alone() {
+    let world = World::new().await;
+    let vault = world.vault.clone();
+    let user = world.elsewhere(move |store, id| {
+        let again = consent(&vault, &id, "jane", "access-9", "refresh-9");
+        async move {
+            store
+                .connection_reconnect(&id, 1, &again, at(1))
+                .await
+                .unwrap();
+        }
+    });
+    world.answer([after(user, status(500)), status(500)]).await;
+
+    world.refresh(Some(1)).await.unwrap_err();
+
+    let row = world.row().await;
+    assert_eq!((row.generation, row.failures, row.in_doubt), (2, 0, false));
+    assert_eq!((row.retry_at, row.lease_owner), (None, None));
+}
+
+#[tokio::test]
+async fn a_lease_that_was_taken_over_changes_the_row_only_by_a_commit() {
+    let taken = |world: &World| {
+        world.elsewhere(|store, id| async move {
+            let row = store.connection_find(&id).await.unwrap().unwrap();
+            let holder = row.lease_owner.unwrap();
+            assert!(store.lease_take_over(&id, &holder, "heir/1").await.unwrap());
+        })
+    };
+    let world = World::new().await;
+    world
+        .answer([after(taken(&world), status(500)), status(500)])
+        .await;
+    world.refresh(Some(1)).await.unwrap_err();
+    let row = world.row().await;
+    assert_eq!(
+        (row.lease_owner.as_deref(), row.failures),
+        (Some("heir/1"), 0)
+    );
+
+    let world = World::new().await;
+    world.answer([after(taken(&world), granted())]).await;
+    let row = refreshed(world.refresh(Some(1)).await);
+    assert_eq!((row.generation, row.lease_owner.as_deref()), (2, None));
+}
+
+#[tokio::test]
+async fn a_jump_of_the_wall_clock_in_a_flight_does_no_harm() {
+    for (now, calls) in [
+        (at(0).saturating_add(DAY), 1),
+        (at(0).saturating_sub(DAY), 2),
+    ] {
+        let world = World::new().await;
+        let clock = Arc::clone(&world.clock);
+        world
+            .answer([after(move || clock.set_wall(now), granted())])
+            .await;
+
+        let row = refreshed(world.refresh(Some(1)).await);
+
+        assert_eq!((row.generation, row.lease_owner.as_deref()), (2, None));
+        assert_eq!(row.refreshed_at, Some(now));
+        assert_eq!(row.expires_at, now.saturating_add(Duration::from_hours(1)));
+
+        // With an answer lost: a second call only while the lease holds by both clocks.
+        let world = World::new().await;
+        let clock = Arc::clone(&world.clock);
+        let jump = move || clock.set_wall(now);
+        world.answer([after(jump, status(500)), status(500)]).await;
+
+        world.refresh(Some(1)).await.unwrap_err();
+
+        let row = world.row().await;
+        assert_eq!((row.state, row.in_doubt), (ConnectionState::Active, true));
+        assert_eq!((row.lease_owner, world.calls().await), (None, calls));
+    }
+}
+
+#[tokio::test]
+async fn no_call_begins_that_would_outlive_the_lease() {
+    let world = World::new().await;
+    let clock = Arc::clone(&world.clock);
+    // What is left of the thirty seconds is less than a call may take.
+    let slow = move || clock.advance(Duration::from_millis(20_001));
+    world.answer([after(slow, status(500)), granted()]).await;
+
+    world.refresh(Some(1)).await.unwrap_err();
+
+    let row = world.row().await;
+    assert_eq!((row.in_doubt, row.lease_owner), (true, None));
+    assert_eq!(world.calls().await, 1);
+}

@@ -1,0 +1,287 @@
+//! What is decided without a call: pure rules, and comparisons with the row.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+async fn row_with(early_renewals: i32, refreshed_at: Option<Timestamp>) -> Connection {
+    let mut row = World::new().await.row().await;
+    row.early_renewals = early_renewals;
+    row.refreshed_at = refreshed_at;
+    row
+}
+
+#[tokio::test]
+async fn a_streak_of_early_renewals_waits_twice_as_long_each_time_up_to_a_minute() {
+    for (early_renewals, secs) in [
+        (1, 1),
+        (2, 2),
+        (3, 4),
+        (4, 8),
+        (5, 16),
+        (6, 32),
+        (7, 60),
+        (8, 60),
+        (i32::MAX, 60),
+    ] {
+        let row = row_with(early_renewals, Some(at(100))).await;
+        assert_eq!(
+            early_again_at(&row, at(100)),
+            Some(at(100 + secs)),
+            "{early_renewals}"
+        );
+        assert_eq!(early_again_at(&row, at(100 + secs)), None);
+    }
+}
+
+#[tokio::test]
+async fn only_a_streak_waits_and_never_with_an_expired_token() {
+    for none in [i32::MIN, -1, 0] {
+        assert_eq!(
+            early_again_at(&row_with(none, Some(at(100))).await, at(100)),
+            None
+        );
+    }
+    assert_eq!(early_again_at(&row_with(3, None).await, at(100)), None);
+    let mut expired = row_with(7, Some(at(100))).await;
+    expired.expires_at = at(110);
+    assert!(early_again_at(&expired, at(109)).is_some());
+    assert_eq!(early_again_at(&expired, at(110)), None);
+}
+
+#[test]
+fn back_off_stays_within_its_bounds() {
+    for (failures, most) in [
+        (-1, 3),
+        (0, 3),
+        (1, 9),
+        (2, 27),
+        (3, 60),
+        (30, 60),
+        (i32::MAX, 60),
+    ] {
+        for _ in 0..50 {
+            let wait = back_off(failures, None);
+            let bounds = Duration::from_secs(1)..=Duration::from_secs(most);
+            assert!(bounds.contains(&wait), "{failures}: {wait:?}");
+        }
+    }
+}
+
+#[test]
+fn back_off_honours_retry_after_within_reason() {
+    let secs = Duration::from_secs;
+    assert_eq!(back_off(0, Some(secs(120))), secs(120));
+    assert_eq!(back_off(9, Some(secs(3600))), secs(3600));
+    assert_eq!(back_off(0, Some(secs(3601))), secs(3600));
+    assert_eq!(back_off(0, Some(Duration::MAX)), secs(3600));
+    assert!(back_off(0, Some(Duration::ZERO)) >= secs(1));
+}
+
+#[tokio::test]
+async fn every_outcome_has_its_word() {
+    let row = Arc::new(World::new().await.row().await);
+    let (retry_at, token_expires_at) = (at(1), at(2));
+    let results: Vec<FlightResult> = vec![
+        Ok(Outcome::Refreshed(Arc::clone(&row))),
+        Ok(Outcome::AlreadyNewer(row)),
+        Err(RefreshError::NotFound),
+        Err(RefreshError::Ended {
+            state: ConnectionState::Revoked,
+            reason: None,
+            since: at(0),
+        }),
+        Err(RefreshError::RefusedAfterRenewal { retry_at }),
+        Err(RefreshError::TryLater {
+            retry_at,
+            token_expires_at,
+        }),
+        Err(RefreshError::Busy),
+        Err(RefreshError::ClientMisconfigured {
+            word: "invalid_client",
+            retry_at,
+            token_expires_at,
+        }),
+        Err(RefreshError::UnknownApp),
+        Err(RefreshError::Provider {
+            word: "timeout".to_owned(),
+            timed_out: true,
+            retry_at,
+            token_expires_at,
+        }),
+        Err(StoreError::Duplicate.into()),
+        Err(RefreshError::Sealed(OpenError::Malformed)),
+    ];
+    let words: BTreeSet<&str> = results.iter().map(outcome_word).collect();
+    assert_eq!(
+        words.into_iter().collect::<Vec<_>>(),
+        [
+            "already_newer",
+            "busy",
+            "not_found",
+            "our_fault",
+            "refreshed",
+            "refused_after_renewal",
+            "rejected",
+            "sealed",
+            "store",
+            "try_later",
+            "unknown",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn only_the_generation_that_failed_is_spent() {
+    let world = World::answering([granted()]).await;
+    for other in [0, 2, -1, i64::MAX] {
+        let row = already_newer(world.refresh(Some(other)).await);
+        assert_eq!(row.generation, 1);
+    }
+    assert_eq!(world.calls().await, 0);
+
+    let row = refreshed(world.refresh(Some(1)).await);
+
+    assert_eq!((row.generation, world.calls().await), (2, 1));
+    assert_eq!(already_newer(world.refresh(Some(1)).await).generation, 2);
+    assert_eq!(world.calls().await, 1);
+}
+
+#[tokio::test]
+async fn without_a_generation_what_was_minted_in_the_last_five_seconds_is_newer() {
+    let world = World::answering([granted(), granted()]).await;
+    refreshed(world.refresh(None).await);
+
+    world.clock.advance(Duration::from_millis(4999));
+    assert_eq!(already_newer(world.refresh(None).await).generation, 2);
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(refreshed(world.refresh(None).await).generation, 3);
+
+    assert_eq!(world.calls().await, 2);
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
+    let world = World::answering((0..9).map(|_| granted())).await;
+    let door = world.door();
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+    let waits = [1, 2, 4, 8, 16, 32, 60, 60];
+    for (generation, secs) in (2..).zip(waits) {
+        let wait = Duration::from_secs(secs);
+        let minted = world.row().await.refreshed_at.unwrap();
+
+        let refused = refresh(&door, &world.id, Some(generation)).await;
+        let Err(RefreshError::RefusedAfterRenewal { retry_at }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(retry_at, minted.saturating_add(wait));
+        assert_eq!(world.row().await.state, ConnectionState::Active);
+
+        world.clock.advance(wait);
+        refreshed(refresh(&door, &world.id, Some(generation)).await);
+    }
+    assert_eq!(world.calls().await, 9);
+}
+
+#[tokio::test]
+async fn a_renewal_at_its_time_is_no_streak() {
+    let world = World::answering([granted(), granted()]).await;
+    world.clock.advance(Duration::from_secs(3400));
+    assert_eq!(refreshed(world.refresh(Some(1)).await).early_renewals, 0);
+
+    let row = refreshed(world.refresh(Some(2)).await);
+
+    assert_eq!(row.early_renewals, 1, "that one came early");
+}
+
+#[tokio::test]
+async fn what_cannot_be_refreshed_says_why_without_a_call() {
+    let world = World::answering([]).await;
+    let door = world.door();
+    let nobody = ConnectionId::generate();
+    assert!(matches!(
+        refresh(&door, &nobody, None).await,
+        Err(RefreshError::NotFound)
+    ));
+
+    let pending = pipekeeper_core::store::Revocation::Pending;
+    let gone = world.connect("joe").await;
+    world
+        .store
+        .connection_revoke(&gone, 1, "disconnected", pending, at(7))
+        .await
+        .unwrap();
+    let dead = world.connect("jim").await;
+    world
+        .store
+        .connection_reauth_required(&dead, 1, "rejected", None, at(8))
+        .await
+        .unwrap();
+    for (id, expected, word) in [
+        (&gone, ConnectionState::Revoked, "disconnected"),
+        (&dead, ConnectionState::ReauthRequired, "rejected"),
+    ] {
+        for have in [None, Some(0), Some(1), Some(2)] {
+            let ended = refresh(&door, id, have).await;
+            let Err(RefreshError::Ended { state, reason, .. }) = ended else {
+                panic!("{ended:?}")
+            };
+            assert_eq!((state, reason.as_deref()), (expected, Some(word)));
+        }
+    }
+
+    world
+        .database
+        .lines("UPDATE connections SET app_id = 'another' WHERE owner = 'jane'")
+        .unwrap();
+    assert!(matches!(
+        world.refresh(Some(1)).await,
+        Err(RefreshError::UnknownApp)
+    ));
+    assert_eq!(world.calls().await, 0);
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_open_changes_nothing() {
+    let world = World::answering([]).await;
+    world
+        .database
+        .lines("UPDATE connections SET account_id = 'mallory'")
+        .unwrap();
+    let before = world.row().await;
+
+    let sealed = world.refresh(Some(1)).await;
+
+    assert!(
+        matches!(sealed, Err(RefreshError::Sealed(OpenError::Tampered))),
+        "{sealed:?}"
+    );
+    assert_eq!(world.row().await, before);
+    assert_eq!(world.calls().await, 0);
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_was_set_back_holds_nobody_up_for_a_day() {
+    // Seen from a day earlier, the row was refreshed, refused and put off in the future.
+    let world = World::answering((0..3).map(|_| granted())).await;
+    refreshed(world.refresh(Some(1)).await);
+    let yesterday = at(0).saturating_sub(DAY);
+    world.clock.set_wall(yesterday);
+
+    assert_eq!(refreshed(world.refresh(Some(2)).await).generation, 3);
+
+    world.clock.set_wall(yesterday.saturating_sub(DAY));
+    assert_eq!(refreshed(world.refresh(None).await).generation, 4);
+
+    let world = World::answering([status(500), status(500), granted()]).await;
+    world.refresh(Some(1)).await.unwrap_err();
+    world.clock.set_wall(yesterday);
+    assert_eq!(refreshed(world.refresh(Some(1)).await).generation, 2);
+
+    let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    world.clock.set_wall(yesterday);
+    world.clock.advance(Duration::from_mins(1));
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+}

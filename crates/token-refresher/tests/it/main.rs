@@ -1,0 +1,4 @@
+//! The service as its operators meet it.
+
+#[cfg(test)]
+mod cli;
