@@ -84,11 +84,21 @@ impl Login {
             raw.operator_password,
             &raw.operator_password_file,
         );
+        let operator = if password.is_empty() {
+            None
+        } else {
+            Some(Credentials::checked(
+                loader,
+                "login.operator_user",
+                raw.operator_user,
+                password,
+            ))
+        };
         Self {
             allow_marketplace_installs: raw.allow_marketplace_installs,
             marketplace_concurrency: raw.marketplace_concurrency.into(),
             store_patience: Duration::from_secs(raw.store_patience_secs.into()),
-            operator: (!password.is_empty()).then(|| Credentials::new(raw.operator_user, password)),
+            operator,
         }
     }
 }

@@ -39,7 +39,11 @@ impl Sources {
         let env: Vec<_> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let file = file.or_else(|| std::env::var("PIPEKEEPER_CONFIG").ok().map(PathBuf::from));
+        // Compose files set what is not set to nothing.
+        let named = std::env::var("PIPEKEEPER_CONFIG")
+            .ok()
+            .filter(|name| !name.is_empty());
+        let file = file.or_else(|| named.map(PathBuf::from));
         Self {
             defaults,
             file,
@@ -70,7 +74,10 @@ impl Loader {
         }
         let mut aliased = Vec::new();
         for (variable, key) in ALIASES {
-            let value = sources.env.iter().find(|(name, _)| name == variable);
+            let value = sources
+                .env
+                .iter()
+                .find(|(name, value)| name == variable && !value.is_empty());
             if let Some((_, value)) = value
                 && defaults.get::<Value>(key).is_ok()
             {

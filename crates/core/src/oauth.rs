@@ -175,7 +175,10 @@ impl TokenAnswer {
             _ => {}
         }
         if self.status.is_server_error() {
-            Err(TokenError::Unknown(Unknown::Status(self.status.as_u16())))
+            Err(TokenError::Unknown(Unknown::Status {
+                status: self.status.as_u16(),
+                retry_after: self.retry_after,
+            }))
         } else {
             Err(TokenError::TurnedAway {
                 status: self.status.as_u16(),
@@ -260,8 +263,11 @@ pub enum Unknown {
     TimedOut,
     #[error("the connection broke")]
     Broken(#[source] reqwest::Error),
-    #[error("status {0}")]
-    Status(u16),
+    #[error("status {status}")]
+    Status {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
     #[error("a success that is no token response")]
     Garbled,
 }

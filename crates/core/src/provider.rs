@@ -200,6 +200,10 @@ impl RawProvider {
         } else {
             url("revoke_url", &self.revoke_url)
         };
+        // A bearer goes there.
+        if !self.identity_url.starts_with('/') {
+            url("identity_url", &self.identity_url);
+        }
         if self.api_host_suffix.trim_matches('.').is_empty() {
             loader.problem(
                 &format!("providers.{key}.api_host_suffix"),

@@ -81,12 +81,17 @@ impl Credentials {
         password_file: &str,
     ) -> Self {
         let password = loader.secret(&format!("{section}.password"), password, password_file);
-        // RFC 7617: a colon ends the user.
-        if user.is_empty() || user.contains(':') {
-            loader.problem(&format!("{section}.user"), "is empty or has a colon");
-        }
         if password.is_empty() {
             loader.problem(&format!("{section}.password"), "is not set");
+        }
+        Self::checked(loader, &format!("{section}.user"), user, password)
+    }
+
+    /// Checks the user, whose key is named for the problem.
+    pub fn checked(loader: &mut Loader, key: &str, user: String, password: Secret) -> Self {
+        // RFC 7617: a colon ends the user.
+        if user.is_empty() || user.contains(':') {
+            loader.problem(key, "is empty or has a colon");
         }
         Self::new(user, password)
     }

@@ -36,9 +36,8 @@ pub(crate) fn word_of(error: &TokenError) -> String {
         TokenError::InvalidGrant => "invalid_grant".to_owned(),
         TokenError::ClientRefused(word) => (*word).to_owned(),
         TokenError::NotSent(_) => "not_reached".to_owned(),
-        TokenError::TurnedAway { status, .. } | TokenError::Unknown(Unknown::Status(status)) => {
-            format!("http_{status}")
-        }
+        TokenError::TurnedAway { status, .. }
+        | TokenError::Unknown(Unknown::Status { status, .. }) => format!("http_{status}"),
         TokenError::Unknown(Unknown::TimedOut) => "timeout".to_owned(),
         TokenError::Unknown(Unknown::Broken(_)) => "connection_broke".to_owned(),
         TokenError::Unknown(Unknown::Garbled) => "garbled_answer".to_owned(),

@@ -1,16 +1,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pipekeeper_core::clock::ManualClock;
+use pipekeeper_core::clock::{Clock, ManualClock};
 use pipekeeper_core::config::{Loader, Sources};
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::AppUse;
-use pipekeeper_core::store::{AppKey, Backend, Consent, NewConnection};
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection};
 use pipekeeper_core::test_util::{self, TestDatabase};
+use pipekeeper_core::vault::SealedTo;
 use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
+use super::waits::back_off;
 use super::*;
 
 mod doors;

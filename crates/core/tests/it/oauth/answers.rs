@@ -184,7 +184,7 @@ async fn an_outage_that_echoes_a_word_never_kills_a_grant() {
             let error = answered(ResponseTemplate::new(status).set_body_json(body))
                 .await
                 .unwrap_err();
-            let TokenError::Unknown(Unknown::Status(said)) = error else {
+            let TokenError::Unknown(Unknown::Status { status: said, .. }) = error else {
                 panic!("{status} {word}: {error:?}")
             };
             assert_eq!(said, status);

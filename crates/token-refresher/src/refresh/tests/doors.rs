@@ -170,11 +170,32 @@ async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
 /// Waits until the door has seen who holds the lease.
 async fn seen(door: &Refresher) -> String {
     loop {
-        let seen = door.seen_leases.lock().unwrap().values().next().cloned();
-        if let Some((owner, _)) = seen {
-            return owner;
+        if let Some(lease) = door.watched.lock().unwrap().values().next() {
+            return lease.holder.clone();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Lets time pass in steps, and the door look at the lease after each.
+async fn watch(door: &Refresher, clock: &ManualClock, mut left: Duration) {
+    while !left.is_zero() {
+        let step = left.min(Duration::from_secs(25));
+        clock.advance(step);
+        left -= step;
+        loop {
+            let now = Clock::monotonic(clock);
+            if door
+                .watched
+                .lock()
+                .unwrap()
+                .values()
+                .all(|lease| lease.last_seen == now)
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -190,8 +211,7 @@ async fn orphaned(world: &World) -> FlightResult {
     let door = world.door();
     let time = async {
         assert_eq!(seen(&door).await, "dead/1");
-        world.clock.advance(Duration::from_secs(90));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        watch(&door, &world.clock, Duration::from_secs(90)).await;
         assert_eq!(world.calls().await, 0, "not before its time");
         // Also what a day of the wall clock does not change.
         world.clock.set_wall(at(0).saturating_add(DAY));
@@ -229,6 +249,37 @@ async fn a_token_that_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
 }
 
 #[tokio::test]
+async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
+    let world = World::answering([granted()]).await;
+    world
+        .store
+        .lease_acquire(&world.id, 1, "one/1")
+        .await
+        .unwrap();
+    let door = world.door();
+    let time = async {
+        seen(&door).await;
+        world.clock.advance(Duration::from_secs(89));
+        while door
+            .watched
+            .lock()
+            .unwrap()
+            .values()
+            .any(|lease| lease.first_seen.is_zero())
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        watch(&door, &world.clock, Duration::from_secs(2)).await;
+        assert_eq!(world.calls().await, 0);
+        assert!(world.store.lease_release(&world.id, "one/1").await.unwrap());
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+
+    refreshed(end);
+}
+
+#[tokio::test]
 async fn a_new_holder_is_given_its_own_time() {
     let world = World::answering([granted()]).await;
     assert!(
@@ -252,10 +303,16 @@ async fn a_new_holder_is_given_its_own_time() {
         while seen(&door).await != "two/1" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let first = door.seen_leases.lock().unwrap().values().next().unwrap().1;
+        let first = door
+            .watched
+            .lock()
+            .unwrap()
+            .values()
+            .next()
+            .unwrap()
+            .first_seen;
         assert_eq!(first, Duration::from_secs(45));
-        world.clock.advance(Duration::from_secs(44));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        watch(&door, &world.clock, Duration::from_secs(44)).await;
         assert_eq!(world.calls().await, 0);
         assert!(world.store.lease_release(&world.id, "two/1").await.unwrap());
     };
