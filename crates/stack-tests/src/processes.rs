@@ -306,16 +306,15 @@ fn environment(plan: &Plan, service: &str) -> Vec<(String, String)> {
             registration.client_secret.expose().to_owned(),
         ));
     }
-    match service {
-        "token-refresher" => keys.push(("webhook.password_file", secret("refresher.password"))),
-        _ => {
-            let refresher = plan.url("token-refresher");
-            keys.push((
-                "refresher.url",
-                format!("{refresher}/webhook/pipedrive/refresh"),
-            ));
-            keys.push(("refresher.password_file", secret("refresher.password")));
-        }
+    if service == "token-refresher" {
+        keys.push(("webhook.password_file", secret("refresher.password")));
+    } else {
+        let refresher = plan.url("token-refresher");
+        keys.push((
+            "refresher.url",
+            format!("{refresher}/webhook/pipedrive/refresh"),
+        ));
+        keys.push(("refresher.password_file", secret("refresher.password")));
     }
     match service {
         "data-api" => keys.push(("webhook.password_file", secret("webhook.password"))),
@@ -397,11 +396,8 @@ fn last_lines(plan: &Plan, process: &str) -> String {
     let log = plan.data.join("logs").join(format!("{process}.log"));
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
-    lines
-        .iter()
-        .skip(lines.len().saturating_sub(15))
-        .map(|line| format!("  {line}\n"))
-        .collect()
+    let last = lines.iter().skip(lines.len().saturating_sub(15));
+    last.copied().flat_map(|line| ["  ", line, "\n"]).collect()
 }
 
 /// A binary of this workspace: cargo puts all of them beside each other.

@@ -279,7 +279,7 @@ impl Plan {
         let url = format!("http://{}", server.addr());
         let metrics = format!("http://{}/metrics", server.metrics_addr());
         let stop = stop.clone();
-        let task = tokio::task::spawn(async move {
+        let task = in_background(async move {
             server.run_until(stop).await.expect("the service ends well");
         });
         await_ready(&url).await?;
@@ -305,15 +305,14 @@ impl Plan {
                 self.app.client_secret.clone(),
             ));
         }
-        match service {
-            "token-refresher" => keys.push(("webhook.password", REFRESHER_PASSWORD.to_owned())),
-            _ => {
-                keys.push((
-                    "refresher.url",
-                    format!("{refresher}/webhook/pipedrive/refresh"),
-                ));
-                keys.push(("refresher.password", REFRESHER_PASSWORD.to_owned()));
-            }
+        if service == "token-refresher" {
+            keys.push(("webhook.password", REFRESHER_PASSWORD.to_owned()));
+        } else {
+            keys.push((
+                "refresher.url",
+                format!("{refresher}/webhook/pipedrive/refresh"),
+            ));
+            keys.push(("refresher.password", REFRESHER_PASSWORD.to_owned()));
         }
         match service {
             "data-api" => keys.push(("webhook.password", WEBHOOK_PASSWORD.to_owned())),
@@ -339,6 +338,18 @@ impl Plan {
         }
         env
     }
+}
+
+/// A task that its test, or the end of the test's runtime, ends.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's tasks need no shutdown to wait for them"
+)]
+pub fn in_background<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::task::spawn(task)
 }
 
 /// A simulator in Pipedrive's place: configuration alone.

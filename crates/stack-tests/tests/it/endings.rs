@@ -5,8 +5,11 @@ use std::time::Duration;
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
 use stack_tests::Stack;
+use stack_tests::stack::in_background;
 
-use crate::support::{EMAIL, NAME, connected, expire, refreshes, row, settings, until};
+use crate::support::{
+    EMAIL, NAME, connected, expire, panics_in_services, refreshes, row, settings, until,
+};
 
 /// The instant at which the refresh token is on its way.
 async fn until_it_is_spent(stack: &Stack, connection: &Value) {
@@ -27,7 +30,7 @@ pub(crate) async fn caller_that_gives_up_does_not_abort_the_refresh(backend: Bac
     let body = json!({"connectionId": connection["id"], "generation": 1});
 
     let refresh = stack.client.clone();
-    let refresh = tokio::task::spawn(async move { refresh.refresh(&body).await });
+    let refresh = in_background(async move { refresh.refresh(&body).await });
     until_it_is_spent(&stack, &connection).await;
     refresh.abort();
     let person = tokio::time::timeout(Duration::from_millis(50), stack.person(EMAIL)).await;
@@ -52,7 +55,7 @@ pub(crate) async fn stop_in_the_middle_of_a_refresh_commits_it(backend: Backend)
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
-    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    let waiting = in_background(async move { caller.refresh(&body).await });
     until_it_is_spent(&stack, &connection).await;
 
     stack.stop_refreshers().await;
@@ -80,7 +83,7 @@ pub(crate) async fn stop_in_the_middle_of_an_abandoned_refresh_commits_it(backen
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
-    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    let waiting = in_background(async move { caller.refresh(&body).await });
     until_it_is_spent(&stack, &connection).await;
     waiting.abort();
 
@@ -103,7 +106,7 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
-    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    let waiting = in_background(async move { caller.refresh(&body).await });
     until_it_is_spent(&stack, &connection).await;
     let notice = json!({
         "company": 1, "user": 1, "client_id": stack.client_id, "kill": false,
@@ -132,7 +135,7 @@ pub(crate) async fn refresh_that_loses_to_a_reconnect_leaves_it_alone(backend: B
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
-    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    let waiting = in_background(async move { caller.refresh(&body).await });
     until_it_is_spent(&stack, &connection).await;
 
     let again = stack.connect(1, 1).await.unwrap();
@@ -152,4 +155,30 @@ pub(crate) async fn refresh_that_loses_to_a_reconnect_leaves_it_alone(backend: B
     );
     assert_eq!(after.lease_owner, None);
     assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+/// Whatever a service is doing for a caller when the connection closes, it is dropped without harm.
+pub(crate) async fn callers_that_go_away_harm_nobody(backend: Backend) {
+    panics_in_services();
+    let (stack, connection) = connected(backend).await;
+    let person = json!({"person": {"email": EMAIL}, "accountId": connection["account_id"]});
+    let refresh =
+        json!({"appId": stack.client_id, "accountId": connection["account_id"], "generation": 0});
+    for round in 0..60 {
+        let fresh = json!({"person": {"email": EMAIL}, "accountId": "x", "owner": round});
+        for request in [
+            stack.person_request(&person),
+            stack.person_request(&fresh),
+            stack.refresh_request(&refresh),
+        ] {
+            let hurry = Duration::from_micros(300 * (round % 10));
+
+            drop(tokio::time::timeout(hurry, request.send()).await);
+        }
+    }
+
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    stack.refresh(&refresh).await.unwrap().expect(200);
+    assert_eq!(panics_in_services(), 0);
+    assert_eq!(refreshes(&stack).await, 0);
 }

@@ -73,12 +73,12 @@ pub(crate) async fn keys_are_rotated_without_an_outage(backend: Backend) {
     };
     assert_eq!(rotated.person(EMAIL).await.unwrap().expect(200).body, NAME);
 
-    let refreshed = rotated
+    let answer = rotated
         .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
         .await
         .unwrap();
 
-    refreshed.expect(200);
+    answer.expect(200);
     assert!(contains(
         row(&stack, &connection).await.access_token.as_bytes(),
         b"new"

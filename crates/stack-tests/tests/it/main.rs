@@ -20,6 +20,8 @@ mod outages;
 #[cfg(test)]
 mod person_answers;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod refresh_answers;
 #[cfg(test)]
 mod support;
@@ -27,6 +29,8 @@ mod support;
 mod surface;
 #[cfg(test)]
 mod uninstalls;
+#[cfg(test)]
+mod up;
 
 /// One test per case and backend: `sqlite::fifty_callers_cost_one_refresh`.
 macro_rules! promises {
@@ -160,6 +164,7 @@ promises! { every backend:
         stop_in_the_middle_of_an_abandoned_refresh_commits_it
         refresh_that_loses_to_an_uninstall_revokes_what_it_got
         refresh_that_loses_to_a_reconnect_leaves_it_alone
+        callers_that_go_away_harm_nobody
     }
     keys {
         token_under_an_unknown_key_is_said_and_kept

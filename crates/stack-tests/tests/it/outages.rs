@@ -2,6 +2,7 @@
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
+use stack_tests::stack::in_background;
 use stack_tests::{Answer, Setup, Stack};
 
 use crate::support::{EMAIL, NAME, refreshes, row, settings, until};
@@ -83,7 +84,7 @@ pub(crate) async fn refreshed_token_outlives_a_cut_before_its_commit(backend: Ba
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
-    let waiting = tokio::task::spawn(async move { caller.refresh(&body).await });
+    let waiting = in_background(async move { caller.refresh(&body).await });
     until("a lease is held", || async {
         row(&stack, &connection).await.lease_owner.is_some()
     })
@@ -120,7 +121,7 @@ pub(crate) async fn new_grant_outlives_a_cut_before_it_is_stored(backend: Backen
 
     gate.cut();
     let caller = stack.client.clone();
-    let waiting = tokio::task::spawn(async move { caller.callback(&query).await });
+    let waiting = in_background(async move { caller.callback(&query).await });
     until("the code is exchanged", || async {
         stack.stats().await.unwrap()["exchanges"] == 1
     })

@@ -1,5 +1,7 @@
 //! What several files of promises need.
 
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pipekeeper_core::connection::ConnectionId;
@@ -82,4 +84,20 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
     };
     let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
     assert!(asked.is_ok(), "{what}: not within 20 s");
+}
+
+/// Panics so far outside of the tests themselves: a service's, which its HTTP server would hide. Counted from the first call.
+pub(crate) fn panics_in_services() -> u64 {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let at = panic.location().map_or("", |at| at.file());
+            // `Result::unwrap` and its like name the test that called them.
+            COUNT.fetch_add(u64::from(!at.contains("stack-tests")), Ordering::Relaxed);
+            hook(panic);
+        }));
+    });
+    COUNT.load(Ordering::Relaxed)
 }

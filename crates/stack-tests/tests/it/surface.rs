@@ -131,10 +131,11 @@ async fn other_methods_are_told_which_ones_fit() {
     }
 }
 
+const MAX: usize = 64 * 1024;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_have_64_kib_at_most() {
     let (stack, connection) = connected(Backend::Sqlite).await;
-    const MAX: usize = 64 * 1024;
     let padded = |mut body: serde_json::Value, length: usize| {
         let short = body.to_string().len();
         body["padding"] = json!("");

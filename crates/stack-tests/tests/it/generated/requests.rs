@@ -413,8 +413,7 @@ fn notice(dice: &mut Dice) -> Draft {
         "1577836800",
         "32503680000000",
     ];
-    // User 2 of company 1 may be uninstalled; user 1 has to stay. A time that can't be read would be checked by a refresh,
-    // and the next one, a moment later, could not be.
+    // A time that can't be read would be checked by a refresh, and the next one, a moment later, could not be.
     let (company, user, time) = if dice.per_mille(100) {
         (
             dice.one_of(&["1", "\"1\""]),
@@ -498,7 +497,7 @@ fn person(known: &Known, dice: &mut Dice) -> Draft {
         // Few: each is a call of the provider's.
         0 if dice.per_mille(300) => {
             format!(
-                r#"{{"person":{{"email":"{}"}},"accountId":"~pipedrive:1"}}"#,
+                r#"{{"person":{{"email":"{}"}},"accountId":"~pipedrive:4711"}}"#,
                 dice.one_of(&EMAILS)
             )
         }
@@ -601,9 +600,10 @@ fn nowhere(dice: &mut Dice) -> Draft {
 /// A text of no use, fit for a query or a form.
 fn junk(dice: &mut Dice) -> String {
     match dice.below(12) {
-        0 => (0..dice.below(40))
-            .map(|_| format!("%{:02x}", dice.byte()))
-            .collect(),
+        0 => {
+            let bytes: Vec<u8> = (0..dice.below(40)).map(|_| dice.byte()).collect();
+            url::form_urlencoded::byte_serialize(&bytes).collect()
+        }
         1 => "x".repeat(dice.below(300)),
         2 => "9".repeat(dice.below(400)),
         3 => format!("1.1.{}", "0123456789abcdef".repeat(2)),

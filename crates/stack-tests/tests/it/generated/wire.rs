@@ -94,7 +94,7 @@ impl Wire {
                 match reading {
                     Ok(Ok(1..)) => {}
                     Ok(Ok(0) | Err(_)) => break true,
-                    Err(_) => panic!(
+                    Err(_elapsed) => panic!(
                         "no answer in time to {:?}, number {} of {:?}",
                         batch[taken.len()],
                         taken.len(),

@@ -343,7 +343,7 @@ async fn no_flight_waits_for_ever() {
                 .await
                 .unwrap()
         );
-        world.clock.advance(Duration::from_secs(91));
+        world.clock.advance(Duration::from_secs(95));
     };
 
     let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);

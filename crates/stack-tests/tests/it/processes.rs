@@ -1,0 +1,221 @@
+//! The same with real processes, as `scripts/up` starts them, and what they write down.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use pipedrive_sim::DEFAULT_CLIENT_SECRET;
+use pipekeeper_core::store::Backend;
+use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
+use serde_json::json;
+use stack_tests::client::shows_a_token;
+use stack_tests::processes::{Plan, Processes, SERVICES, SIMULATOR};
+use stack_tests::stack::in_background;
+
+use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings};
+
+/// A directory that is gone with the test.
+pub(crate) struct Directory(pub(crate) PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let name = format!("pipekeeper-it-{}-{}", std::process::id(), free_base_port());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The first of ports that are all free: those of a plan, and its metrics' a thousand further on.
+pub(crate) fn free_base_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Below the ports that the system hands out, and away from another run's.
+    let offset = u16::try_from(std::process::id() % 300).unwrap() * 40;
+    loop {
+        let base = 16_000 + (offset + NEXT.fetch_add(20, Ordering::Relaxed)) % 14_000;
+        let ports = (base..base + 11).chain(base + 1000..base + 1003);
+        if ports
+            .into_iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        {
+            return base;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_each_process_cost_one_refresh_on_sqlite() {
+    Box::pin(two_of_each_process_cost_one_refresh(Backend::Sqlite)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_each_process_cost_one_refresh_on_postgres() {
+    if is_asked_for(Backend::Postgres) {
+        Box::pin(two_of_each_process_cost_one_refresh(Backend::Postgres)).await;
+    }
+}
+
+/// And no log of theirs shows what nobody is to read.
+async fn two_of_each_process_cost_one_refresh(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let (directory, more) = (Directory::new(), Directory::new());
+    let mut plan = Plan::new(directory.0.clone(), free_base_port());
+    plan.database_url = Some(database.url());
+    let log_all = |plan: &mut Plan| {
+        for service in SERVICES {
+            plan.set
+                .push((format!("{service}.telemetry.filter"), "debug".to_owned()));
+        }
+    };
+    log_all(&mut plan);
+    let processes = Processes::start(plan.clone()).await.unwrap();
+    let mut second = Plan::new(more.0.clone(), free_base_port());
+    copy_secrets(&directory.0, &more.0);
+    second.database_url = Some(database.url());
+    second.without = vec![SIMULATOR.to_owned(), "auth-capture".to_owned()];
+    log_all(&mut second);
+    for service in ["data-api", "token-refresher"] {
+        for endpoint in ["authorize", "token", "revoke"] {
+            let key = format!("{service}.providers.pipedrive.{endpoint}_url");
+            second
+                .set
+                .push((key, format!("{}/oauth/{endpoint}", plan.url(SIMULATOR))));
+        }
+    }
+    let second_processes = Processes::start(second.clone()).await.unwrap();
+    let first_client = plan.client().unwrap();
+    let mut second_client = second.client().unwrap();
+    second_client.simulator.clone_from(&first_client.simulator);
+    let query = first_client
+        .marketplace_consent("approve", 1, 1)
+        .await
+        .unwrap();
+    first_client.callback(&query).await.unwrap().expect(200);
+    let rotation = json!({"rotation": "single_use_with_reuse_detection", "token_delay_ms": 300});
+    settings(&first_client, rotation).await;
+    for client in [&first_client, &second_client] {
+        assert_eq!(client.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    }
+    let (login, cookie) = first_client.start_login("").await.unwrap();
+    let declined = first_client.consent(&login, "decline", 1, 1).await.unwrap();
+    first_client
+        .finish_login(&declined, Some(&cookie))
+        .await
+        .unwrap()
+        .expect(400);
+    expire(&first_client).await;
+
+    let both = [&first_client, &second_client];
+    let answers = crowd((0..60).map(|caller| both[caller % 2].clone()), EMAIL).await;
+
+    for answer in answers {
+        assert_eq!(answer.expect(200).body, NAME);
+    }
+    assert_eq!(refreshes(&first_client).await, 1);
+    second_processes.stop().await.unwrap();
+    processes.stop().await.unwrap();
+    let state = declined
+        .query_pairs()
+        .find(|(key, _)| key == "state")
+        .unwrap()
+        .1
+        .into_owned();
+    let code = query.split_once("code=").unwrap().1.to_owned();
+    let cookie = cookie.split_once('=').unwrap().1.to_owned();
+    let secrets = [
+        state,
+        code,
+        cookie,
+        EMAIL.to_owned(),
+        DEFAULT_CLIENT_SECRET.to_owned(),
+    ];
+    assert_logs_show_none_of(&directory.0, &secrets);
+    assert_logs_show_none_of(&more.0, &secrets);
+}
+
+fn copy_secrets(from: &Path, to: &Path) {
+    fs::create_dir(to.join("secrets")).unwrap();
+    for secret in fs::read_dir(from.join("secrets")).unwrap() {
+        let secret = secret.unwrap();
+        fs::copy(secret.path(), to.join("secrets").join(secret.file_name())).unwrap();
+    }
+}
+
+/// Nor any of the deployment's own secrets, nor a token.
+#[track_caller]
+fn assert_logs_show_none_of(data: &Path, more: &[String]) {
+    let own = fs::read_dir(data.join("secrets")).unwrap().map(|secret| {
+        let text = fs::read_to_string(secret.unwrap().path()).unwrap();
+        text.trim().rsplit(':').next().unwrap().to_owned()
+    });
+    let secrets: Vec<_> = own.chain(more.iter().cloned()).collect();
+    let mut read = 0;
+    for log in fs::read_dir(data.join("logs")).unwrap() {
+        let path = log.unwrap().path();
+        if path.file_stem().is_some_and(|name| name == SIMULATOR) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        read += text.lines().count();
+        for secret in &secrets {
+            assert!(
+                !text.contains(secret.as_str()),
+                "{} shows {secret}",
+                path.display()
+            );
+        }
+        assert!(!shows_a_token(&text), "{} shows a token", path.display());
+        assert!(!text.contains(" panicked at "), "{}", path.display());
+    }
+    assert!(read > 10, "the logs of {} are empty", data.display());
+}
+
+/// Killed in the middle of a call: its lease is an orphan, and a sibling goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_refreshers_work_is_taken_up_by_the_next() {
+    let directory = Directory::new();
+    let mut plan = Plan::new(directory.0.clone(), free_base_port());
+    for (key, secs) in [
+        ("timeout_secs", "1"),
+        ("lease_secs", "3"),
+        ("orphan_grace_secs", "0"),
+        ("default_deadline_secs", "20"),
+    ] {
+        plan.set
+            .push((format!("token-refresher.refresh.{key}"), secs.to_owned()));
+    }
+    let mut processes = Processes::start(plan.clone()).await.unwrap();
+    let client = plan.client().unwrap();
+    let connection = client.connect(1, 1).await.unwrap();
+    // The provider commits, the answer is on its way, and nobody is there to take it.
+    let kill = json!({"on": "token", "grant": "refresh_token", "fault": "commit_then_hang"});
+    client.sim("faults", &kill).await.unwrap();
+    let (caller, body) = (
+        client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = in_background(async move { caller.refresh(&body).await });
+    crate::support::until("the provider has committed", || async {
+        client.stats().await.unwrap()["refreshes"] == 1
+    })
+    .await;
+    processes
+        .signal("token-refresher", rustix::process::Signal::KILL)
+        .unwrap();
+    assert!(waiting.await.unwrap().is_err());
+    processes.start_one("token-refresher").await.unwrap();
+
+    let body = json!({"connectionId": connection["id"], "generation": 1});
+    let answer = client.refresh(&body).await.unwrap();
+
+    assert_eq!(answer.expect(200).json()["outcome"], "refreshed");
+    assert_eq!(client.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    processes.stop().await.unwrap();
+}

@@ -1,0 +1,214 @@
+//! `scripts/up`, as a person runs it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::processes::{Directory, free_base_port};
+use crate::support::until;
+
+/// Nothing of the developer's own registration or settings reaches it.
+fn up(data: &Path, base_port: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_up"));
+    command
+        .env_clear()
+        .arg("--data")
+        .arg(data)
+        .args(["--base-port", &base_port.to_string()])
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+async fn outcome(mut command: Command) -> Output {
+    let ended = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
+    ended.expect("it ends by itself").unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+fn ports(base: u16) -> impl Iterator<Item = u16> {
+    (base..base + 3)
+        .chain([base + 10])
+        .chain(base + 1000..base + 1003)
+}
+
+#[track_caller]
+fn assert_free(base: u16) {
+    for port in ports(base) {
+        assert!(
+            TcpListener::bind(("127.0.0.1", port)).is_ok(),
+            "{port} is taken still"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_holds_from_consent_to_a_healed_401() {
+    let (data, port) = (Directory::new(), free_base_port());
+    let mut command = up(&data.0.join("new"), port);
+    command.arg("--demo");
+
+    let output = outcome(command).await;
+
+    let told = said(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("All of it held."), "{told}");
+    assert_free(port);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_fails_without_what_it_is_about() {
+    for arguments in [
+        ["--without", "token-refresher"],
+        ["--without", "data-api"],
+        ["--set", "data-api.refresher.password=wrong"],
+        [
+            "--set",
+            "token-refresher.apps.pipedrive.client_secret=wrong",
+        ],
+        ["--set", "data-api.no.such_key=1"],
+    ] {
+        let (data, port) = (Directory::new(), free_base_port());
+        let mut command = up(&data.0, port);
+        command.arg("--demo").args(arguments);
+
+        let output = outcome(command).await;
+
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            said(&output)
+        );
+        assert!(!said(&output).contains("All of it held."), "{arguments:?}");
+        assert_free(port);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn taken_port_is_named_with_the_process_that_wants_it() {
+    for (offset, process) in [
+        (0, "auth-capture"),
+        (1, "data-api"),
+        (1002, "token-refresher"),
+        (10, "pipedrive-sim"),
+    ] {
+        let (data, port) = (Directory::new(), free_base_port());
+        let _holder = TcpListener::bind(("127.0.0.1", port + offset)).unwrap();
+
+        let output = outcome(up(&data.0, port)).await;
+
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains(&format!("{} ({process})", port + offset)),
+            "{told}"
+        );
+        assert!(told.contains("--base-port"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_registration_is_a_mistake() {
+    let names = [
+        "PIPE_DRIVE_CLIENT_ID",
+        "PIPE_DRIVE_CLIENT_SECRET",
+        "PIPE_DRIVE_REDIRECT_URL",
+    ];
+    for set in [&names[..1], &names[1..2], &names[..2]] {
+        let (data, port) = (Directory::new(), free_base_port());
+        let mut command = up(&data.0, port);
+        command.envs(set.iter().map(|name| (*name, "x-secret-x")));
+
+        let output = outcome(command).await;
+
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(names.iter().all(|name| told.contains(name)), "{told}");
+        assert!(!told.contains("x-secret-x"), "{told}");
+    }
+    let (data, port) = (Directory::new(), free_base_port());
+    let mut command = up(&data.0, port);
+    command.arg("--demo").envs(names.map(|name| (name, "x")));
+    assert_eq!(
+        outcome(command).await.status.code(),
+        Some(1),
+        "the demo is the simulator's"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signal_stops_everything_and_secrets_stay() {
+    let (data, port) = (Directory::new(), free_base_port());
+    let mut secrets = Vec::new();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut running = up(&data.0, port).spawn().unwrap();
+        until_ready(&mut running, port).await;
+        secrets.push(read_secrets(&data.0));
+
+        let pid = i32::try_from(running.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        let output =
+            tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+
+        let output = output.expect("it stops").unwrap();
+        assert!(output.status.success(), "{signal:?}: {}", said(&output));
+        assert!(
+            said(&output).contains("Pipekeeper is up."),
+            "{}",
+            said(&output)
+        );
+        assert_free(port);
+    }
+    assert_eq!(secrets[0], secrets[1]);
+    for (name, _) in &secrets[0] {
+        let secret = data.0.join("secrets").join(name);
+        assert_eq!(mode(&secret), 0o600, "{name}");
+    }
+    assert_eq!(secrets[0].len(), 4);
+    assert_eq!(mode(&data.0.join("secrets")), 0o700);
+    assert_eq!(mode(&data.0.join("pipekeeper.db")), 0o600);
+}
+
+async fn until_ready(running: &mut Child, port: u16) {
+    let http = stack_tests::Client::http().unwrap();
+    until("auth-capture, which starts last, is ready", || async {
+        let url = format!("http://127.0.0.1:{port}/readyz");
+        http.get(url)
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    assert!(running.try_wait().unwrap().is_none());
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn read_secrets(data: &Path) -> Vec<(String, String)> {
+    let mut secrets: Vec<_> = fs::read_dir(data.join("secrets"))
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read_to_string(entry.path()).unwrap(),
+            )
+        })
+        .collect();
+    secrets.sort();
+    secrets
+}
