@@ -91,18 +91,13 @@ impl Wire {
                     continue;
                 }
                 let reading = tokio::time::timeout(PATIENCE, from.read_buf(unread)).await;
-                match reading {
-                    Ok(Ok(1..)) => {}
-                    Ok(Ok(0) | Err(_)) => break true,
-                    Err(_elapsed) => panic!(
-                        "no answer in time to {:?}, number {} of {:?}",
-                        batch[taken.len()],
-                        taken.len(),
-                        batch
-                            .iter()
-                            .map(|request| request.bytes.len())
-                            .collect::<Vec<_>>()
-                    ),
+                let Ok(read) = reading else {
+                    let lengths: Vec<_> = batch.iter().map(|request| request.bytes.len()).collect();
+                    let (first, before) = (&batch[taken.len()], taken.len());
+                    panic!("no answer in time to {first:?}, after {before} others of {lengths:?}");
+                };
+                if read.unwrap_or(0) == 0 {
+                    break true;
                 }
             };
             (taken, ended)
