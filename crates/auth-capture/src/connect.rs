@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::lifetime::renewal_due;
 use pipekeeper_core::oauth::{self, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::provider::{ApiDomain, App};
@@ -27,7 +28,7 @@ pub(crate) struct Grant {
     pub(crate) keeper: Option<(KeeperName, KeeperName)>,
 }
 
-/// Exchanges the code and stores what it gives. On any error nothing is stored.
+/// Exchanges the code and stores what it gives. On an error the caller's own row is as it was.
 pub(crate) async fn connect(
     service: &AuthCapture,
     app: &App,
@@ -37,12 +38,14 @@ pub(crate) async fn connect(
     let tokens = oauth::exchange_code(&service.client, app, &grant.code, grant.verifier.as_ref())
         .await
         .map_err(exchange_failed)?;
+    let at = service.context.clock.now();
     let refresh_token = tokens.refresh_token.clone().ok_or_else(|| {
         Problem::new(Code::UpstreamError, "The provider gave no refresh token: the app's registration has to allow offline access.")
     })?;
     let api_domain = api_domain(app, &tokens)?;
     let identity = identify(service, app, &api_domain, &tokens).await?;
     let arrived = Arrived {
+        at,
         tokens,
         refresh_token,
         api_domain,
@@ -51,15 +54,19 @@ pub(crate) async fn connect(
     };
 
     let give_up = received_at + service.login.store_patience;
+    let mut told = false;
     loop {
         match store(service, app, &arrived).await {
             Ok(Stored::Row(row)) => return Ok(*row),
             Ok(Stored::Refused(problem)) => return Err(problem),
             Err(error) if error.is_unavailable() && service.context.clock.monotonic() < give_up => {
-                tracing::warn!(
-                    "holding new tokens until the database is back: {:#}",
-                    anyhow::Error::from(error)
-                );
+                if !told {
+                    told = true;
+                    tracing::warn!(
+                        "holding new tokens until the database is back: {:#}",
+                        anyhow::Error::from(error)
+                    );
+                }
                 tokio::time::sleep(random::between(
                     Duration::from_millis(200),
                     Duration::from_millis(600),
@@ -73,6 +80,8 @@ pub(crate) async fn connect(
 
 /// Everything that the provider said, before it has a row.
 struct Arrived {
+    /// When the tokens began to age, however long their storing takes.
+    at: Timestamp,
     tokens: Tokens,
     refresh_token: Secret,
     api_domain: ApiDomain,
@@ -167,20 +176,22 @@ fn claim(held: &Connection, own: Option<&Connection>, arrived: &Arrived) -> Clai
     if own.is_some_and(|own| own.id == held.id) {
         return Claim::Granted;
     }
-    match (&arrived.keeper, own) {
-        // A login adopts the Marketplace install of the same person…
-        (Some(_), None) if held.account_id.is_marketplace() => Claim::Granted,
-        // … unless its account is connected as somebody else.
-        (Some(_), Some(_)) if held.account_id.is_marketplace() => Claim::DifferentCompany,
-        (Some(_), _) => Claim::AlreadyConnected { keep_alive: true },
-        // An install that nobody vouches for touches no account's connection.
-        (None, _) => Claim::AlreadyConnected { keep_alive: false },
+    // A row that has ended holds no install, and one that came from the Marketplace waits to be adopted by a login. An
+    // install that nobody vouches for touches no account's connection.
+    let free = is_over(held) || (arrived.keeper.is_some() && held.account_id.is_marketplace());
+    match own {
+        None if free => Claim::Granted,
+        // Its account is connected as somebody else: two rows can't become one.
+        Some(_) if free => Claim::DifferentCompany,
+        _ => Claim::AlreadyConnected {
+            keep_alive: arrived.keeper.is_some(),
+        },
     }
 }
 
 /// A row whose keeper is free to connect another company.
 fn is_over(row: &Connection) -> bool {
-    row.state == pipekeeper_core::connection::ConnectionState::Revoked
+    row.state == ConnectionState::Revoked
 }
 
 fn keeper(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
@@ -201,7 +212,7 @@ fn consent(
     app: &App,
     arrived: &Arrived,
 ) -> Consent {
-    let now = service.context.clock.now();
+    let now = arrived.at;
     let to = SealedTo {
         id,
         app: key,

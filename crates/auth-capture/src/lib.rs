@@ -39,7 +39,7 @@ pub struct AuthCapture {
     client: reqwest::Client,
     refresher: Refresher,
     /// Places for installs that no login of ours vouches for.
-    marketplace: Semaphore,
+    marketplace: Arc<Semaphore>,
 }
 
 impl Service for AuthCapture {
@@ -75,7 +75,7 @@ impl Service for AuthCapture {
             vault: config.vault.context("no keyring")?,
             client: http_client::build(limits)?,
             refresher: config.refresher.client()?,
-            marketplace: Semaphore::new(config.login.marketplace_concurrency),
+            marketplace: Arc::new(Semaphore::new(config.login.marketplace_concurrency)),
             login: config.login,
             context,
         })

@@ -16,7 +16,7 @@ use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::{record, trace};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
 use crate::connect::{Grant, connect};
@@ -53,6 +53,7 @@ struct LoginQuery {
         (status = 200, description = "Connected"),
         (status = 400, description = "Consent declined; or the code or the login is missing, used or expired", body = ProblemBody),
         (status = 409, description = "Another account holds this connection, or it is another company than before", body = ProblemBody),
+        (status = 429, description = "Too many installs at once", body = ProblemBody),
         (status = 502, description = "The provider failed", body = ProblemBody),
         (status = 503, description = "The database stayed away", body = ProblemBody),
     )
@@ -170,7 +171,8 @@ fn named_keeper(
             return Err(Problem::new(
                 Code::Unauthorized,
                 "Only the operator names accounts, and login.operator_password is not set.",
-            ));
+            )
+            .challenge());
         }
     }
     let name = |field: &str, text: &str| {
@@ -230,15 +232,14 @@ async fn finish(
         })?
         .into_inner();
     let login = match query.state.as_ref().filter(|state| !state.is_empty()) {
-        Some(state) => Some(login::finish(service, state.expose(), request).await?),
+        Some(state) => Some(login::finish(service, state.expose(), request).await),
         None => None,
     };
-    if query.error.is_some() {
-        return Err(Problem::new(
-            Code::ConsentDeclined,
-            "The installation was cancelled at Pipedrive; nothing was connected.",
-        ));
+    // A refusal ends its login, and is told as what it is even if the login had ended before.
+    if let Some(error) = &query.error {
+        return Err(refused(error));
     }
+    let login = login.transpose()?;
     let code = query.code.filter(|code| !code.is_empty()).ok_or_else(|| {
         Problem::new(
             Code::LoginInvalid,
@@ -267,7 +268,7 @@ async fn finish(
         }
     };
     // Junk codes come without a login: they queue among themselves.
-    let _place = match &login {
+    let place = match &login {
         Some(_) => None,
         None => Some(marketplace_place(service).await?),
     };
@@ -278,7 +279,11 @@ async fn finish(
     };
     let (service, app) = (Data::clone(service), Arc::clone(app));
     let tasks = service.context.tasks.clone();
-    let connecting = async move { connect(&service, &app, grant).await };
+    let connecting = async move {
+        // Kept to the end, also when the caller goes away before it.
+        let _place = place;
+        connect(&service, &app, grant).await
+    };
     let row = tasks
         .spawn(connecting.instrument(tracing::Span::current()))
         .await
@@ -290,13 +295,37 @@ async fn finish(
     Ok(row)
 }
 
+/// What the provider sends back in place of a code (RFC 6749 §4.1.2.1; Pipedrive's own word is `user_denied`).
+fn refused(error: &str) -> Problem {
+    let word = match error {
+        "invalid_request" => "invalid_request",
+        "unauthorized_client" => "unauthorized_client",
+        "unsupported_response_type" => "unsupported_response_type",
+        "invalid_scope" => "invalid_scope",
+        "server_error" => "server_error",
+        "temporarily_unavailable" => "temporarily_unavailable",
+        _ => {
+            return Problem::new(
+                Code::ConsentDeclined,
+                "The installation was cancelled at Pipedrive; nothing was connected.",
+            );
+        }
+    };
+    Problem::new(
+        Code::ConsentDeclined,
+        format!("Pipedrive ended the installation ({word}); nothing was connected."),
+    )
+    .with("reason", word)
+}
+
 /// A place among the installs under way, soon.
-async fn marketplace_place(service: &AuthCapture) -> Result<SemaphorePermit<'_>, Problem> {
-    match tokio::time::timeout(MARKETPLACE_WAIT, service.marketplace.acquire()).await {
+async fn marketplace_place(service: &AuthCapture) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = Arc::clone(&service.marketplace).acquire_owned();
+    match tokio::time::timeout(MARKETPLACE_WAIT, place).await {
         Ok(Ok(place)) => Ok(place),
         Ok(Err(_)) | Err(_) => Err(Problem::new(
-            Code::UpstreamRateLimited,
-            "Too many installs at once; try again.",
+            Code::TooManyInstalls,
+            "Other installs are under way; try again.",
         )
         .retry_after(Some(MARKETPLACE_WAIT))),
     }
@@ -318,7 +347,7 @@ async fn answer_notice(
     let notice = Fields::of(body::json(&body)?)?;
     let outcome = match uninstall(service, app, &notice, &trace(request)).await? {
         Uninstalled::Revoked => "revoked",
-        Uninstalled::Late => "late",
+        Uninstalled::Stale => "stale",
         Uninstalled::Unknown => "unknown",
     };
     Ok(HttpResponse::Ok().json(json!({"success": true, "outcome": outcome})))

@@ -18,8 +18,8 @@ use crate::login::key_of;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Uninstalled {
     Revoked,
-    /// From before the connection's last consent.
-    Late,
+    /// From before the connection's last consent, or of a grant that is alive.
+    Stale,
     Unknown,
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn uninstall(
         .as_deref()
         .and_then(instant);
     let (rows, key) = (&service.context.store, key_of(app));
-    let mut verified = false;
+    let mut dead = None;
     loop {
         let found = rows
             .connection_find_by_grant(&key, &company_id, &user_id)
@@ -59,15 +59,15 @@ pub(crate) async fn uninstall(
             return Ok(Uninstalled::Revoked);
         }
         match at {
-            Some(at) if is_late(at, &row) => return Ok(Uninstalled::Late),
+            Some(at) if is_late(at, &row) => return Ok(Uninstalled::Stale),
             Some(_) => {}
-            None if verified => {}
+            None if dead == Some(row.generation) => {}
             None => {
                 if is_alive(service, &row, trace).await? {
-                    return Ok(Uninstalled::Late);
+                    return Ok(Uninstalled::Stale);
                 }
-                verified = true;
-                // The refresh found the grant dead, and wrote so.
+                // The refresh wrote so, without moving the generation: a consent since then would.
+                dead = Some(row.generation);
                 continue;
             }
         }
@@ -97,7 +97,9 @@ async fn is_alive(service: &AuthCapture, row: &Connection, trace: &Trace) -> Res
         .await
     {
         Ok(_) => Ok(true),
-        Err(RefreshRefusal::Invalidated(said)) if said.state != "active" => Ok(false),
+        Err(RefreshRefusal::Invalidated(said)) if said.state != ConnectionState::Active => {
+            Ok(false)
+        }
         Err(error) => Err(Problem::new(
             Code::RefreshFailed,
             "Whether this notice is current could not be checked; send it again.",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::Client;
+use reqwest::{Client, Response};
 use rustls::{ClientConfig, RootCertStore};
 
 /// What differs between the clients of a process.
@@ -37,6 +37,28 @@ pub fn build(limits: Limits) -> Result<Client, reqwest::Error> {
     builder()
         .build()
         .or_else(|_no_platform_roots| builder().tls_backend_preconfigured(bundled_roots()).build())
+}
+
+/// Why an answer's body could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the answer is larger than any that makes sense")]
+    TooLarge,
+    #[error("the answer broke off")]
+    Transport(#[source] reqwest::Error),
+}
+
+/// The whole body, if it has no more than `max` bytes.
+pub async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= max => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Err(BodyError::TooLarge),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(BodyError::Transport(error.without_url())),
+        }
+    }
 }
 
 fn bundled_roots() -> ClientConfig {

@@ -13,6 +13,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::crypto::pkce_challenge;
+use crate::http_client::{self, BodyError};
 use crate::provider::{ApiDomain, App, ClientAuth, Provider};
 use crate::secret::Secret;
 
@@ -138,11 +139,13 @@ impl TokenAnswer {
         let response = request.send().await.map_err(TokenError::of_transport)?;
         let status = response.status();
         let retry_after = retry_after(&response);
-        let body = bounded_body(response).await.map_err(TokenError::Unknown)?;
+        let body = http_client::body(response, ANSWER_MAX_BYTES)
+            .await
+            .map_err(|error| TokenError::Unknown(Unknown::of_body(error)))?;
         Ok(Self {
             status,
             retry_after,
-            body,
+            body: Zeroizing::new(body),
         })
     }
 
@@ -284,6 +287,13 @@ impl TokenError {
 }
 
 impl Unknown {
+    fn of_body(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::Garbled,
+            BodyError::Transport(error) => Self::of_transport(error),
+        }
+    }
+
     fn of_transport(error: reqwest::Error) -> Self {
         if error.is_timeout() {
             Self::TimedOut
@@ -337,7 +347,7 @@ pub async fn identify(
     if !response.status().is_success() {
         return Err(IdentityError::Status(response.status().as_u16()));
     }
-    let body = bounded_body(response)
+    let body = http_client::body(response, ANSWER_MAX_BYTES)
         .await
         .map_err(|_cut| IdentityError::Garbled)?;
     let body: Value = serde_json::from_slice(&body).map_err(|_no_json| IdentityError::Garbled)?;
@@ -370,16 +380,4 @@ pub fn retry_after(response: &Response) -> Option<Duration> {
         .and_then(|value| value.to_str().ok())
         .and_then(|secs| secs.trim().parse().ok())
         .map(Duration::from_secs)
-}
-
-async fn bounded_body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, Unknown> {
-    let mut body = Zeroizing::new(Vec::new());
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX_BYTES => body.extend(&chunk),
-            Ok(Some(_)) => return Err(Unknown::Garbled),
-            Ok(None) => return Ok(body),
-            Err(error) => return Err(Unknown::of_transport(error.without_url())),
-        }
-    }
 }

@@ -313,13 +313,12 @@ impl Apps {
                 }
                 continue;
             };
-            if apps
-                .iter()
-                .any(|app| app.client_id == raw.client_id && app.provider.key == provider.key)
-            {
+            if apps.iter().any(|app| {
+                app.client_id == raw.client_id && app.provider.platform == provider.platform
+            }) {
                 loader.problem(
                     &name("client_id"),
-                    "stands in another app of this provider too",
+                    "stands in another app of this platform too",
                 );
             }
             apps.push(std::sync::Arc::new(App {

@@ -9,7 +9,8 @@ use serde_json::json;
 use url::Url;
 
 use crate::clock::Timestamp;
-use crate::connection::ConnectionId;
+use crate::connection::{ConnectionId, ConnectionState};
+use crate::http_client::{self, BodyError};
 use crate::oauth::{basic_auth, retry_after};
 use crate::secret::Secret;
 
@@ -18,6 +19,15 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 /// W3C Trace Context.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// The codes of token-refresher's problems that its callers act on.
+pub const TOKEN_INVALIDATED: &str = "TOKEN_INVALIDATED";
+pub const CONNECTION_NOT_FOUND: &str = "CONNECTION_NOT_FOUND";
+pub const REFRESH_BUSY: &str = "REFRESH_BUSY";
+pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+
+/// Answers of token-refresher are a few hundred bytes.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
 /// What ties the log lines of one request together across services.
 #[derive(Debug, Clone)]
@@ -76,13 +86,19 @@ pub enum RefreshRefusal {
     TurnedAway(u16),
     #[error("token-refresher can't be reached")]
     Unreachable(#[source] reqwest::Error),
+    #[error("what answers at refresher.url is not token-refresher")]
+    Garbled(#[source] serde_json::Error),
+    #[error("the answer of token-refresher could not be read")]
+    Unreadable(#[source] BodyError),
+    /// This process is stopping.
+    #[error("the call of token-refresher was given up")]
+    Aborted,
 }
 
 /// What a 409 says of the connection.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Invalidated {
-    #[serde(default)]
-    pub state: String,
+    pub state: ConnectionState,
     pub reason: Option<String>,
     pub since: Option<Timestamp>,
     pub retry_at: Option<Timestamp>,
@@ -128,18 +144,18 @@ impl Refresher {
             .await
             .map_err(|error| RefreshRefusal::Unreachable(error.without_url()))?;
         let (status, wait) = (response.status(), retry_after(&response));
-        let body = response
-            .bytes()
+        let body = http_client::body(response, ANSWER_MAX_BYTES)
             .await
-            .map_err(|error| RefreshRefusal::Unreachable(error.without_url()))?;
+            .map_err(RefreshRefusal::Unreadable)?;
         let refusal = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default();
         match status {
-            StatusCode::OK => serde_json::from_slice(&body)
-                .map_err(|_not_ours| RefreshRefusal::TurnedAway(status.as_u16())),
-            StatusCode::CONFLICT => Err(RefreshRefusal::Invalidated(
-                serde_json::from_slice(&body).unwrap_or_default(),
-            )),
-            StatusCode::NOT_FOUND if refusal().code == "CONNECTION_NOT_FOUND" => {
+            StatusCode::OK => serde_json::from_slice(&body).map_err(RefreshRefusal::Garbled),
+            // A connection's end is believed of token-refresher alone, not of whatever else answers 409.
+            StatusCode::CONFLICT if refusal().code == TOKEN_INVALIDATED => {
+                Err(serde_json::from_slice(&body)
+                    .map_or_else(RefreshRefusal::Garbled, RefreshRefusal::Invalidated))
+            }
+            StatusCode::NOT_FOUND if refusal().code == CONNECTION_NOT_FOUND => {
                 Err(RefreshRefusal::NotFound)
             }
             StatusCode::BAD_GATEWAY

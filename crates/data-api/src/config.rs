@@ -50,11 +50,20 @@ impl Config {
             webhook: WebhookSection::load(loader),
             refresher: RefresherSection::load(loader),
             upstream: UpstreamSection::load(loader),
-            cached_connections: loader
-                .section::<RawCache>("cache")
-                .map_or(0, |cache| cache.max_connections.into()),
+            cached_connections: cached_connections(loader),
         }
     }
+}
+
+/// `[cache]`.
+fn cached_connections(loader: &mut Loader) -> u64 {
+    let max = loader
+        .section::<RawCache>("cache")
+        .map_or(1, |cache| cache.max_connections);
+    if max == 0 {
+        loader.problem("cache.max_connections", "is 0");
+    }
+    max.into()
 }
 
 impl UpstreamSection {

@@ -25,6 +25,7 @@ pub struct DataApi {
     config: Config,
     tokens: Arc<Tokens>,
     context: Context,
+    client: reqwest::Client,
 }
 
 impl Service for DataApi {
@@ -46,10 +47,12 @@ impl Service for DataApi {
         let refresher = config.refresher.client()?;
         let vault = config.vault.clone().context("no keyring")?;
         let tokens = Tokens::new(&config, context.clone(), vault, refresher);
+        let client = http_client::build(config.upstream.call_limits())?;
         Ok(Self {
             config,
             tokens: Arc::new(tokens),
             context,
+            client,
         })
     }
 
@@ -60,7 +63,7 @@ impl Service for DataApi {
     fn worker_data(&self, worker: &mut web::ServiceConfig) {
         // A client per worker: its connections then live on the thread that uses them.
         let client = http_client::build(self.config.upstream.call_limits())
-            .expect("the same client was built at start");
+            .unwrap_or_else(|_no_tls| self.client.clone());
         worker.app_data(Data::new(Upstream::new(
             client,
             Arc::clone(&self.tokens),

@@ -1,8 +1,8 @@
 //! Which token: a bounded cache over the rows. The hot path does not touch the database.
 //!
 //! An entry is trusted for ten seconds after its row was read, so that a disconnect is felt everywhere within that time.
-//! Reading a row, and asking token-refresher for a newer token, happens once at a time per connection, however many
-//! callers wait for it.
+//! Reading a row, and asking token-refresher for a newer token, happens once at a time for all callers who name a connection
+//! alike.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -358,7 +358,7 @@ impl Tokens {
         let task = self.tasks.spawn(call.instrument(tracing::Span::current()));
         let joined = async {
             task.await
-                .unwrap_or_else(|_panicked| Err(Arc::new(RefreshRefusal::TurnedAway(500))))
+                .unwrap_or_else(|_aborted| Err(Arc::new(RefreshRefusal::Aborted)))
         };
         let started = joined.boxed().shared();
         *renewal = Some((Arc::clone(refused), started.clone()));

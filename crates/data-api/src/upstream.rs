@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use pipekeeper_core::clock::SharedClock;
+use pipekeeper_core::http_client::{self, BodyError};
 use pipekeeper_core::oauth::retry_after;
 use pipekeeper_core::random;
-use pipekeeper_core::webhook::{RefreshRefusal, Trace};
+use pipekeeper_core::webhook::{REFRESH_BUSY, RefreshRefusal, STORE_UNAVAILABLE, Trace};
 use pipekeeper_service::problem::{Code, Problem};
 use pipekeeper_service::selection::{self, Selected};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -25,6 +26,9 @@ const BURST_WINDOW: Duration = Duration::from_secs(2);
 
 /// A longer wait is not a burst's: the day's budget is spent.
 const BURST_WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// A page of 500 records is a few MB at most.
+const ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Errors are small; what is larger is no error of Pipedrive's.
 const ERROR_MAX_BYTES: usize = 64 * 1024;
@@ -73,9 +77,9 @@ impl Upstream {
                 .send()
                 .await
                 .map_err(UpstreamError::of_transport)?;
+            sends += 1;
             match response.status().as_u16() {
                 401 => {
-                    sends += 1;
                     if sends == SENDS_MAX {
                         return Err(UpstreamError::StillRefused);
                     }
@@ -91,7 +95,7 @@ impl Upstream {
                 }
                 429 => {
                     let limit = RateLimit::of(response).await;
-                    if limit.daily || limit.wait > left {
+                    if limit.daily || limit.wait > left || sends == SENDS_MAX {
                         return Err(UpstreamError::RateLimited(limit));
                     }
                     left = left.saturating_sub(limit.wait);
@@ -159,6 +163,8 @@ pub(crate) enum UpstreamError {
     Status { status: u16, said: Option<String> },
     #[error("Pipedrive's edge blocks our requests")]
     Blocked,
+    #[error("Pipedrive's answer is larger than any that makes sense")]
+    TooLarge,
     #[error("Pipedrive's answer makes no sense")]
     Garbled(#[source] serde_json::Error),
 }
@@ -196,20 +202,21 @@ impl UpstreamError {
     }
 
     /// Reads a whole answer.
-    pub(crate) async fn body_of(response: Response) -> Result<actix_web::web::Bytes, Self> {
-        response.bytes().await.map_err(Self::of_transport)
+    pub(crate) async fn body_of(response: Response) -> Result<Vec<u8>, Self> {
+        http_client::body(response, ANSWER_MAX_BYTES)
+            .await
+            .map_err(|error| match error {
+                BodyError::TooLarge => Self::TooLarge,
+                BodyError::Transport(error) => Self::of_transport(error),
+            })
     }
 }
 
-async fn error_body(mut response: Response) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        if body.len() + chunk.len() > ERROR_MAX_BYTES {
-            break;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    body
+/// An error's body is read for what it says; one that can't be read says nothing.
+async fn error_body(response: Response) -> Vec<u8> {
+    http_client::body(response, ERROR_MAX_BYTES)
+        .await
+        .unwrap_or_default()
 }
 
 impl From<UpstreamError> for Problem {
@@ -234,17 +241,15 @@ impl From<UpstreamError> for Problem {
                 Self::new(Code::UpstreamTimeout, "Pipedrive did not answer in time; try again.")
                     .caused_by(error)
             }
-            UpstreamError::Transport(_) | UpstreamError::Garbled(_) => {
+            UpstreamError::Transport(_) | UpstreamError::TooLarge | UpstreamError::Garbled(_) => {
                 Self::new(Code::UpstreamError, format!("{error}; try again.")).caused_by(error)
             }
-            UpstreamError::Status { status, ref said } => Self::new(
-                Code::UpstreamError,
-                match said {
-                    Some(said) => format!("Pipedrive answered {status}: {said}"),
-                    None => format!("Pipedrive answered {status}."),
-                },
-            )
-            .with("upstream_status", status),
+            // What Pipedrive said goes to the caller alone: it may repeat what was searched for, and details are logged.
+            UpstreamError::Status { status, said } => {
+                Self::new(Code::UpstreamError, format!("Pipedrive answered {status}."))
+                    .with("upstream_status", status)
+                    .with("upstream_error", json!(said))
+            }
             UpstreamError::Blocked => Self::new(
                 Code::UpstreamBlocked,
                 "Pipedrive's edge blocks this machine, as it does after too many requests beyond the limit; stop for a while.",
@@ -286,16 +291,16 @@ fn invalidated(detail: &str) -> Problem {
 fn of_refusal(refusal: &RefreshRefusal) -> Problem {
     match refusal {
         RefreshRefusal::Invalidated(said) => {
-            let problem = invalidated("Pipedrive refuses this connection's token; connect it again.")
+            invalidated("Pipedrive refuses this connection's token; connect it again.")
+                .with("state", json!(said.state))
                 .with("reason", json!(said.reason))
-                .with_time("retry_at", said.retry_at);
-            if said.state.is_empty() { problem } else { problem.with("state", said.state.clone()) }
+                .with_time("retry_at", said.retry_at)
         }
         RefreshRefusal::NotFound => selection::not_found(),
         RefreshRefusal::Failed { status, code, retry_after, access_token_expires_at } => {
             let code = match code.as_str() {
-                "REFRESH_BUSY" => Code::RefreshBusy,
-                "STORE_UNAVAILABLE" => Code::StoreUnavailable,
+                REFRESH_BUSY => Code::RefreshBusy,
+                STORE_UNAVAILABLE => Code::StoreUnavailable,
                 _ => Code::RefreshFailed,
             };
             Problem::new(code, "The connection's token could not be refreshed; it is kept, try again.")
@@ -303,7 +308,11 @@ fn of_refusal(refusal: &RefreshRefusal) -> Problem {
                 .with_time("access_token_expires_at", *access_token_expires_at)
                 .retry_after(*retry_after)
         }
-        RefreshRefusal::TurnedAway(_) | RefreshRefusal::Unreachable(_) => Problem::new(
+        RefreshRefusal::TurnedAway(_)
+        | RefreshRefusal::Unreachable(_)
+        | RefreshRefusal::Garbled(_)
+        | RefreshRefusal::Unreadable(_)
+        | RefreshRefusal::Aborted => Problem::new(
             Code::RefreshFailed,
             "token-refresher could not be asked for a new token; the operator has to look at its address and password.",
         )

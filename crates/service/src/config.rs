@@ -1,4 +1,4 @@
-//! The sections that every service has: `[database]`, `[http]`, `[telemetry]`.
+//! The sections that services share: `[database]`, `[http]`, `[cors]`, `[telemetry]`, `[encryption]`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Prometheus metrics, on a listener of their own that faces no caller.
 
+use std::net::TcpListener;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use actix_web::web::Data;
 use actix_web::{App, HttpResponse, HttpServer, dev::Server, get};
@@ -33,7 +35,7 @@ async fn scrape(handle: Data<PrometheusHandle>) -> HttpResponse {
 }
 
 /// Serves `GET /metrics` on an already bound socket.
-pub(crate) fn server(listener: std::net::TcpListener) -> std::io::Result<Server> {
+pub(crate) fn server(listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
     let handle = recorder();
     let server = HttpServer::new(move || {
         App::new()
@@ -41,6 +43,7 @@ pub(crate) fn server(listener: std::net::TcpListener) -> std::io::Result<Server>
             .service(scrape)
     })
     .workers(1)
+    .shutdown_timeout(grace.as_secs())
     .disable_signals()
     .listen(listener)?;
     Ok(server.run())

@@ -12,6 +12,7 @@ use actix_web::{HttpResponse, ResponseError};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::store::StoreError;
+use pipekeeper_core::webhook;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -31,6 +32,7 @@ pub enum Code {
     AlreadyConnected,
     DifferentCompany,
     TokenInvalidated,
+    TooManyInstalls,
     UpstreamRateLimited,
     UpstreamDailyBudget,
     UpstreamBlocked,
@@ -50,22 +52,23 @@ impl Code {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::TooLarge => "TOO_LARGE",
-            Self::ConnectionNotFound => "CONNECTION_NOT_FOUND",
+            Self::ConnectionNotFound => webhook::CONNECTION_NOT_FOUND,
             Self::ConnectionAmbiguous => "CONNECTION_AMBIGUOUS",
             Self::PersonNotFound => "PERSON_NOT_FOUND",
             Self::ConsentDeclined => "CONSENT_DECLINED",
             Self::LoginInvalid => "LOGIN_INVALID",
             Self::AlreadyConnected => "ALREADY_CONNECTED",
             Self::DifferentCompany => "DIFFERENT_COMPANY",
-            Self::TokenInvalidated => "TOKEN_INVALIDATED",
+            Self::TokenInvalidated => webhook::TOKEN_INVALIDATED,
+            Self::TooManyInstalls => "TOO_MANY_INSTALLS",
             Self::UpstreamRateLimited => "UPSTREAM_RATE_LIMITED",
             Self::UpstreamDailyBudget => "UPSTREAM_DAILY_BUDGET",
             Self::UpstreamBlocked => "UPSTREAM_BLOCKED",
             Self::UpstreamError => "UPSTREAM_ERROR",
             Self::UpstreamTimeout => "UPSTREAM_TIMEOUT",
             Self::RefreshFailed => "REFRESH_FAILED",
-            Self::RefreshBusy => "REFRESH_BUSY",
-            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::RefreshBusy => webhook::REFRESH_BUSY,
+            Self::StoreUnavailable => webhook::STORE_UNAVAILABLE,
             Self::Internal => "INTERNAL",
         }
     }
@@ -85,6 +88,7 @@ impl Code {
             Self::AlreadyConnected => "Another account holds this connection",
             Self::DifferentCompany => "This is another company than before",
             Self::TokenInvalidated => "The connection has to be authorized again",
+            Self::TooManyInstalls => "Too many installs at once",
             Self::UpstreamRateLimited => "Pipedrive's rate limit is reached",
             Self::UpstreamDailyBudget => "Pipedrive's daily budget is spent",
             Self::UpstreamBlocked => "Pipedrive's edge blocks our requests",
@@ -111,7 +115,9 @@ impl Code {
                 StatusCode::CONFLICT
             }
             Self::ConsentDeclined | Self::LoginInvalid => StatusCode::BAD_REQUEST,
-            Self::UpstreamRateLimited | Self::UpstreamDailyBudget => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyInstalls | Self::UpstreamRateLimited | Self::UpstreamDailyBudget => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::UpstreamBlocked | Self::UpstreamError | Self::RefreshFailed => {
                 StatusCode::BAD_GATEWAY
             }

@@ -11,6 +11,7 @@ use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Context as _;
+use futures_util::future::{join_all, select_all};
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::config::{Loader, Problems, Sources};
 use pipekeeper_core::store::{Backend, Store, StoreError, StoreOptions};
@@ -122,6 +123,7 @@ pub struct Server {
     addr: SocketAddr,
     metrics_addr: SocketAddr,
     handles: Vec<ServerHandle>,
+    serving: Vec<JoinHandle<std::io::Result<()>>>,
     tasks: Tasks,
     schema: JoinHandle<anyhow::Result<()>>,
     grace: Duration,
@@ -170,7 +172,7 @@ impl Server {
             clock,
         });
         let openapi = Data::new(openapi::<S>());
-        let known = Data::new(KnownPaths::of(&openapi, S::ALIASES));
+        let known = Data::new(KnownPaths::of(&openapi));
         let store = Data::new(store);
         let origins = allowed_origins.clone();
         // Worker threads idle at little cost, but each has its own memory: one per core is enough.
@@ -191,8 +193,8 @@ impl Server {
             app.configure(|routes| service.worker_data(routes))
                 .route("/openapi.json", web::get().to(openapi_json))
                 .default_service(web::to(no_route))
-                .wrap(from_fn(edge))
                 .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+                .wrap(from_fn(edge))
         })
         .workers(workers)
         // actix-web leaves Nagle on: a chunked answer would stall for a delayed ACK.
@@ -203,14 +205,14 @@ impl Server {
         .disable_signals()
         .listen(listener)?
         .run();
-        let metrics_server = crate::metrics::server(metrics_listener)?;
+        let metrics_server = crate::metrics::server(metrics_listener, shutdown_grace)?;
         let handles = vec![server.handle(), metrics_server.handle()];
-        tasks.spawn(server);
-        tasks.spawn(metrics_server);
+        let serving = vec![tasks.spawn(server), tasks.spawn(metrics_server)];
         Ok(Self {
             addr,
             metrics_addr,
             handles,
+            serving,
             tasks,
             schema,
             grace: shutdown_grace,
@@ -228,19 +230,27 @@ impl Server {
     /// Serves until told to stop, then finishes what is under way within the grace period.
     ///
     /// # Errors
-    /// A schema that this binary does not know.
-    pub async fn run_until(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// A schema that this binary does not know; an HTTP server that ended by itself.
+    pub async fn run_until(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let schema = async {
+            match self.schema.await {
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(newer) => newer,
+                Err(panicked) => Err(panicked).context("the wait for the schema failed"),
+            }
+        };
         let verdict = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            schema = &mut self.schema => match schema.context("the wait for the schema failed")? {
-                Ok(()) => { stop.cancelled().await; Ok(()) }
-                newer => newer,
-            },
+            newer = schema => newer,
+            (ended, ..) = select_all(self.serving) => {
+                Err(anyhow::anyhow!("an HTTP server ended by itself: {ended:?}"))
+            }
         };
+        let until = tokio::time::Instant::now() + self.grace;
         self.tasks.stopping().cancel();
-        let serving = self.handles.iter().map(|handle| handle.stop(true));
-        futures_util::future::join_all(serving).await;
-        if !self.tasks.drain(self.grace).await {
+        join_all(self.handles.iter().map(|handle| handle.stop(true))).await;
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if !self.tasks.drain(left).await {
             tracing::warn!("stopped with work under way: http.shutdown_grace_secs was too short");
         }
         verdict
@@ -255,7 +265,8 @@ fn bind(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 
 fn cors(origins: &[String]) -> Cors {
     let cors = Cors::default()
-        .allow_any_method()
+        .allowed_methods(["GET", "POST", "DELETE"])
+        .expose_headers(["retry-after", "x-request-id"])
         .allow_any_header()
         .max_age(300);
     origins
@@ -291,7 +302,7 @@ pub(crate) fn openapi<S: Service>() -> OpenApi {
 pub(crate) struct KnownPaths(Vec<(ResourceDef, String)>);
 
 impl KnownPaths {
-    fn of(openapi: &OpenApi, aliases: &[(&str, &str)]) -> Self {
+    fn of(openapi: &OpenApi) -> Self {
         let mut known = vec![(ResourceDef::new("/openapi.json"), "GET".to_owned())];
         for (path, item) in &openapi.paths.paths {
             let methods: Vec<&str> = [
@@ -305,9 +316,6 @@ impl KnownPaths {
             .filter_map(|(method, operation)| operation.as_ref().map(|_| method))
             .collect();
             let methods = methods.join(", ");
-            for (alias, _) in aliases.iter().filter(|(_, route)| route == path) {
-                known.push((ResourceDef::new(*alias), methods.clone()));
-            }
             known.push((ResourceDef::new(path.as_str()), methods));
         }
         Self(known)

@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 /// What a run came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured {
-    pub requests: usize,
     pub per_second: f64,
     pub p50: Duration,
     pub p99: Duration,
@@ -60,13 +59,13 @@ pub async fn run(
         all.extend(took??);
     }
     let elapsed = started.elapsed().as_secs_f64();
+    ensure!(!all.is_empty(), "no request was answered");
     all.sort_unstable();
     let at = |hundredths: usize| {
         all.get((all.len() * hundredths / 100).min(all.len() - 1))
             .copied()
     };
     Ok(Measured {
-        requests: all.len(),
         per_second: f64::from(u32::try_from(all.len())?) / elapsed,
         p50: at(50).context("no request was answered")?,
         p99: at(99).context("no request was answered")?,

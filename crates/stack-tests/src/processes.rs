@@ -133,20 +133,32 @@ pub struct Processes {
 impl Processes {
     /// Starts everything and waits until all of it is ready.
     pub async fn start(plan: Plan) -> anyhow::Result<Self> {
+        let mut processes = Self::prepare(plan)?;
+        processes.start_all().await?;
+        Ok(processes)
+    }
+
+    /// Everything that comes before the first process.
+    ///
+    /// # Errors
+    /// Also a port that is taken.
+    pub fn prepare(plan: Plan) -> anyhow::Result<Self> {
         prepare(&plan)?;
         check_ports(&plan)?;
-        let mut processes = Self {
+        Ok(Self {
             plan,
             children: BTreeMap::new(),
-        };
+        })
+    }
+
+    /// Starts everything and waits until all of it is ready.
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
         let all = std::iter::once(SIMULATOR).chain(SERVICES);
-        let wanted: Vec<_> = all
-            .filter(|process| processes.plan.starts(process))
-            .collect();
+        let wanted: Vec<_> = all.filter(|process| self.plan.starts(process)).collect();
         for process in wanted {
-            processes.start_one(process).await?;
+            self.start_one(process).await?;
         }
-        Ok(processes)
+        Ok(())
     }
 
     /// Starts one process, or starts it again, and waits until it is ready.
@@ -156,6 +168,8 @@ impl Processes {
         let log = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(binary);
         command
+            // Of its own: a terminal's Ctrl-C is for whoever started this, who then asks each process to stop, once.
+            .process_group(0)
             .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

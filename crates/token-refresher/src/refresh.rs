@@ -358,6 +358,11 @@ struct Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         self.door
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
+        self.door
             .flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

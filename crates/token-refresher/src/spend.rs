@@ -19,7 +19,7 @@ pub(crate) async fn spend(
     TokenAnswer::to(request).await?.interpret(&app.provider)
 }
 
-/// What `refresh_log` and the metrics call the end of an attempt.
+/// What `refresh_log` calls the end of an attempt.
 pub(crate) fn outcome_of(error: &TokenError) -> &'static str {
     match error {
         TokenError::InvalidGrant => "rejected",

@@ -17,7 +17,7 @@ use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, ConnectionState, KeeperName};
 
-/// n8n's `Platform` and `AppId`: provider key and OAuth client id.
+/// n8n's `Platform` (the provider's `platform`) and `AppId` (the OAuth client id).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AppKey {
     pub platform: String,

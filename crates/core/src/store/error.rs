@@ -111,7 +111,7 @@ fn trouble(error: &DieselError) -> Trouble {
 
 /// diesel-async keeps only the text of what `MySQL`'s driver says, diesel only the text of what `SQLite` says.
 fn trouble_by_message(message: &str) -> Trouble {
-    const LOST: [&str; 7] = [
+    const LOST: [&str; 10] = [
         "Input/output error",
         "Driver error",
         "Server shutdown in progress",
@@ -119,14 +119,21 @@ fn trouble_by_message(message: &str) -> Trouble {
         "The MySQL server is running with the",
         "The MariaDB server is running with the",
         "disk I/O error",
+        // The file was taken away or replaced.
+        "no such table",
+        "file is not a database",
+        "attempt to write a readonly database",
     ];
-    const BUSY: [&str; 6] = [
+    const BUSY: [&str; 9] = [
         "Deadlock found",
         "Lock wait timeout exceeded",
         "Record has changed since last read",
         "database is locked",
         "database table is locked",
         "database or disk is full",
+        "unable to open database file",
+        "Disk full",
+        "Too many connections",
     ];
     if LOST.iter().any(|start| message.starts_with(start)) {
         Trouble::Lost
@@ -159,7 +166,7 @@ mod tests {
         assert!(matches!(said(UniqueViolation, ""), StoreError::Duplicate));
         assert!(matches!(said(CheckViolation, ""), StoreError::Query { .. }));
         assert!(matches!(
-            said(Unknown, "no such table: connections"),
+            said(Unknown, "no such column: colour"),
             StoreError::Query { .. }
         ));
     }

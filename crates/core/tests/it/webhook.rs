@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::webhook::{RefreshOutcome, RefreshRefusal, Refreshed, Refresher, Trace};
@@ -104,16 +104,38 @@ async fn a_conflict_says_what_became_of_the_connection() {
     let Err(RefreshRefusal::Invalidated(said)) = refusal else {
         panic!("{refusal:?}")
     };
-    assert_eq!(said.state, "reauth_required");
+    assert_eq!(said.state, ConnectionState::ReauthRequired);
     assert_eq!(said.reason.as_deref(), Some("rejected"));
     assert_eq!(
         said.since.unwrap().to_string(),
         "2027-01-15T08:00:00.000000Z"
     );
     assert!(said.retry_at.is_none());
+}
 
-    let (refusal, _) = answered(ResponseTemplate::new(409).set_body_string("<html>")).await;
-    assert!(matches!(refusal, Err(RefreshRefusal::Invalidated(_))));
+#[tokio::test]
+async fn no_other_conflict_ends_a_connection() {
+    for body in [
+        "<html>",
+        r#"{"state":"revoked"}"#,
+        r#"{"code":"CONNECTION_AMBIGUOUS"}"#,
+    ] {
+        let (refusal, _) = answered(ResponseTemplate::new(409).set_body_string(body)).await;
+        assert!(
+            matches!(refusal, Err(RefreshRefusal::TurnedAway(409))),
+            "{refusal:?}"
+        );
+    }
+    for body in [
+        r#"{"code":"TOKEN_INVALIDATED"}"#,
+        r#"{"code":"TOKEN_INVALIDATED","state":"dead"}"#,
+    ] {
+        let (refusal, _) = answered(ResponseTemplate::new(409).set_body_string(body)).await;
+        assert!(
+            matches!(refusal, Err(RefreshRefusal::Garbled(_))),
+            "{refusal:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -180,7 +202,7 @@ async fn anything_else_is_a_deployment_to_mend() {
     for garbage in ["", "<html>", "[]", r#"{"success":true}"#] {
         let (refusal, _) = answered(ResponseTemplate::new(200).set_body_string(garbage)).await;
         assert!(
-            matches!(refusal, Err(RefreshRefusal::TurnedAway(200))),
+            matches!(refusal, Err(RefreshRefusal::Garbled(_))),
             "{garbage}: {refusal:?}"
         );
     }
@@ -200,7 +222,10 @@ async fn silence_and_absence_are_unreachable_and_keep_the_password() {
         let refusal = ask(&refresher(&url, Duration::from_millis(200)))
             .await
             .unwrap_err();
-        assert!(matches!(refusal, RefreshRefusal::Unreachable(_)));
+        assert!(matches!(
+            refusal,
+            RefreshRefusal::Unreachable(_) | RefreshRefusal::Unreadable(_)
+        ));
         let told = format!("{refusal} {refusal:?}");
         assert!(!told.contains("hunter2"), "{told}");
     }

@@ -10,7 +10,7 @@ use pipekeeper_core::secret::Secret;
 use stack_tests::client::{PERSON, REFRESH};
 use stack_tests::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
 use stack_tests::story;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Starts the stack and keeps it running until Ctrl-C.
 #[derive(Debug, Parser)]
@@ -22,8 +22,9 @@ struct Arguments {
     /// Where database, secrets and logs are kept
     #[arg(long, value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// auth-capture's port; data-api and token-refresher take the next two, the simulator the tenth
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    /// auth-capture's port; data-api and token-refresher take the next two, the simulator the one ten further on, metrics a
+    /// thousand further on
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..=64_533))]
     base_port: u16,
     /// Leave a process out, to see what the others make of it; repeatable
     #[arg(long, value_name = "PROCESS", value_parser = [SIMULATOR, "token-refresher", "data-api", "auth-capture"])]
@@ -64,17 +65,26 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             "the demo is played with the simulator: unset PIPE_DRIVE_CLIENT_ID, _SECRET and _REDIRECT_URL"
         );
     }
-    let mut processes = Processes::start(plan.clone()).await?;
+    // From before the first process on: a signal's default is to end this one and leave the others running.
+    let mut interrupted = Interrupted::listen()?;
+    let mut processes = Processes::prepare(plan.clone())?;
     let outcome = tokio::select! {
+        outcome = work(&mut processes, arguments.demo, &plan) => outcome,
+        () = interrupted.next() => Ok(()),
+    };
+    let stopped = processes.stop().await;
+    outcome.and(stopped)
+}
+
+async fn work(processes: &mut Processes, demo: bool, plan: &Plan) -> anyhow::Result<()> {
+    processes.start_all().await?;
+    tokio::select! {
         ended = processes.first_to_end() => {
             let (process, status) = ended?;
             Err(anyhow::anyhow!("{process} ended with {status}; its log is in the data directory"))
         }
-        () = interrupted() => Ok(()),
-        told = serve(arguments.demo, &plan) => told,
-    };
-    processes.stop().await?;
-    outcome
+        told = serve(demo, plan) => told,
+    }
 }
 
 async fn serve(demo: bool, plan: &Plan) -> anyhow::Result<()> {
@@ -119,16 +129,23 @@ fn welcome(plan: &Plan) -> anyhow::Result<String> {
     );
     let id = &client.client_id;
     let simulator = &client.simulator;
-    let (pipedrive, connect) = if plan.registration.is_some() {
+    let (pipedrive, login, first, connect) = if let Some(registration) = &plan.registration {
+        // The browser has to meet auth-capture where Pipedrive sends it back to: its cookie belongs to that origin.
+        let callback = url::Url::parse(&registration.redirect_url)?;
+        let origin = callback.origin().ascii_serialization();
         (
-            "the real one".to_owned(),
-            format!("open {auth}/auth/login in a browser"),
+            format!("the real one; {origin} has to lead to {auth}"),
+            format!("{origin}/auth/login"),
+            "where a login sends the browser",
+            format!("curl -si '{auth}/auth/login'"),
         )
     } else {
         let redirect: String =
             url::form_urlencoded::byte_serialize(client.redirect_url.as_bytes()).collect();
         (
             format!("{simulator}  (simulated; its controls: {simulator}/openapi.json)"),
+            format!("{auth}/auth/login"),
+            "consent, and the code on its way to auth-capture",
             format!(
                 "curl -sL '{simulator}/oauth/authorize?client_id={id}&redirect_uri={redirect}&auto=approve'"
             ),
@@ -146,19 +163,19 @@ Pipekeeper is up.
   secrets  {secrets}
   logs     {logs}
 
-Connect an account: {auth}/auth/login
+Connect an account: {login}
 
 or, without a browser, three calls that work:
 
-  # 1. consent, and the code on its way to auth-capture
+  # 1. {first}
   {connect}
 
   # 2. who has this email?
-  curl -su \"n8n:$(cat {secrets}/webhook.password)\" -H 'content-type: application/json' \\
+  curl -su \"n8n:$(cat '{secrets}/webhook.password')\" -H 'content-type: application/json' \\
     -d '{{\"person\":{{\"email\":\"jane@example.com\"}}}}' {data}{PERSON}
 
   # 3. a newer token, as n8n's workflow asks for it
-  curl -su \"pipekeeper:$(cat {secrets}/refresher.password)\" -H 'content-type: application/json' \\
+  curl -su \"pipekeeper:$(cat '{secrets}/refresher.password')\" -H 'content-type: application/json' \\
     -d '{{\"appId\":\"{id}\"}}' {refresher}{REFRESH}
 
 Ctrl-C stops everything.
@@ -167,15 +184,24 @@ Ctrl-C stops everything.
     ))
 }
 
-async fn interrupted() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
+/// Ctrl-C, or what a supervisor sends.
+struct Interrupted {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupted {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use crate::processes::{Directory, free_base_port};
@@ -153,22 +154,16 @@ async fn signal_stops_everything_and_secrets_stay() {
     let (data, port) = (Directory::new(), free_base_port());
     let mut secrets = Vec::new();
     for signal in [Signal::INT, Signal::TERM] {
-        let mut running = up(&data.0, port).spawn().unwrap();
-        until_ready(&mut running, port).await;
+        let running = up(&data.0, port).spawn().unwrap();
+        until_ready(port).await;
         secrets.push(read_secrets(&data.0));
 
-        let pid = i32::try_from(running.id().unwrap()).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        send(&running, signal);
         let output =
             tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
 
         let output = output.expect("it stops").unwrap();
         assert!(output.status.success(), "{signal:?}: {}", said(&output));
-        assert!(
-            said(&output).contains("Pipekeeper is up."),
-            "{}",
-            said(&output)
-        );
         assert_free(port);
     }
     assert_eq!(secrets[0], secrets[1]);
@@ -181,17 +176,64 @@ async fn signal_stops_everything_and_secrets_stay() {
     assert_eq!(mode(&data.0.join("pipekeeper.db")), 0o600);
 }
 
-async fn until_ready(running: &mut Child, port: u16) {
+/// While the processes are still being started, too: none is left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signal_in_the_middle_of_the_start_leaves_nothing_running() {
+    let (data, port) = (Directory::new(), free_base_port());
+    let running = up(&data.0, port).spawn().unwrap();
+    until("the first process writes its log", || async {
+        data.0.join("logs/token-refresher.log").exists()
+    })
+    .await;
+
+    send(&running, Signal::TERM);
+
+    let output = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+    let output = output.expect("it stops").unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    until("the ports are free", || async {
+        ports(port).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn started_stack_says_where_it_is_and_shows_no_secret() {
+    let (data, port) = (Directory::new(), free_base_port());
+    let mut running = up(&data.0, port).spawn().unwrap();
+    let mut told = Vec::new();
+    let mut from = running.stdout.take().unwrap();
+    while !String::from_utf8_lossy(&told).contains("Ctrl-C") {
+        let reading = tokio::time::timeout(Duration::from_secs(30), from.read_buf(&mut told));
+        assert_ne!(reading.await.expect("it goes on").unwrap(), 0);
+    }
+
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.contains("Pipekeeper is up."), "{told}");
+    for port in [port, port + 1, port + 2, port + 10] {
+        assert!(told.contains(&format!("http://127.0.0.1:{port}")), "{told}");
+    }
+    for (name, secret) in read_secrets(&data.0) {
+        assert!(!told.contains(secret.trim()), "{name}");
+    }
+    send(&running, Signal::INT);
+    assert!(running.wait().await.unwrap().success());
+}
+
+#[track_caller]
+fn send(running: &Child, signal: Signal) {
+    let pid = i32::try_from(running.id().expect("it runs")).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+async fn until_ready(port: u16) {
     let http = stack_tests::Client::http().unwrap();
     until("auth-capture, which starts last, is ready", || async {
         let url = format!("http://127.0.0.1:{port}/readyz");
-        http.get(url)
-            .send()
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
+        let answer = http.get(url).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
     })
     .await;
-    assert!(running.try_wait().unwrap().is_none());
 }
 
 fn mode(path: &Path) -> u32 {

@@ -62,7 +62,7 @@ impl Refresher {
         }
         let result = match answer {
             Ok(tokens) => self.commit(row, app, &refresh_token, tokens).await,
-            Err(error) => self.refused(row, app, lease, &error, in_doubt).await,
+            Err(error) => self.refused(row, app, lease, error, in_doubt).await,
         };
         if let (Ok(Outcome::Refreshed(row)), Some(last)) = (&result, attempts.last_mut()) {
             last.generation_after = Some(row.generation);
@@ -128,7 +128,7 @@ impl Refresher {
                 self.store
                     .connection_commit(&row.id, row.generation, &commit, now)
             })
-            .await?;
+            .await;
         let current = self.reread(&row.id).await?;
         if committed {
             tracing::info!(connection.id = %row.id, generation = current.generation, "refreshed");
@@ -205,12 +205,12 @@ impl Refresher {
         row: Connection,
         app: &App,
         lease: &Lease,
-        error: &TokenError,
+        error: TokenError,
         in_doubt: bool,
     ) -> FlightResult {
         let now = self.clock.now();
         let token_expires_at = row.expires_at;
-        match error {
+        match &error {
             TokenError::InvalidGrant => self.rejected(row, in_doubt).await,
             TokenError::ClientRefused(word) => {
                 // Ours to mend: no connection pays for it.
@@ -231,10 +231,10 @@ impl Refresher {
                         self.store
                             .connection_spend_failed(&row.id, &lease.owner, &failure, now)
                     })
-                    .await?;
+                    .await;
                 } else {
                     self.insist(&row, || self.store.lease_release(&row.id, &lease.owner))
-                        .await?;
+                        .await;
                 }
                 tracing::error!(
                     app = app.key,
@@ -247,28 +247,29 @@ impl Refresher {
                 })
             }
             TokenError::NotSent(_) | TokenError::TurnedAway { .. } | TokenError::Unknown(_) => {
-                let asked = match error {
+                let asked = match &error {
                     TokenError::TurnedAway { retry_after, .. }
                     | TokenError::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
                     _ => None,
                 };
                 let wait = back_off(row.failures, asked);
                 let retry_at = now.saturating_add(wait);
-                let word = word_of(error);
+                let word = word_of(&error);
+                let timed_out = matches!(&error, TokenError::Unknown(Unknown::TimedOut));
                 let failure = SpendFailure {
                     retry_at,
                     last_error: word.clone(),
-                    in_doubt: matches!(error, TokenError::Unknown(_)) || in_doubt,
+                    in_doubt: matches!(&error, TokenError::Unknown(_)) || in_doubt,
                     due_at: row.due_at.max(retry_at),
                 };
                 self.insist(&row, || {
                     self.store
                         .connection_spend_failed(&row.id, &lease.owner, &failure, now)
                 })
-                .await?;
-                tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh: {error} ({word})");
+                .await;
+                tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh ({word}): {:#}", anyhow::Error::from(error));
                 Err(RefreshError::Provider {
-                    timed_out: matches!(error, TokenError::Unknown(Unknown::TimedOut)),
+                    timed_out,
                     word,
                     retry_at,
                     token_expires_at,
@@ -287,7 +288,7 @@ impl Refresher {
                 self.store
                     .connection_reauth_required(&row.id, row.generation, reason, word, now)
             })
-            .await?;
+            .await;
         let current = self.reread(&row.id).await?;
         if ended {
             tracing::error!(connection.id = %row.id, generation = row.generation, reason, "the provider refused the refresh token: a new consent is needed");
@@ -295,23 +296,24 @@ impl Refresher {
         adopt(current)
     }
 
-    /// Writes what only this process knows, for as long as it takes the database to come back.
-    async fn insist<T, W>(&self, row: &Connection, write: impl Fn() -> W) -> Result<T, StoreError>
+    /// Writes what only this process knows, for as long as it takes: whatever keeps the database from taking it may pass, and
+    /// nothing else has it.
+    async fn insist<T, W>(&self, row: &Connection, write: impl Fn() -> W) -> T
     where
         W: Future<Output = Result<T, StoreError>>,
     {
         let mut told = false;
         loop {
             match write().await {
-                Err(error) if error.is_unavailable() => {
+                Ok(written) => return written,
+                Err(error) => {
                     if !told {
                         told = true;
-                        tracing::error!(connection.id = %row.id, "holding the provider's answer until the database is back: {:#}", anyhow::Error::from(error));
+                        tracing::error!(connection.id = %row.id, "holding the provider's answer until the database takes it: {:#}", anyhow::Error::from(error));
                     }
                     let pause = (Duration::from_millis(100), Duration::from_millis(300));
                     tokio::time::sleep(random::between(pause.0, pause.1)).await;
                 }
-                settled => return settled,
             }
         }
     }

@@ -45,12 +45,6 @@ impl Refresher {
             }
             Some(_) => false,
         };
-        if acquired {
-            self.watched
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&row.id);
-        }
         Ok(acquired.then_some(Lease {
             owner: mine,
             asked_at,
