@@ -298,6 +298,27 @@ pub(crate) async fn second_account_is_refused_and_the_holder_goes_on(backend: Ba
     answer.expect_problem(404, "CONNECTION_NOT_FOUND");
 }
 
+/// A row that has ended holds no install: whoever comes with a new consent of that person gets it.
+pub(crate) async fn ended_connection_keeps_nobody_out(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let ended = logged_in(&stack, "acme", 1, 1).await;
+    let order = json!({
+        "company": 1, "user": 1, "notify_url": format!("{}/auth/callback", stack.auth_capture),
+    });
+    stack.sim("uninstall", &order).await.unwrap();
+
+    let next = logged_in(&stack, "other", 1, 1).await;
+
+    assert_eq!(next["id"], ended["id"]);
+    stack.person_of(&next, EMAIL).await.unwrap().expect(200);
+    let former = stack.person_of(&ended, EMAIL).await.unwrap();
+    former.expect_problem(404, "CONNECTION_NOT_FOUND");
+
+    stack.sim("uninstall", &order).await.unwrap();
+    let installed = stack.connect(1, 1).await.unwrap();
+    assert_eq!(installed["account_id"], "~pipedrive:1");
+}
+
 pub(crate) async fn install_touches_no_connection_that_a_login_made(backend: Backend) {
     let stack = Stack::start(backend).await;
     let holder = logged_in(&stack, "acme", 1, 1).await;

@@ -93,6 +93,7 @@ promises! { every backend:
         login_cookie_is_for_this_site_and_this_way_back_alone
         login_adopts_the_marketplace_row_of_the_same_person
         second_account_is_refused_and_the_holder_goes_on
+        ended_connection_keeps_nobody_out
         install_touches_no_connection_that_a_login_made
         account_keeps_its_company
         account_whose_connection_ended_may_connect_another_company

@@ -200,7 +200,7 @@ pub(crate) async fn late_notice_does_not_end_a_reinstall(backend: Backend) {
     ] {
         assert_outcome(
             notify(&stack, Some(APP), &notice(1, 1, timestamp)).await,
-            "late",
+            "stale",
         );
     }
 
@@ -215,7 +215,7 @@ pub(crate) async fn notice_without_a_readable_time_is_checked_by_one_refresh(bac
 
     let alive = notify(&stack, Some(APP), &body).await;
 
-    assert_outcome(alive, "late");
+    assert_outcome(alive, "stale");
     assert_eq!(refreshes(&stack).await, 1);
     let renewed = row(&stack, &connection).await;
     assert_eq!((renewed.state.as_str(), renewed.generation), ("active", 2));

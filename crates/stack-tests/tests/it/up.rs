@@ -7,7 +7,13 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::AppKey;
+use pipekeeper_core::test_util;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::json;
+use stack_tests::processes::Plan;
+use stack_tests::stack::in_background;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
@@ -174,6 +180,49 @@ async fn signal_stops_everything_and_secrets_stay() {
     assert_eq!(secrets[0].len(), 4);
     assert_eq!(mode(&data.0.join("secrets")), 0o700);
     assert_eq!(mode(&data.0.join("pipekeeper.db")), 0o600);
+}
+
+/// A terminal sends Ctrl-C to everything that was started from it: a refresh under way is committed all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ctrl_c_in_a_terminal_loses_no_refresh() {
+    let (data, port) = (Directory::new(), free_base_port());
+    let running = up(&data.0, port).process_group(0).spawn().unwrap();
+    until_ready(port).await;
+    let client = Plan::new(data.0.clone(), port).client().unwrap();
+    client.connect(1, 1).await.unwrap();
+    let slow = json!({"token_delay_ms": 1500, "rotation": "single_use"});
+    client.sim("settings", &slow).await.unwrap();
+    let caller = client.clone();
+    let refresh = in_background(async move {
+        let body = json!({"appId": caller.client_id});
+        caller.refresh(&body).await
+    });
+    let database = format!("sqlite:{}", data.0.join("pipekeeper.db").display());
+    let store = test_util::open(&Secret::new(database));
+    let app = AppKey {
+        platform: "Pipedrive".to_owned(),
+        app_id: client.client_id.clone(),
+    };
+    let row = || async {
+        store
+            .connection_find_by_grant(&app, "1", "1")
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    until("the refresh is under way", || async {
+        row().await.lease_owner.is_some()
+    })
+    .await;
+
+    let pid = i32::try_from(running.id().unwrap()).unwrap();
+    kill_process_group(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+
+    assert_eq!(refresh.await.unwrap().unwrap().status, 200);
+    let output = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+    assert!(output.expect("it stops").unwrap().status.success());
+    assert_eq!((row().await.generation, row().await.lease_owner), (2, None));
+    assert_free(port);
 }
 
 /// While the processes are still being started, too: none is left behind.

@@ -206,3 +206,27 @@ async fn no_call_begins_that_would_outlive_the_lease() {
     assert_eq!((row.in_doubt, row.lease_owner), (true, None));
     assert_eq!(world.calls().await, 1);
 }
+
+#[tokio::test]
+async fn whatever_the_database_says_the_answer_is_kept_until_it_is_stored() {
+    let world = World::new().await;
+    let slow = world.elsewhere(|_, _| tokio::time::sleep(Duration::from_millis(300)));
+    world.answer([after(slow, granted())]).await;
+    let rename = |from: &str, to: &str| {
+        let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+        world.database.lines(&sql).unwrap();
+    };
+    let operator = async {
+        while world.row().await.lease_owner.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        rename("connections", "elsewhere");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rename("elsewhere", "connections");
+    };
+
+    let (end, ()) = tokio::join!(world.refresh(Some(1)), operator);
+
+    assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
+    assert_eq!(world.row().await.lease_owner, None);
+}
