@@ -7,7 +7,7 @@ use pipekeeper_core::provider::{AppUse, Apps};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::vault::Vault;
 use pipekeeper_service::caller::Credentials;
-use pipekeeper_service::config::keyring;
+use pipekeeper_service::config::vault;
 use pipekeeper_service::refresher::RefresherSection;
 use serde::Deserialize;
 use url::{Host, Url};
@@ -59,7 +59,7 @@ impl Config {
         }
         Self {
             apps,
-            vault: keyring(loader).map(Vault::new),
+            vault: vault(loader),
             login: Login::load(loader),
             refresher: RefresherSection::load(loader),
         }

@@ -14,7 +14,6 @@ use pipekeeper_core::vault::SealedTo;
 use pipekeeper_service::problem::{Code, Problem};
 
 use crate::AuthCapture;
-use crate::login::key_of;
 
 /// A provider that has just issued a token may need a moment before it knows it everywhere.
 const IDENTITY_TRIES: u32 = 3;
@@ -96,7 +95,7 @@ enum Stored {
 
 /// One try: which row is it, and is it this caller's to write?
 async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<Stored, StoreError> {
-    let key = key_of(app);
+    let key = app.app_key();
     let (rows, identity) = (&service.context.store, &arrived.identity);
     let Some((account_id, owner)) = keeper(arrived) else {
         return Ok(Stored::Refused(Problem::new(

@@ -72,7 +72,7 @@ impl Service for AuthCapture {
         });
         Ok(Self {
             apps: config.apps,
-            vault: config.vault.context("no keyring")?,
+            vault: config.vault.context("no encryption.keys")?,
             client: http_client::build(limits)?,
             refresher: config.refresher.client()?,
             marketplace: Arc::new(Semaphore::new(config.login.marketplace_concurrency)),

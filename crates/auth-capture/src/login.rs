@@ -11,7 +11,7 @@ use pipekeeper_core::oauth::authorization_url;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Login, NewLogin};
+use pipekeeper_core::store::{Login, NewLogin};
 use pipekeeper_service::problem::{Code, Problem};
 use url::Url;
 
@@ -36,7 +36,7 @@ pub(crate) async fn start(
     let now = service.context.clock.now();
     let state = random::token();
     let state_hash = sha256_hex(&state);
-    let key = key_of(app);
+    let key = app.app_key();
     let verifier = app.provider.pkce.then(|| Secret::new(random::token()));
     // One value per browser, so that logins in two tabs don't end each other.
     let binding = binding_of(app, request).unwrap_or_else(random::token);
@@ -85,13 +85,6 @@ pub(crate) async fn finish(
         Ok(login)
     } else {
         Err(refused())
-    }
-}
-
-pub(crate) fn key_of(app: &App) -> AppKey {
-    AppKey {
-        platform: app.provider.platform.clone(),
-        app_id: app.client_id.clone(),
     }
 }
 

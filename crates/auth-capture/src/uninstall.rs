@@ -12,7 +12,6 @@ use pipekeeper_service::body::Fields;
 use pipekeeper_service::problem::{Code, Problem};
 
 use crate::AuthCapture;
-use crate::login::key_of;
 
 /// What becomes of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub(crate) async fn uninstall(
         .unwrap_or_default()
         .as_deref()
         .and_then(instant);
-    let (rows, key) = (&service.context.store, key_of(app));
+    let (rows, key) = (&service.context.store, app.app_key());
     let mut dead = None;
     loop {
         let found = rows

@@ -1,6 +1,7 @@
 //! Providers and our registrations with them: what the configuration says of each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,6 +9,7 @@ use url::{Host, Url};
 
 use crate::config::{Loader, problem_of};
 use crate::secret::Secret;
+use crate::store::AppKey;
 
 /// The entries that ship: [`Loader`] reads them below everything else.
 pub const SHIPPED: &str = include_str!("../providers.toml");
@@ -61,11 +63,21 @@ pub struct Identity {
 pub struct App {
     /// The entry's name in the configuration and in URLs.
     pub key: String,
-    pub provider: std::sync::Arc<Provider>,
+    pub provider: Arc<Provider>,
     pub client_id: String,
     pub client_secret: Secret,
     /// `None` where this service sends nobody to the provider.
     pub redirect_url: Option<Url>,
+}
+
+impl App {
+    /// What the rows of this app's connections have in common.
+    pub fn app_key(&self) -> AppKey {
+        AppKey {
+            platform: self.provider.platform.clone(),
+            app_id: self.client_id.clone(),
+        }
+    }
 }
 
 /// The origin that a connection's API lives at, checked against its provider's entry.
@@ -273,7 +285,7 @@ pub enum AppUse {
 
 /// The registrations that this process serves: at least one.
 #[derive(Debug, Clone)]
-pub struct Apps(Vec<std::sync::Arc<App>>);
+pub struct Apps(Vec<Arc<App>>);
 
 impl Apps {
     /// Reads `[apps.*]` and the `[providers.*]` they name; every problem goes to the loader.
@@ -281,10 +293,10 @@ impl Apps {
         let mut providers = BTreeMap::new();
         for (key, raw) in loader.entries::<RawProvider>("providers") {
             if let Some(provider) = raw.checked(&key, loader) {
-                providers.insert(key, std::sync::Arc::new(provider));
+                providers.insert(key, Arc::new(provider));
             }
         }
-        let mut apps: Vec<std::sync::Arc<App>> = Vec::new();
+        let mut apps: Vec<Arc<App>> = Vec::new();
         for (key, raw) in loader.entries::<RawApp>("apps") {
             let name = |field: &str| format!("apps.{key}.{field}");
             if raw.client_id.is_empty() {
@@ -321,9 +333,9 @@ impl Apps {
                     "stands in another app of this platform too",
                 );
             }
-            apps.push(std::sync::Arc::new(App {
+            apps.push(Arc::new(App {
                 key,
-                provider: std::sync::Arc::clone(provider),
+                provider: Arc::clone(provider),
                 client_id: raw.client_id,
                 client_secret,
                 redirect_url,
@@ -335,7 +347,7 @@ impl Apps {
         Self(apps)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &std::sync::Arc<App>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
         self.0.iter()
     }
 
@@ -369,7 +381,7 @@ impl Apps {
 /// What naming an app comes to.
 #[derive(Debug, Clone, Copy)]
 pub enum AppChoice<'a> {
-    One(&'a std::sync::Arc<App>),
+    One(&'a Arc<App>),
     Unknown,
     Several,
 }

@@ -7,7 +7,7 @@ use pipekeeper_core::http_client::Limits;
 use pipekeeper_core::provider::{AppUse, Apps};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_service::caller::WebhookSection;
-use pipekeeper_service::config::keyring;
+use pipekeeper_service::config::vault;
 use pipekeeper_service::refresher::RefresherSection;
 use serde::Deserialize;
 
@@ -46,7 +46,7 @@ impl Config {
     pub(crate) fn load(loader: &mut Loader) -> Self {
         Self {
             apps: Apps::load(loader, AppUse::Read),
-            vault: keyring(loader).map(Vault::new),
+            vault: vault(loader),
             webhook: WebhookSection::load(loader),
             refresher: RefresherSection::load(loader),
             upstream: UpstreamSection::load(loader),

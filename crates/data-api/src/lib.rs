@@ -45,7 +45,7 @@ impl Service for DataApi {
 
     fn build(config: Config, context: Context) -> anyhow::Result<Self> {
         let refresher = config.refresher.client()?;
-        let vault = config.vault.clone().context("no keyring")?;
+        let vault = config.vault.clone().context("no encryption.keys")?;
         let tokens = Tokens::new(&config, context.clone(), vault, refresher);
         let client = http_client::build(config.upstream.call_limits())?;
         Ok(Self {

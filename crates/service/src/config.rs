@@ -7,6 +7,7 @@ use pipekeeper_core::config::Loader;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Store;
+use pipekeeper_core::vault::Vault;
 use serde::Deserialize;
 use url::Url;
 
@@ -155,10 +156,11 @@ impl Http {
 }
 
 /// `[encryption]`: there is no start without a key.
-pub fn keyring(loader: &mut Loader) -> Option<Keyring> {
+pub fn vault(loader: &mut Loader) -> Option<Vault> {
     let raw = loader.section::<RawEncryption>("encryption")?;
     let keys = loader.secret("encryption.keys", raw.keys, &raw.keys_file);
     Keyring::parse(&keys)
+        .map(Vault::new)
         .map_err(|error| loader.problem("encryption.keys", &error.to_string()))
         .ok()
 }

@@ -30,10 +30,7 @@ pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
     };
     match apps.find(app_id.as_deref(), platform.as_deref()) {
         AppChoice::One(app) => Ok(Selected {
-            app: AppKey {
-                platform: app.provider.platform.clone(),
-                app_id: app.client_id.clone(),
-            },
+            app: app.app_key(),
             selector,
         }),
         AppChoice::Unknown => Err(not_found()),

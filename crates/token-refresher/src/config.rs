@@ -3,40 +3,32 @@
 use std::time::Duration;
 
 use pipekeeper_core::config::Loader;
-use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::http_client::Limits;
 use pipekeeper_core::provider::{AppUse, Apps};
-use pipekeeper_core::store::Selection;
-use pipekeeper_service::caller::{Credentials, WebhookSection};
-use pipekeeper_service::config::keyring;
+use pipekeeper_core::vault::Vault;
+use pipekeeper_service::caller::WebhookSection;
+use pipekeeper_service::config::vault;
 use serde::Deserialize;
 
 /// What token-refresher is told.
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub apps: Apps,
-    pub keyring: Option<Keyring>,
-    pub webhook: Webhook,
-    pub timing: Timing,
-}
-
-/// Who may ask for a refresh, and what an app id alone means.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    pub credentials: Credentials,
-    pub selection: Selection,
+    pub(crate) apps: Apps,
+    pub(crate) vault: Option<Vault>,
+    pub(crate) webhook: WebhookSection,
+    pub(crate) timing: Timing,
 }
 
 /// The times that the protocol keeps.
 #[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    pub call: Duration,
-    pub lease: Duration,
-    pub orphan_grace: Duration,
-    pub minted_recently: Duration,
-    pub default_deadline: Duration,
-    pub max_concurrent_calls: usize,
-    pub log_kept: Duration,
+pub(crate) struct Timing {
+    pub(crate) call: Duration,
+    pub(crate) lease: Duration,
+    pub(crate) orphan_grace: Duration,
+    pub(crate) minted_recently: Duration,
+    pub(crate) default_deadline: Duration,
+    pub(crate) max_concurrent_calls: usize,
+    pub(crate) log_kept: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,17 +45,10 @@ struct RawRefresh {
 
 impl Config {
     pub(crate) fn load(loader: &mut Loader) -> Self {
-        let WebhookSection {
-            credentials,
-            selection,
-        } = WebhookSection::load(loader);
         Self {
             apps: Apps::load(loader, AppUse::Refresh),
-            keyring: keyring(loader),
-            webhook: Webhook {
-                credentials,
-                selection,
-            },
+            vault: vault(loader),
+            webhook: WebhookSection::load(loader),
             timing: Timing::load(loader),
         }
     }

@@ -8,9 +8,10 @@ mod spend;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client;
-use pipekeeper_core::vault::Vault;
+use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::{Context, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -24,7 +25,7 @@ const TRIM_EVERY: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub struct TokenRefresher {
     door: Arc<Refresher>,
-    webhook: config::Webhook,
+    webhook: WebhookSection,
 }
 
 impl Service for TokenRefresher {
@@ -49,11 +50,7 @@ impl Service for TokenRefresher {
             context.store.refresh_log_trim(before).await.map(drop)
         });
         let client = http_client::build(config.timing.call_limits())?;
-        let vault = Vault::new(
-            config
-                .keyring
-                .ok_or_else(|| anyhow::anyhow!("no keyring"))?,
-        );
+        let vault = config.vault.context("no encryption.keys")?;
         Ok(Self {
             door: Arc::new(Refresher::new(
                 context,

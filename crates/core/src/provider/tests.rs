@@ -30,10 +30,10 @@ fn load(defaults: &'static str, env: &[(&str, &str)]) -> (Apps, Vec<String>) {
     )
 }
 
-fn pipedrive(env: &[(&str, &str)]) -> std::sync::Arc<Provider> {
+fn pipedrive(env: &[(&str, &str)]) -> Arc<Provider> {
     let (apps, problems) = load(APP, env);
     assert_eq!(problems, Vec::<String>::new());
-    std::sync::Arc::clone(&apps.iter().next().unwrap().provider)
+    Arc::clone(&apps.iter().next().unwrap().provider)
 }
 
 #[test]
