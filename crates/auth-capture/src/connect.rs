@@ -110,15 +110,21 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
         let own = rows
             .connection_find_by_keeper(&key, &account_id, &owner)
             .await?;
+        if let (Some(held), Some(own)) = (&held, &own)
+            && let Some(ended) = in_the_way(held, own, arrived)
+        {
+            rows.connection_forget(&ended.id, ended.generation).await?;
+            continue;
+        }
         let target = match (held, own) {
             (None, None) => None,
             (None, Some(own)) if own.company_id == identity.company_id || is_over(&own) => {
                 Some(own)
             }
-            (None, Some(_)) => return Ok(Stored::Refused(different_company(identity))),
+            (None, Some(_)) => return Ok(Stored::Refused(different_company())),
             (Some(held), own) => match claim(&held, own.as_ref(), arrived) {
                 Claim::Granted => Some(held),
-                Claim::DifferentCompany => return Ok(Stored::Refused(different_company(identity))),
+                Claim::DifferentCompany => return Ok(Stored::Refused(different_company())),
                 Claim::AlreadyConnected { keep_alive } => {
                     if keep_alive {
                         // The provider may have ended the older tokens with this consent: the holder gets the new ones.
@@ -185,6 +191,25 @@ fn claim(held: &Connection, own: Option<&Connection>, arrived: &Arrived) -> Clai
         _ => Claim::AlreadyConnected {
             keep_alive: arrived.keeper.is_some(),
         },
+    }
+}
+
+/// Of two rows that would have to become one, the one that is over.
+fn in_the_way<'a>(
+    held: &'a Connection,
+    own: &'a Connection,
+    arrived: &Arrived,
+) -> Option<&'a Connection> {
+    let is_gone = |row: &Connection| is_over(row) && !row.revoke_pending;
+    let adopts = arrived.keeper.is_some() && held.account_id.is_marketplace();
+    if held.id == own.id {
+        None
+    } else if is_gone(held) {
+        Some(held)
+    } else if adopts && is_gone(own) {
+        Some(own)
+    } else {
+        None
     }
 }
 
@@ -318,13 +343,10 @@ fn exchange_failed(error: TokenError) -> Problem {
     .caused_by(error)
 }
 
-fn different_company(identity: &Identity) -> Problem {
+fn different_company() -> Problem {
     Problem::new(
         Code::DifferentCompany,
-        format!(
-            "This account is connected to another company than {}; disconnect it first.",
-            identity.company_name
-        ),
+        "This account is connected as somebody else already; disconnect it first.",
     )
 }
 

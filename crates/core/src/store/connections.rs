@@ -350,6 +350,24 @@ impl Store {
         Ok(changed == 1)
     }
 
+    /// Removes a row that has ended and that the provider knows to have ended: its tokens are wiped, and its names are free
+    /// for a new consent.
+    pub async fn connection_forget(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+    ) -> Result<bool, StoreError> {
+        let removed = on_conn!(self, |conn| diesel::delete(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.eq(ConnectionState::Revoked.as_str()))
+                .filter(c::revoke_pending.eq(false)),
+        )
+        .execute(conn))?;
+        Ok(removed == 1)
+    }
+
     /// The provider refused the token that is still current. Does not move the generation, keeps the tokens.
     pub async fn connection_reauth_required(
         &self,

@@ -319,6 +319,40 @@ pub(crate) async fn ended_connection_keeps_nobody_out(backend: Backend) {
     assert_eq!(installed["account_id"], "~pipedrive:1");
 }
 
+/// Two rows that would have to become one: the one that is over makes room.
+pub(crate) async fn ended_connection_of_another_user_is_not_in_the_way(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let uninstall = async |company: u32, user: u32| {
+        let order = json!({
+            "company": company, "user": user, "notify_url": format!("{}/auth/callback", stack.auth_capture),
+        });
+        stack.sim("uninstall", &order).await.unwrap();
+    };
+    logged_in(&stack, "acme", 1, 1).await;
+    let installed = stack.connect(1, 2).await.unwrap();
+    uninstall(1, 1).await;
+
+    let adopted = logged_in(&stack, "acme", 1, 2).await;
+
+    assert_eq!(
+        (&adopted["id"], &adopted["user_id"]),
+        (&installed["id"], &json!("2"))
+    );
+    stack.person_of(&adopted, EMAIL).await.unwrap().expect(200);
+
+    stack.connect(1, 3).await.unwrap();
+    uninstall(1, 3).await;
+    uninstall(1, 2).await;
+
+    let moved = logged_in(&stack, "acme", 1, 3).await;
+
+    assert_eq!(
+        (&moved["id"], &moved["user_id"]),
+        (&adopted["id"], &json!("3"))
+    );
+    stack.person_of(&moved, EMAIL).await.unwrap().expect(200);
+}
+
 pub(crate) async fn install_touches_no_connection_that_a_login_made(backend: Backend) {
     let stack = Stack::start(backend).await;
     let holder = logged_in(&stack, "acme", 1, 1).await;

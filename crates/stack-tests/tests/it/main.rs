@@ -94,6 +94,7 @@ promises! { every backend:
         login_adopts_the_marketplace_row_of_the_same_person
         second_account_is_refused_and_the_holder_goes_on
         ended_connection_keeps_nobody_out
+        ended_connection_of_another_user_is_not_in_the_way
         install_touches_no_connection_that_a_login_made
         account_keeps_its_company
         account_whose_connection_ended_may_connect_another_company
