@@ -53,6 +53,7 @@ contract! { every backend:
         commit_clears_what_went_before
         commit_never_revives_a_revoked_row
         reconnect_revives_a_revoked_row
+        only_what_has_ended_for_good_is_forgotten
         reauth_required_never_overrides_a_moved_generation
         failed_spend_of_a_stale_lease_owner_changes_nothing
         doubt_stays_until_a_commit

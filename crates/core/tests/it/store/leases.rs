@@ -246,6 +246,31 @@ pub(crate) async fn reconnect_revives_a_revoked_row(backend: Backend) {
     assert_eq!((row.revoke_pending, row.refreshed_at), (false, None));
 }
 
+/// A row with a token that the provider would still take is kept, whoever asks.
+pub(crate) async fn only_what_has_ended_for_good_is_forgotten(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    let id = insert(&store, consent("acme", "jane")).await;
+    let forget = |generation| store.connection_forget(&id, generation);
+    let (pending, known) = (Revocation::Pending, Revocation::Known);
+
+    assert!(!forget(1).await.unwrap(), "active");
+    store
+        .connection_revoke(&id, 1, "gone", pending, at(1))
+        .await
+        .unwrap();
+    assert!(!forget(2).await.unwrap(), "the provider does not know yet");
+    store
+        .connection_revoke(&id, 2, "gone", known, at(2))
+        .await
+        .unwrap();
+    assert!(!forget(2).await.unwrap(), "the row has moved on");
+
+    assert!(forget(3).await.unwrap());
+
+    assert_eq!(store.connection_find(&id).await.unwrap(), None);
+}
+
 pub(crate) async fn reauth_required_never_overrides_a_moved_generation(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
