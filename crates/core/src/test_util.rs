@@ -2,7 +2,7 @@
 //!
 //! `TEST_BACKENDS=sqlite,postgres,mysql` (default `sqlite`). One server per test process, started in a container when it
 //! is first needed (or the one at `TEST_POSTGRES_URL`, `TEST_MYSQL_URL`, as a user who may create databases), and on it
-//! one database per test, dropped at its end. A backend that is named and can't be had fails the test.
+//! one database per test, dropped at its end. `TEST_MYSQL_IMAGE` names another image than `mariadb:11.8`. A backend that is named and can't be had fails the test.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

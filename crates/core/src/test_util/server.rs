@@ -7,9 +7,11 @@ use testcontainers::core::error::Result as ContainerResult;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, Image, ImageExt as _};
 use testcontainers_modules::mariadb::Mariadb;
+use testcontainers_modules::mysql::Mysql;
 use testcontainers_modules::postgres::Postgres;
 
 use super::sql::on_own_runtime;
+use super::variable;
 use crate::store::Backend;
 
 #[derive(Debug)]
@@ -33,10 +35,21 @@ impl Server {
                 address(image.start().await?, 5432).await
             }
             Backend::Mysql => {
-                let image = Mariadb::default()
-                    .with_tag("11.8")
-                    .with_env_var("MARIADB_ROOT_PASSWORD", "root");
-                address(image.start().await?, 3306).await
+                let image = variable("TEST_MYSQL_IMAGE");
+                let (name, tag) = image
+                    .as_deref()
+                    .and_then(|image| image.rsplit_once(':'))
+                    .unwrap_or(("mariadb", "11.8"));
+                let password = ("MYSQL_ROOT_PASSWORD", "root");
+                if name.ends_with("mysql") {
+                    let image = Mysql::default().with_name(name).with_tag(tag);
+                    let image = image.with_env_var(password.0, password.1);
+                    address(image.start().await?, 3306).await
+                } else {
+                    let image = Mariadb::default().with_name(name).with_tag(tag);
+                    let image = image.with_env_var(password.0, password.1);
+                    address(image.start().await?, 3306).await
+                }
             }
             Backend::Sqlite => unreachable!("SQLite has no server"),
         });
