@@ -54,6 +54,7 @@ impl Sources {
 
 /// Hands out the sections of the merged configuration and gathers what is wrong with them.
 pub struct Loader {
+    defaults: Config,
     merged: Config,
     asked_for: Vec<String>,
     problems: Vec<String>,
@@ -110,6 +111,7 @@ impl Loader {
             })
             .map_err(|error| Problems(vec![problem_of(&error)]))?;
         Ok(Self {
+            defaults,
             merged,
             asked_for: Vec::new(),
             problems: Vec::new(),
@@ -131,10 +133,38 @@ impl Loader {
         match self.merged.get::<T>(name) {
             Ok(table) => Some(table),
             Err(error) => {
-                self.problem(name, &problem_of(&error));
+                if !self.name_keys::<T>(name) {
+                    self.problem(name, &problem_of(&error));
+                }
                 None
             }
         }
+    }
+
+    /// Notes each key of a table that is of no use by itself, the others at their defaults: a deserializer stops at the
+    /// first. Says whether there was one.
+    fn name_keys<T: DeserializeOwned>(&mut self, name: &str) -> bool {
+        type Table = std::collections::HashMap<String, ::config::Value>;
+        let read = |table: Table| ::config::Value::from(table).try_deserialize::<T>();
+        let (Ok(defaults), Ok(merged)) = (
+            self.defaults.get::<Table>(name),
+            self.merged.get::<Table>(name),
+        ) else {
+            return false;
+        };
+        if read(defaults.clone()).is_err() {
+            return false;
+        }
+        let mut named = false;
+        for (key, value) in merged {
+            let mut table = defaults.clone();
+            table.insert(key.clone(), value);
+            if let Err(error) = read(table) {
+                self.problem(&format!("{name}.{key}"), &problem_of(&error));
+                named = true;
+            }
+        }
+        named
     }
 
     /// The entries of a table of tables, by key; those with problems are left out after noting them.

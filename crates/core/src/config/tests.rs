@@ -168,3 +168,29 @@ fn a_value_in_a_sections_place_is_a_problem_that_does_not_show_it() {
             .map(|key| format!("{key}: is a section, and can't be a value"))
     );
 }
+
+#[test]
+fn every_key_of_a_section_that_is_of_no_use_is_named() {
+    let mut loader = loader(&[
+        ("PIPEKEEPER__WEBHOOK__RETRIES", "many"),
+        ("PIPEKEEPER__WEBHOOK__USR", "x"),
+        ("PIPEKEEPER__WEBHOOK__PASWORD", "hunter2"),
+    ]);
+
+    assert!(loader.section::<Webhook>("webhook").is_none());
+
+    loader.problems.sort();
+    let [pasword, retries, usr] = &loader.problems[..] else {
+        panic!("{:?}", loader.problems)
+    };
+    assert!(
+        pasword.starts_with("webhook.pasword: unknown field"),
+        "{pasword}"
+    );
+    assert!(
+        retries.starts_with("webhook.retries: invalid type"),
+        "{retries}"
+    );
+    assert!(usr.starts_with("webhook.usr: unknown field"), "{usr}");
+    assert!(!loader.problems.concat().contains("hunter2"));
+}
