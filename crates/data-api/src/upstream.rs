@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::tokens::{NoToken, Token, Tokens};
 
-/// One refresher call at most, and so many sends, per request.
+/// So many sends, at most, for the sake of 401s (with one call of token-refresher among them), and for the sake of 429s.
 const SENDS_MAX: u32 = 3;
 
 /// Pipedrive's burst window, for an answer that does not say how long to wait.
@@ -68,7 +68,7 @@ impl Upstream {
     ) -> Result<Response, UpstreamError> {
         let started = self.clock.monotonic();
         let mut token = self.tokens.get(selected, trace).await?;
-        let (mut refreshed, mut sends) = (false, 0);
+        let (mut refreshed, mut refused, mut limited) = (false, 0, 0);
         let mut left = self.max_wait;
         loop {
             pipekeeper_service::record(&token.id, token.generation);
@@ -77,10 +77,10 @@ impl Upstream {
                 .send()
                 .await
                 .map_err(UpstreamError::of_transport)?;
-            sends += 1;
             match response.status().as_u16() {
                 401 => {
-                    if sends == SENDS_MAX {
+                    refused += 1;
+                    if refused == SENDS_MAX {
                         return Err(UpstreamError::StillRefused);
                     }
                     let current = self.tokens.reread(selected, started).await?;
@@ -94,8 +94,9 @@ impl Upstream {
                     };
                 }
                 429 => {
+                    limited += 1;
                     let limit = RateLimit::of(response).await;
-                    if limit.daily || limit.wait > left || sends == SENDS_MAX {
+                    if limit.daily || limit.wait > left || limited == SENDS_MAX {
                         return Err(UpstreamError::RateLimited(limit));
                     }
                     left = left.saturating_sub(limit.wait);

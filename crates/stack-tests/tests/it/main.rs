@@ -153,6 +153,7 @@ promises! { every backend:
         dead_grant_is_told_to_its_callers
         every_401_heals_whatever_its_body_says
         token_that_ended_by_the_clock_is_not_sent
+        expired_token_behind_a_burst_limit_heals
         burst_limit_is_waited_for_and_then_told
         spent_daily_budget_is_told_at_once
         failing_api_is_told_and_costs_no_refresh

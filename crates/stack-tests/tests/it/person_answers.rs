@@ -347,6 +347,23 @@ pub(crate) async fn token_that_ended_by_the_clock_is_not_sent(backend: Backend) 
     assert_eq!(stack.stats().await.unwrap()["bearers_refused"], 0);
 }
 
+/// Waiting for a limit is no refusal: the token that dies meanwhile is healed like any other.
+pub(crate) async fn expired_token_behind_a_burst_limit_heals(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    stack.person(EMAIL).await.unwrap().expect(200);
+    expire(&stack).await;
+    fault(
+        &stack,
+        json!({"on": "api", "fault": "429_burst", "times": 2}),
+    )
+    .await;
+
+    let answer = stack.person(EMAIL).await.unwrap();
+
+    assert_eq!(answer.expect(200).body, NAME);
+    assert_eq!(refreshes(&stack).await, 1);
+}
+
 pub(crate) async fn burst_limit_is_waited_for_and_then_told(backend: Backend) {
     let (stack, _) = connected(backend).await;
     let burst = json!({"on": "api", "fault": "429_burst"});
