@@ -319,13 +319,6 @@ impl Refresher {
             _ => Ok(()),
         }
     }
-
-    async fn reread(&self, id: &ConnectionId) -> Result<Connection, RefreshError> {
-        self.store
-            .connection_find(id)
-            .await?
-            .ok_or(RefreshError::NotFound)
-    }
 }
 
 /// A row that moved on since it was read is as good as refreshed, unless it ended.

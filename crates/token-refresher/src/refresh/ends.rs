@@ -129,7 +129,7 @@ impl Refresher {
                     .connection_commit(&row.id, row.generation, &commit, now)
             })
             .await;
-        let current = self.reread(&row.id).await?;
+        let current = self.reread(&row).await?;
         if committed {
             tracing::info!(connection.id = %row.id, generation = current.generation, "refreshed");
             return Ok(Outcome::Refreshed(Arc::new(current)));
@@ -289,11 +289,19 @@ impl Refresher {
                     .connection_reauth_required(&row.id, row.generation, reason, word, now)
             })
             .await;
-        let current = self.reread(&row.id).await?;
+        let current = self.reread(&row).await?;
         if ended {
             tracing::error!(connection.id = %row.id, generation = row.generation, reason, "the provider refused the refresh token: a new consent is needed");
         }
         adopt(current)
+    }
+
+    /// The row as it is now: what was written has its end told, also when the answer to the write got lost.
+    async fn reread(&self, row: &Connection) -> Result<Connection, RefreshError> {
+        let found = self
+            .insist(row, || self.store.connection_find(&row.id))
+            .await;
+        found.ok_or(RefreshError::NotFound)
     }
 
     /// Writes what only this process knows, for as long as it takes: whatever keeps the database from taking it may pass, and
