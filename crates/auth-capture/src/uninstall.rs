@@ -48,9 +48,7 @@ pub(crate) async fn uninstall(
     loop {
         let found = rows
             .connection_find_by_grant(&key, &company_id, &user_id)
-            .await?
-            // To MySQL "1 " is "1".
-            .filter(|row| row.company_id == company_id && row.user_id == user_id);
+            .await?;
         let Some(row) = found else {
             return Ok(Uninstalled::Unknown);
         };

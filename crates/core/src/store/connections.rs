@@ -212,7 +212,10 @@ impl Store {
             .filter(c::user_id.eq(user_id))
             .select(Connection::as_select())
             .load(conn))?;
-        Ok(found.into_iter().next())
+        // To MySQL "1 " is "1".
+        Ok(found
+            .into_iter()
+            .find(|row| row.company_id == company_id && row.user_id == user_id))
     }
 
     /// Stores what a refresh gave, whoever holds the lease; never revives a revoked row.
