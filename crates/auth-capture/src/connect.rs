@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
-use pipekeeper_core::lifetime::renewal_due;
+use pipekeeper_core::lifetime::due_at;
 use pipekeeper_core::oauth::{self, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::provider::{ApiDomain, App};
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Connection, Consent, NewConnection, StoreError};
+use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError};
 use pipekeeper_core::vault::SealedTo;
 use pipekeeper_service::problem::{Code, Problem};
 
@@ -129,7 +129,8 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
                     if keep_alive {
                         // The provider may have ended the older tokens with this consent: the holder gets the new ones.
                         let keeper = (held.account_id.clone(), held.owner.clone());
-                        let consent = consent(service, &key, &held.id, &keeper, app, arrived);
+                        let consent =
+                            consent(service, &held.id, Some(&held), &keeper, app, arrived);
                         let now = service.context.clock.now();
                         rows.connection_reconnect(&held.id, held.generation, &consent, now)
                             .await?;
@@ -141,14 +142,14 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
         let now = service.context.clock.now();
         let keeper = (account_id.clone(), owner.clone());
         let (id, written) = if let Some(row) = target {
-            let consent = consent(service, &key, &row.id, &keeper, app, arrived);
+            let consent = consent(service, &row.id, Some(&row), &keeper, app, arrived);
             let written = rows
                 .connection_reconnect(&row.id, row.generation, &consent, now)
                 .await;
             (row.id, written)
         } else {
             let id = ConnectionId::generate();
-            let consent = consent(service, &key, &id, &keeper, app, arrived);
+            let consent = consent(service, &id, None, &keeper, app, arrived);
             let new = NewConnection {
                 id: id.clone(),
                 app: key.clone(),
@@ -230,8 +231,8 @@ fn keeper(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
 
 fn consent(
     service: &AuthCapture,
-    key: &AppKey,
     id: &ConnectionId,
+    renewed: Option<&Connection>,
     (account_id, owner): &(KeeperName, KeeperName),
     app: &App,
     arrived: &Arrived,
@@ -239,7 +240,7 @@ fn consent(
     let now = arrived.at;
     let to = SealedTo {
         id,
-        app: key,
+        app: &app.app_key(),
         account_id,
         owner,
     };
@@ -265,7 +266,13 @@ fn consent(
             .provider
             .refresh_idle
             .map(|idle| now.saturating_add(idle)),
-        due_at: renewal_due(now, expires_at),
+        due_at: due_at(
+            app,
+            now,
+            expires_at,
+            renewed.and_then(|row| row.last_used_at),
+            now,
+        ),
     }
 }
 

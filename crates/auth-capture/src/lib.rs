@@ -17,7 +17,7 @@ use pipekeeper_core::provider::{App, AppChoice, Apps};
 use pipekeeper_core::store;
 use pipekeeper_core::vault::Vault;
 use pipekeeper_core::webhook::Refresher;
-use pipekeeper_service::{Context, Service};
+use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use tokio::sync::Semaphore;
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -56,6 +56,7 @@ impl Service for AuthCapture {
     ];
 
     type Config = Config;
+    type Command = NoCommand;
 
     fn configure(loader: &mut Loader) -> Config {
         Config::load(loader)
@@ -79,6 +80,10 @@ impl Service for AuthCapture {
             login: config.login,
             context,
         })
+    }
+
+    async fn command(command: NoCommand, _config: Loaded<Self>) -> anyhow::Result<String> {
+        match command {}
     }
 
     fn routes(routes: &mut ServiceConfig<'_>) {

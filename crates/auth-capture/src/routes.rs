@@ -353,13 +353,16 @@ async fn answer_notice(
     Ok(HttpResponse::Ok().json(json!({"success": true, "outcome": outcome})))
 }
 
-/// The app whose credentials these are; all are compared, so that the time taken tells nothing.
+/// The app whose credentials these are, by either secret; all are compared, so that the time taken tells nothing.
 fn client_of<'a>(service: &'a AuthCapture, request: &HttpRequest) -> Option<&'a Arc<App>> {
     let (client_id, secret) = caller::basic(request)?;
     let mut found = None;
     for app in service.apps.iter() {
-        let fits = app.client_secret.matches(secret.expose().as_bytes())
-            & Secret::from(app.client_id.as_str()).matches(client_id.as_bytes());
+        let knows_secret = app.client_secrets().fold(false, |knows, own| {
+            knows | own.matches(secret.expose().as_bytes())
+        });
+        let fits =
+            knows_secret & Secret::from(app.client_id.as_str()).matches(client_id.as_bytes());
         if fits {
             found = Some(app);
         }

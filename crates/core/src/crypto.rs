@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::random;
 use crate::secret::Secret;
@@ -19,6 +21,10 @@ const FORMAT: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 const KEY_ID_MAX_BYTES: usize = 32;
+const FINGERPRINT_BYTES: usize = 16;
+
+/// Keeps the key that makes fingerprints apart from the one that seals.
+const FINGERPRINT_KEY: &[u8] = b"pipekeeper token fingerprint 1";
 
 /// Where a sealed value lives; all of it is authenticated.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +49,30 @@ pub struct Keyring {
 struct Key {
     id: String,
     cipher: XChaCha20Poly1305,
+    fingerprints: Hmac<Sha256>,
+}
+
+/// What tells a secret from all others and nobody without the key anything about it: the head of an HMAC-SHA256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; FINGERPRINT_BYTES]);
+
+impl Fingerprint {
+    pub fn as_bytes(&self) -> &[u8; FINGERPRINT_BYTES] {
+        &self.0
+    }
+
+    /// Reads what its `Display` wrote.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = [0; FINGERPRINT_BYTES];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
 }
 
 impl Keyring {
@@ -99,16 +129,45 @@ impl Keyring {
         out
     }
 
+    /// The fingerprint under each key of the ring, the sealing key's first: which one another process has used depends on
+    /// how far a rotation of keys has come.
+    pub fn fingerprints(&self, secret: &Secret) -> impl Iterator<Item = Fingerprint> {
+        std::iter::once(&self.sealing)
+            .chain(&self.retired)
+            .map(|key| key.fingerprint(secret))
+    }
+
+    /// Under the sealing key.
+    pub fn fingerprint(&self, secret: &Secret) -> Fingerprint {
+        self.sealing.fingerprint(secret)
+    }
+
+    /// # Errors
+    /// As [`Keyring::open_bytes`]; what is no text is [`OpenError::Malformed`].
+    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Secret, OpenError> {
+        let mut plaintext = self.open_bytes(place, sealed)?;
+        match String::from_utf8(std::mem::take(&mut *plaintext)) {
+            Ok(text) => Ok(Secret::new(text)),
+            Err(not_text) => {
+                drop(Zeroizing::new(not_text.into_bytes()));
+                Err(OpenError::Malformed)
+            }
+        }
+    }
+
     /// # Errors
     /// A key that is not in the ring is named; anything else that does not open is [`OpenError::Tampered`].
-    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Secret, OpenError> {
+    pub fn open_bytes(
+        &self,
+        place: &Place<'_>,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (key_id, nonce, ciphertext) = split(sealed).ok_or(OpenError::Malformed)?;
         let key = std::iter::once(&self.sealing)
             .chain(&self.retired)
             .find(|key| key.id == key_id)
             .ok_or_else(|| OpenError::UnknownKey(key_id.to_owned()))?;
-        let plaintext = key
-            .cipher
+        key.cipher
             .decrypt(
                 &XNonce::from(nonce),
                 Payload {
@@ -116,10 +175,8 @@ impl Keyring {
                     aad: &associated_data(place, key_id),
                 },
             )
-            .map_err(|_opaque| OpenError::Tampered)?;
-        String::from_utf8(plaintext)
-            .map(Secret::new)
-            .map_err(|_not_text| OpenError::Malformed)
+            .map(Zeroizing::new)
+            .map_err(|_opaque| OpenError::Tampered)
     }
 }
 
@@ -158,8 +215,30 @@ impl Key {
         Ok(Self {
             id: id.to_owned(),
             cipher: XChaCha20Poly1305::new(&bytes.into()),
+            fingerprints: fingerprints_under(&bytes),
         })
     }
+
+    fn fingerprint(&self, secret: &Secret) -> Fingerprint {
+        let tag = self
+            .fingerprints
+            .clone()
+            .chain_update(secret.expose())
+            .finalize()
+            .into_bytes();
+        let mut head = [0; FINGERPRINT_BYTES];
+        head.iter_mut().zip(tag).for_each(|(to, byte)| *to = byte);
+        Fingerprint(head)
+    }
+}
+
+fn fingerprints_under(key: &[u8; KEY_BYTES]) -> Hmac<Sha256> {
+    let derived = mac(key).chain_update(FINGERPRINT_KEY).finalize();
+    mac(&derived.into_bytes())
+}
+
+fn mac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
 /// Every part carries its length, so that no two places give the same bytes.
@@ -311,6 +390,46 @@ mod tests {
                 ring.open(&PLACE, &sealed[..index]).is_err(),
                 "cut at {index}"
             );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_back_as_they_were() {
+        let ring = ring("k1");
+        let sealed = ring.seal(&PLACE, b"\xff\x00");
+        assert_eq!(*ring.open_bytes(&PLACE, &sealed).unwrap(), b"\xff\x00");
+        assert_eq!(
+            ring.open(&PLACE, &sealed).unwrap_err(),
+            OpenError::Malformed
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_again_and_another_for_every_secret_and_key() {
+        let (old, new) = (Keyring::generate("old"), Keyring::generate("new"));
+        let both = Secret::new(format!("{}, {}", new.expose(), old.expose()));
+        let (old, both) = (
+            Keyring::parse(&old).unwrap(),
+            Keyring::parse(&both).unwrap(),
+        );
+        let (one, two) = (Secret::from("token-1"), Secret::from("token-2"));
+
+        assert_eq!(old.fingerprint(&one), old.fingerprint(&one));
+        assert_ne!(old.fingerprint(&one), old.fingerprint(&two));
+        assert_ne!(old.fingerprint(&one), both.fingerprint(&one));
+        assert_eq!(
+            both.fingerprints(&one).collect::<Vec<_>>(),
+            [both.fingerprint(&one), old.fingerprint(&one)]
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_is_read_as_it_was_written() {
+        let fingerprint = ring("k1").fingerprint(&Secret::from("token"));
+        let text = fingerprint.to_string();
+        assert_eq!(Fingerprint::from_hex(&text), Some(fingerprint));
+        for other in [format!("{text}00"), "0".repeat(30), "g".repeat(32)] {
+            assert_eq!(Fingerprint::from_hex(&other), None, "{other}");
         }
     }
 

@@ -2,12 +2,14 @@
 //! (RFC 7009), and whose token it is. Spending a refresh token is not here: only token-refresher does that.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
@@ -20,8 +22,9 @@ use crate::secret::Secret;
 /// Token responses and identities are a few KiB; more is no answer of theirs.
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
 
-/// Beyond a year an `expires_in` is a mistake, not a promise.
-const EXPIRES_IN_MAX_SECS: u64 = 366 * 86_400;
+/// Beyond a year, or within a second, an `expires_in` is a mistake, not a promise.
+const EXPIRES_IN: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(366 * 24);
 
 /// Where a user gives consent (RFC 6749 §4.1.1, RFC 7636 §4.3).
 pub fn authorization_url(app: &App, state: &str, verifier: Option<&Secret>) -> Url {
@@ -66,7 +69,7 @@ pub async fn exchange_code(
     if let Some(verifier) = verifier {
         form.push(("code_verifier", verifier.expose()));
     }
-    let answer = TokenAnswer::to(token_request(client, app, &app.provider.token_url, form)).await?;
+    let answer = ask(client, app, &app.provider.token_url, form).await?;
     answer.interpret(&app.provider)
 }
 
@@ -79,30 +82,44 @@ pub async fn revoke(client: &Client, app: &App, refresh_token: &Secret) -> Resul
         ("token", refresh_token.expose()),
         ("token_type_hint", "refresh_token"),
     ];
-    TokenAnswer::to(token_request(client, app, url, form))
-        .await?
-        .success()
-        .map(drop)
+    ask(client, app, url, form).await?.success().map(drop)
 }
 
-/// A form POST with the client's authentication, as the provider's entry has it (RFC 6749 §2.3.1).
+/// Asks once more, with the app's second secret, if the provider doesn't know us by the first: a client is authenticated
+/// before its code or token is looked at (RFC 6749 §5.2), so that neither is spent by then.
+async fn ask(
+    client: &Client,
+    app: &App,
+    url: &Url,
+    form: Vec<(&str, &str)>,
+) -> Result<TokenAnswer, TokenError> {
+    let request = token_request(client, app, &app.client_secret, url, form.clone());
+    let answer = TokenAnswer::to(request).await?;
+    match &app.second_client_secret {
+        Some(second) if answer.refuses_secret() => {
+            TokenAnswer::to(token_request(client, app, second, url, form)).await
+        }
+        _ => Ok(answer),
+    }
+}
+
+/// A form POST with the client's authentication by this secret of its app, as the provider's entry has it (RFC 6749
+/// §2.3.1).
 pub fn token_request<'a>(
     client: &Client,
     app: &'a App,
+    secret: &'a Secret,
     url: &Url,
     mut form: Vec<(&'a str, &'a str)>,
 ) -> RequestBuilder {
     let request = client.post(url.clone()).header(ACCEPT, "application/json");
     match app.provider.client_auth {
         ClientAuth::Basic => request
-            .header(
-                AUTHORIZATION,
-                basic_auth(&app.client_id, &app.client_secret),
-            )
+            .header(AUTHORIZATION, basic_auth(&app.client_id, secret))
             .form(&form),
         ClientAuth::Body => {
             form.push(("client_id", &app.client_id));
-            form.push(("client_secret", app.client_secret.expose()));
+            form.push(("client_secret", secret.expose()));
             request.form(&form)
         }
     }
@@ -155,8 +172,16 @@ impl TokenAnswer {
         Tokens::of(&body, provider).ok_or(TokenError::Unknown(Unknown::Garbled))
     }
 
+    /// Whether another secret of the same client may fare better: nothing was looked at but who we are.
+    pub fn refuses_secret(&self) -> bool {
+        matches!(
+            self.success(),
+            Err(TokenError::ClientRefused("invalid_client"))
+        )
+    }
+
     fn success(&self) -> Result<Value, TokenError> {
-        let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
+        let body = read(&self.body);
         if self.status.is_success() {
             return Ok(body);
         }
@@ -191,6 +216,22 @@ impl TokenAnswer {
     }
 }
 
+/// A body as JSON; null if it is none. A number that is too large for any machine costs that member alone, not the tokens
+/// beside it.
+fn read(body: &[u8]) -> Value {
+    #[derive(Serialize, Deserialize)]
+    struct Texts {
+        error: Option<Value>,
+        access_token: Option<Value>,
+        refresh_token: Option<Value>,
+        scope: Option<Value>,
+        api_domain: Option<Value>,
+    }
+    serde_json::from_slice(body)
+        .or_else(|_| serde_json::from_slice::<Texts>(body).and_then(serde_json::to_value))
+        .unwrap_or(Value::Null)
+}
+
 impl fmt::Debug for TokenAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenAnswer")
@@ -220,7 +261,7 @@ impl Tokens {
                 .map(str::to_owned)
         };
         let expires_in = match body.get("expires_in") {
-            Some(Value::Number(secs)) => secs.as_u64(),
+            Some(Value::Number(secs)) => secs.as_f64(),
             Some(Value::String(secs)) => secs.trim().parse().ok(),
             _ => None,
         };
@@ -228,8 +269,9 @@ impl Tokens {
             access_token: Secret::new(text("access_token")?),
             refresh_token: text("refresh_token").map(Secret::new),
             expires_in: expires_in
-                .filter(|secs| (1..=EXPIRES_IN_MAX_SECS).contains(secs))
-                .map_or(provider.default_expires_in, Duration::from_secs),
+                .and_then(|secs: f64| Duration::try_from_secs_f64(secs.trunc()).ok())
+                .filter(|lifetime| EXPIRES_IN.contains(lifetime))
+                .unwrap_or(provider.default_expires_in),
             scope: text("scope"),
             api_domain: text("api_domain"),
         })
@@ -263,7 +305,7 @@ pub enum TokenError {
 #[derive(Debug, thiserror::Error)]
 pub enum Unknown {
     #[error("no answer in time")]
-    TimedOut,
+    TimedOut(#[source] reqwest::Error),
     #[error("the connection broke")]
     Broken(#[source] reqwest::Error),
     #[error("status {status}")]
@@ -296,7 +338,7 @@ impl Unknown {
 
     fn of_transport(error: reqwest::Error) -> Self {
         if error.is_timeout() {
-            Self::TimedOut
+            Self::TimedOut(error)
         } else {
             Self::Broken(error)
         }

@@ -11,6 +11,10 @@ use crate::config::{Loader, problem_of};
 use crate::secret::Secret;
 use crate::store::AppKey;
 
+mod policy;
+
+pub use policy::RefreshPolicy;
+
 /// The entries that ship: [`Loader`] reads them below everything else.
 pub const SHIPPED: &str = include_str!("../providers.toml");
 
@@ -32,6 +36,8 @@ pub struct Provider {
     pub default_expires_in: Duration,
     /// `None`: a refresh token does not die of disuse.
     pub refresh_idle: Option<Duration>,
+    /// What holds for the apps that say nothing else: [`App::policy`].
+    pub refresh_policy: RefreshPolicy,
     api_domain: Option<ApiDomain>,
     api_host_suffix: String,
     allow_http: bool,
@@ -66,6 +72,10 @@ pub struct App {
     pub provider: Arc<Provider>,
     pub client_id: String,
     pub client_secret: Secret,
+    /// While the secret is being changed: the other one.
+    pub second_client_secret: Option<Secret>,
+    /// `None` where the provider's holds.
+    pub refresh_policy: Option<RefreshPolicy>,
     /// `None` where this service sends nobody to the provider.
     pub redirect_url: Option<Url>,
 }
@@ -77,6 +87,16 @@ impl App {
             platform: self.provider.platform.clone(),
             app_id: self.client_id.clone(),
         }
+    }
+
+    /// When this app's access tokens are renewed.
+    pub fn policy(&self) -> RefreshPolicy {
+        self.refresh_policy.unwrap_or(self.provider.refresh_policy)
+    }
+
+    /// The secrets that the provider may know us by: the second is tried when the first is refused.
+    pub fn client_secrets(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.client_secret).chain(&self.second_client_secret)
     }
 }
 
@@ -183,6 +203,8 @@ struct RawProvider {
     default_expires_in_secs: u32,
     #[serde(default)]
     refresh_idle_days: u32,
+    #[serde(default)]
+    refresh_policy: RefreshPolicy,
 }
 
 /// RFC 6749 §4.1.1 and RFC 9700 §2.1.1 ask for `response_type` and PKCE; Pipedrive's entry says no to both.
@@ -222,6 +244,12 @@ impl RawProvider {
                 "is empty: every host would be sent bearers",
             );
         }
+        if self.default_expires_in_secs == 0 {
+            loader.problem(
+                &format!("providers.{key}.default_expires_in_secs"),
+                "is 0: every token would be renewed without end",
+            );
+        }
         let mut provider = Provider {
             key: key.to_owned(),
             platform: self.platform,
@@ -243,6 +271,7 @@ impl RawProvider {
             default_expires_in: Duration::from_secs(self.default_expires_in_secs.into()),
             refresh_idle: (self.refresh_idle_days > 0)
                 .then(|| Duration::from_secs(u64::from(self.refresh_idle_days) * 86_400)),
+            refresh_policy: self.refresh_policy,
             api_domain: None,
             api_host_suffix: self.api_host_suffix.to_lowercase(),
             allow_http: self.allow_http,
@@ -268,6 +297,12 @@ struct RawApp {
     client_secret: Secret,
     #[serde(default)]
     client_secret_file: String,
+    #[serde(default)]
+    second_client_secret: Secret,
+    #[serde(default)]
+    second_client_secret_file: String,
+    #[serde(default, deserialize_with = "RefreshPolicy::unless_empty")]
+    refresh_policy: Option<RefreshPolicy>,
     #[serde(default)]
     redirect_url: String,
 }
@@ -310,6 +345,11 @@ impl Apps {
             if purpose != AppUse::Read && client_secret.is_empty() {
                 loader.problem(&name("client_secret"), "is not set");
             }
+            let second_client_secret = loader.secret(
+                &name("second_client_secret"),
+                raw.second_client_secret,
+                &raw.second_client_secret_file,
+            );
             let redirect_url = if purpose == AppUse::Login {
                 loader.url(&name("redirect_url"), &raw.redirect_url)
             } else {
@@ -338,6 +378,9 @@ impl Apps {
                 provider: Arc::clone(provider),
                 client_id: raw.client_id,
                 client_secret,
+                second_client_secret: Some(second_client_secret)
+                    .filter(|secret| !secret.is_empty()),
+                refresh_policy: raw.refresh_policy,
                 redirect_url,
             }));
         }

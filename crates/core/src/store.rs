@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+mod app_credentials;
 mod connections;
 mod error;
+mod figures;
 mod leases;
 mod logins;
 mod migrate;
@@ -18,6 +20,8 @@ mod page_marks;
 mod pick;
 mod pool;
 mod postgres;
+#[cfg(feature = "test-util")]
+mod query_log;
 mod refresh_log;
 mod schema;
 mod sweep;
@@ -26,15 +30,18 @@ mod types;
 
 pub use connections::{AppKey, Commit, Connection, Consent, NewConnection, Revocation};
 pub use error::StoreError;
+pub use figures::IdleDeadlines;
 pub use leases::SpendFailure;
 pub use logins::{Login, NewLogin};
 pub use migrate::Schema;
 pub use page_marks::PageMark;
 pub use pick::{Pick, Selection, Selector};
+#[cfg(feature = "test-util")]
+pub use query_log::QueryLog;
 pub use refresh_log::RefreshLogEntry;
 pub use sweep::DueFor;
 pub use target::UrlError;
-pub use types::Sealed;
+pub use types::{Sealed, never};
 
 /// How many connections a store holds, and how long it waits.
 #[derive(Debug, Clone)]
@@ -87,6 +94,8 @@ pub struct Store {
     pools: pool::Pools,
     acquire_timeout: Duration,
     query_timeout: Duration,
+    #[cfg(feature = "test-util")]
+    query_log: Option<QueryLog>,
 }
 
 impl fmt::Debug for Store {
@@ -121,6 +130,10 @@ macro_rules! on_conn {
         });
         let answer = {
             let $conn = &mut **lent.object();
+            #[cfg(feature = "test-util")]
+            if let Some(log) = &$store.query_log {
+                ::diesel_async::AsyncConnection::set_instrumentation($conn, log.clone());
+            }
             ::tokio::time::timeout($store.query_timeout, async { $query.await })
                 .await
                 .unwrap_or_else(|_elapsed| Err($crate::store::pool::unanswered()))
@@ -149,6 +162,8 @@ impl Store {
             pools: pool::Pools::new(target::Target::parse(url)?, options)?,
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
+            #[cfg(feature = "test-util")]
+            query_log: None,
         })
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -16,10 +16,13 @@ use crate::secret::Secret;
 use crate::store::{Backend, Store, StoreOptions};
 
 mod gate;
+mod lock;
+mod seed;
 mod server;
 mod sql;
 
 pub use gate::Gate;
+pub use lock::WriteLock;
 use server::Server;
 
 /// Whether `TEST_BACKENDS` names this backend. Where it does not the run says so, once: no test is left out in silence.
@@ -61,25 +64,49 @@ pub struct TestDatabase {
 #[derive(Debug)]
 enum Home {
     Server { admin_url: String, name: String },
-    Directory(PathBuf),
+    Directory { _removed_with_it: TestDirectory },
+}
+
+/// An empty directory of its own, gone when this is dropped.
+#[derive(Debug)]
+pub struct TestDirectory(PathBuf);
+
+impl TestDirectory {
+    pub fn create() -> Self {
+        let path = std::env::temp_dir().join(unique_name());
+        std::fs::create_dir(&path).expect("a directory for the test");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TestDirectory {
+    fn drop(&mut self) {
+        // Another test's failure must not be hidden by this one's clean-up.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 impl TestDatabase {
     /// Without tables yet: call [`Store::migrate`].
     pub fn create(backend: Backend) -> Self {
-        let name = unique_name();
         match backend {
             Backend::Sqlite => {
-                let directory = std::env::temp_dir().join(name);
-                std::fs::create_dir(&directory).expect("a directory for the test's database");
+                let directory = TestDirectory::create();
                 Self {
                     backend,
-                    url: format!("sqlite:{}/test.db", directory.display()),
-                    home: Home::Directory(directory),
+                    url: format!("sqlite:{}/test.db", directory.path().display()),
+                    home: Home::Directory {
+                        _removed_with_it: directory,
+                    },
                 }
             }
             Backend::Postgres | Backend::Mysql => {
                 let admin_url = shared_server(backend).admin_url.clone();
+                let name = unique_name();
                 sql::lines(backend, &admin_url, &format!("CREATE DATABASE {name}"))
                     .expect("the test server makes a database");
                 Self {
@@ -131,17 +158,14 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        // Another test's failure must not be hidden by this one's clean-up.
-        match &self.home {
-            Home::Directory(directory) => drop(std::fs::remove_dir_all(directory)),
-            Home::Server { admin_url, name } => {
-                let force = match self.backend {
-                    Backend::Postgres => " WITH (FORCE)",
-                    Backend::Mysql | Backend::Sqlite => "",
-                };
-                let drop_it = format!("DROP DATABASE {name}{force}");
-                drop(sql::lines(self.backend, admin_url, &drop_it));
-            }
+        if let Home::Server { admin_url, name } = &self.home {
+            let force = match self.backend {
+                Backend::Postgres => " WITH (FORCE)",
+                Backend::Mysql | Backend::Sqlite => "",
+            };
+            let drop_it = format!("DROP DATABASE {name}{force}");
+            // Another test's failure must not be hidden by this one's clean-up.
+            drop(sql::lines(self.backend, admin_url, &drop_it));
         }
     }
 }

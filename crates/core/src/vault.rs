@@ -1,7 +1,10 @@
 //! Tokens into rows and out of them: what is sealed where, and to whom.
 
+use zeroize::Zeroizing;
+
+use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, KeeperName};
-use crate::crypto::{Keyring, OpenError, Place};
+use crate::crypto::{Fingerprint, Keyring, OpenError, Place};
 use crate::secret::Secret;
 use crate::store::{AppKey, Connection, Login, Sealed};
 
@@ -25,6 +28,28 @@ impl<'a> SealedTo<'a> {
             account_id: self.account_id.as_str(),
             owner: self.owner.as_str(),
         }
+    }
+}
+
+/// What an answer of a token endpoint answers: one token, spent at one generation of its connection.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerTo<'a> {
+    pub id: &'a ConnectionId,
+    pub generation: i64,
+    pub spent: Fingerprint,
+    pub received_at: Timestamp,
+}
+
+impl AnswerTo<'_> {
+    /// The id of its place: without white space in any of its parts, no two answers have the same one.
+    fn name(self) -> String {
+        format!(
+            "{} {} {} {}",
+            self.id,
+            self.generation,
+            self.spent,
+            self.received_at.unix_micros()
+        )
     }
 }
 
@@ -65,6 +90,29 @@ impl Vault {
         )
     }
 
+    /// What the token is known by in the journal, under the key that seals.
+    pub fn fingerprint(&self, token: &Secret) -> Fingerprint {
+        self.0.fingerprint(token)
+    }
+
+    /// … and under every key of the ring, the one that seals first.
+    pub fn fingerprints(&self, token: &Secret) -> impl Iterator<Item = Fingerprint> {
+        self.0.fingerprints(token)
+    }
+
+    pub fn is_fingerprint_of(&self, fingerprint: Fingerprint, token: &Secret) -> bool {
+        self.fingerprints(token).any(|own| own == fingerprint)
+    }
+
+    /// The body of a token endpoint's answer, for the journal.
+    pub fn seal_answer(&self, to: AnswerTo<'_>, body: &[u8]) -> Vec<u8> {
+        self.0.seal(&answer_place(&to.name()), body)
+    }
+
+    pub fn answer(&self, to: AnswerTo<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.0.open_bytes(&answer_place(&to.name()), sealed)
+    }
+
     /// A login's PKCE verifier (RFC 7636 §4.1).
     pub fn seal_verifier(&self, state_hash: &str, app: &AppKey, verifier: &Secret) -> Sealed {
         let place = verifier_place(state_hash, &app.platform, &app.app_id);
@@ -90,6 +138,18 @@ fn sealed_to<'a>(row: &'a Connection, app: &'a AppKey) -> SealedTo<'a> {
     }
 }
 
+fn answer_place(name: &str) -> Place<'_> {
+    Place {
+        table: "journal",
+        column: "answer",
+        id: name,
+        platform: "",
+        app_id: "",
+        account_id: "",
+        owner: "",
+    }
+}
+
 fn verifier_place<'a>(state_hash: &'a str, platform: &'a str, app_id: &'a str) -> Place<'a> {
     Place {
         table: "logins",
@@ -99,5 +159,47 @@ fn verifier_place<'a>(state_hash: &'a str, platform: &'a str, app_id: &'a str) -
         app_id,
         account_id: "",
         owner: "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_opens_as_the_answer_to_what_was_spent_and_to_nothing_else() {
+        let vault = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
+        let (id, other) = (ConnectionId::generate(), ConnectionId::generate());
+        let to = AnswerTo {
+            id: &id,
+            generation: 7,
+            spent: vault.fingerprint(&Secret::from("token")),
+            received_at: Timestamp::from_unix_micros(1).unwrap(),
+        };
+        let sealed = vault.seal_answer(to, b"body");
+
+        assert_eq!(*vault.answer(to, &sealed).unwrap(), b"body");
+        let elsewhere = [
+            AnswerTo { id: &other, ..to },
+            AnswerTo {
+                generation: 8,
+                ..to
+            },
+            AnswerTo {
+                spent: vault.fingerprint(&Secret::from("other")),
+                ..to
+            },
+            AnswerTo {
+                received_at: Timestamp::from_unix_micros(2).unwrap(),
+                ..to
+            },
+        ];
+        for to in elsewhere {
+            assert_eq!(
+                vault.answer(to, &sealed).unwrap_err(),
+                OpenError::Tampered,
+                "{to:?}"
+            );
+        }
     }
 }

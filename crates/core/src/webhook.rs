@@ -95,6 +95,22 @@ pub enum RefreshRefusal {
     Aborted,
 }
 
+impl RefreshRefusal {
+    /// Whether the connection has no token that could be sent any more.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Invalidated(said) => said.state != ConnectionState::Active,
+            Self::NotFound => true,
+            Self::Failed { .. }
+            | Self::TurnedAway(_)
+            | Self::Unreachable(_)
+            | Self::Garbled(_)
+            | Self::Unreadable(_)
+            | Self::Aborted => false,
+        }
+    }
+}
+
 /// What a 409 says of the connection.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Invalidated {

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client;
-use pipekeeper_service::{Context, Service};
+use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::Config;
@@ -38,6 +38,7 @@ impl Service for DataApi {
     )];
 
     type Config = Config;
+    type Command = NoCommand;
 
     fn configure(loader: &mut Loader) -> Config {
         Config::load(loader)
@@ -54,6 +55,10 @@ impl Service for DataApi {
             context,
             client,
         })
+    }
+
+    async fn command(command: NoCommand, _config: Loaded<Self>) -> anyhow::Result<String> {
+        match command {}
     }
 
     fn routes(routes: &mut ServiceConfig<'_>) {

@@ -13,9 +13,9 @@ use moka::sync::Cache;
 use pipekeeper_core::clock::{SharedClock, Timestamp};
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
-use pipekeeper_core::lifetime::renewal_due_of;
+use pipekeeper_core::lifetime::{due_at, minted_at, renewal_due_of};
 use pipekeeper_core::oauth::bearer;
-use pipekeeper_core::provider::{ApiDomain, AppChoice, Apps};
+use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps, RefreshPolicy};
 use pipekeeper_core::store::{Connection, Pick, Selection, Store, StoreError};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_core::webhook::{RefreshRefusal, Refresher, Trace};
@@ -33,7 +33,7 @@ const TRUSTED: Duration = Duration::from_secs(10);
 /// How long an entry is used on when the database is away.
 const TRUSTED_WITHOUT_STORE: Duration = Duration::from_secs(310);
 
-/// A refresher that can't help is not asked at the rate of the requests.
+/// A refresher that can't help, or is at it, is not asked about a good token at the rate of the requests.
 const ASK_AHEAD_EVERY: Duration = Duration::from_secs(5);
 
 /// `last_used_at` is written no more often.
@@ -47,7 +47,8 @@ pub(crate) struct Token {
     /// `Authorization`, marked sensitive.
     pub(crate) bearer: HeaderValue,
     pub(crate) api_domain: ApiDomain,
-    pub(crate) expires_at: Timestamp,
+    expires_at: Timestamp,
+    policy: RefreshPolicy,
     renewal_due: Timestamp,
     /// On the monotonic clock.
     read_at: Duration,
@@ -97,7 +98,7 @@ struct Slot {
     token: Mutex<Option<Arc<Token>>>,
     /// Held while the row is read.
     reading: tokio::sync::Mutex<()>,
-    /// When the next token was last asked for ahead of need, on the monotonic clock.
+    /// When the next token was last asked for ahead of need, or in vain, on the monotonic clock.
     asked_ahead_at: Mutex<Option<Duration>>,
     /// The call of token-refresher that is under way, and the token that it is about.
     renewal: Mutex<Option<(Arc<Token>, Renewal)>>,
@@ -155,7 +156,7 @@ impl Tokens {
         &self.apps
     }
 
-    /// A token that its row held no more than ten seconds ago and that has not ended by the clock.
+    /// A token that its row held no more than ten seconds ago, renewed first where its app's policy says so.
     pub(crate) async fn get(
         self: &Arc<Self>,
         selected: &Selected,
@@ -165,13 +166,51 @@ impl Tokens {
         let trusted_since = self.clock.monotonic().saturating_sub(TRUSTED);
         let token = self.read_since(&slot, selected, trusted_since).await?;
         let now = self.clock.now();
-        if now >= token.expires_at {
-            return self.newer(selected, &token, trace).await;
+        let (is_due, has_ended) = (now >= token.renewal_due, now >= token.expires_at);
+        match token.policy {
+            RefreshPolicy::BeforeExpiry | RefreshPolicy::EveryRequest if has_ended => {
+                self.newer(selected, &token, trace).await
+            }
+            RefreshPolicy::BeforeExpiry if is_due => {
+                self.ask_ahead(&slot, selected, &token, trace);
+                Ok(token)
+            }
+            RefreshPolicy::EveryRequest if is_due => {
+                self.newer_if_any(&slot, selected, token, trace).await
+            }
+            RefreshPolicy::BeforeExpiry
+            | RefreshPolicy::OnRefusal
+            | RefreshPolicy::EveryRequest => Ok(token),
         }
-        if now >= token.renewal_due {
-            self.ask_ahead(&slot, selected, &token, trace);
+    }
+
+    /// The next token if there is one to be had; else this one, which is good by the clock.
+    async fn newer_if_any(
+        &self,
+        slot: &Slot,
+        selected: &Selected,
+        token: Arc<Token>,
+        trace: &Trace,
+    ) -> Result<Arc<Token>, NoToken> {
+        let asked_in_vain_at = || {
+            slot.asked_ahead_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let now = self.clock.monotonic();
+        if asked_in_vain_at().is_some_and(|at| now.saturating_sub(at) < ASK_AHEAD_EVERY) {
+            return Ok(token);
         }
-        Ok(token)
+        match self.newer(selected, &token, trace).await {
+            Err(NoToken::Refresh(refusal))
+                if !refusal.is_final() && self.clock.now() < token.expires_at =>
+            {
+                *asked_in_vain_at() = Some(self.clock.monotonic());
+                tracing::debug!(connection.id = %token.id, "sending a token that could not be renewed: {refusal}");
+                Ok(token)
+            }
+            newer => newer,
+        }
     }
 
     /// Has the next token made while this one is still served.
@@ -304,20 +343,21 @@ impl Tokens {
             .api_domain(&row.api_domain)
             .map_err(|_foreign| NoToken::ApiDomain)?;
         let access_token = self.vault.access_token(&row).map_err(NoToken::Sealed)?;
-        self.touch(&row);
+        self.touch(app, &row);
         Ok(Token {
             bearer: bearer(&access_token),
             api_domain,
             expires_at: row.expires_at,
-            renewal_due: renewal_due_of(&row),
+            policy: app.policy(),
+            renewal_due: renewal_due_of(app.policy(), &row),
             id: row.id,
             generation: row.generation,
             read_at,
         })
     }
 
-    /// Notes the use of a connection, seldom enough to cost nothing.
-    fn touch(&self, row: &Connection) {
+    /// Notes the use of a connection, seldom enough to cost nothing, and has the sweep renew it from now on.
+    fn touch(&self, app: &App, row: &Connection) {
         let now = self.clock.now();
         if row
             .last_used_at
@@ -325,9 +365,10 @@ impl Tokens {
         {
             return;
         }
+        let due_at = due_at(app, minted_at(row), row.expires_at, Some(now), now);
         let (store, id) = (self.store.clone(), row.id.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = store.connection_touch(&id, now).await {
+            if let Err(error) = store.connection_touch(&id, now, due_at).await {
                 tracing::debug!(connection.id = %id, "last_used_at not written: {:#}", anyhow::Error::from(error));
             }
         });

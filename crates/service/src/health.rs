@@ -24,6 +24,15 @@ impl Ready {
     }
 }
 
+/// What a service says of itself.
+pub(crate) struct Degraded(Box<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl Degraded {
+    pub(crate) fn of(says: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self(Box::new(says))
+    }
+}
+
 /// The schema is one that this binary does not know.
 #[derive(Debug, thiserror::Error)]
 #[error("the database has migrations that this binary does not know ({0}): run a newer one")]
@@ -68,15 +77,21 @@ pub(crate) async fn healthz() -> HttpResponse {
 }
 
 /// Ready: the database answers and its schema is current.
+///
+/// What works, but not as it should, is named in `degraded`.
 #[utoipa::path(tag = "health", responses(
     (status = 200, description = "Ready"),
     (status = 503, description = "Not ready; the body names what is degraded", body = crate::problem::ProblemBody),
 ))]
 #[get("/readyz")]
-pub(crate) async fn readyz(store: Data<Store>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn readyz(
+    store: Data<Store>,
+    service: Data<Degraded>,
+) -> Result<HttpResponse, Problem> {
     let degraded = match store.schema_status().await {
         Ok(Schema::Current) => {
-            return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": []})));
+            let degraded = (service.0)();
+            return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": degraded})));
         }
         Ok(Schema::Behind { missing }) => Problem::new(
             Code::StoreUnavailable,

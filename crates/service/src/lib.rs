@@ -18,4 +18,4 @@ pub mod test_util;
 
 pub use edge::{record, trace};
 pub use run::main;
-pub use server::{Context, Loaded, Server, Service};
+pub use server::{Context, Loaded, NoCommand, Server, Service};

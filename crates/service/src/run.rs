@@ -19,16 +19,16 @@ use crate::server::{Loaded, Server, Service, openapi};
 const EXIT_CONFIG: u8 = 64;
 
 #[derive(Debug, Parser)]
-struct Cli {
+struct Cli<C: Subcommand> {
     /// A TOML file over the built-in defaults; the environment goes over both [env: PIPEKEEPER_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Command<C>>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
-enum Command {
+#[derive(Debug, Clone, Subcommand)]
+enum Command<C: Subcommand> {
     /// Serve until told to stop (the default)
     Serve,
     /// Bring the database's schema up to date
@@ -39,12 +39,15 @@ enum Command {
     Openapi,
     /// Print the effective configuration, secrets redacted
     Config,
+    #[command(flatten)]
+    Own(C),
 }
 
 /// The `main` of a service.
 pub fn main<S: Service>() -> ExitCode {
-    let command = Cli::command().name(S::NAME).about(S::ABOUT);
-    let cli = Cli::from_arg_matches(&command.get_matches()).expect("clap checked the matches");
+    let command = Cli::<S::Command>::command().name(S::NAME).about(S::ABOUT);
+    let cli = Cli::<S::Command>::from_arg_matches(&command.get_matches())
+        .expect("clap checked the matches");
     let command = cli.command.unwrap_or(Command::Serve);
     if matches!(command, Command::Openapi) {
         return print(&serde_json::to_string_pretty(&openapi::<S>()).unwrap_or_default());
@@ -59,6 +62,7 @@ pub fn main<S: Service>() -> ExitCode {
         Command::Serve => block_on(serve(config)),
         Command::Migrate => block_on(migrate(config)),
         Command::Healthcheck => block_on(healthcheck(config)),
+        Command::Own(command) => block_on(own(command, config)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +130,11 @@ async fn migrate<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
     print(&format!(
         "{applied} migrations applied, the schema is current"
     ));
+    Ok(())
+}
+
+async fn own<S: Service>(command: S::Command, config: Loaded<S>) -> anyhow::Result<()> {
+    print(&S::command(command, config).await?);
     Ok(())
 }
 

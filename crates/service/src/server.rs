@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use futures_util::future::{join_all, select_all};
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::config::{Loader, Problems, Sources};
-use pipekeeper_core::store::{Backend, Store, StoreError, StoreOptions};
+use pipekeeper_core::store::{Backend, Store, StoreOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
@@ -23,7 +23,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::{Common, Http};
 use crate::edge::{Edge, edge, no_route};
-use crate::health::{Ready, await_schema, healthz, readyz};
+use crate::health::{Degraded, Ready, await_schema, healthz, readyz};
 use crate::tasks::Tasks;
 
 /// What makes a service: its name, its configuration, its routes.
@@ -37,6 +37,9 @@ pub trait Service: Send + Sync + Sized + 'static {
 
     type Config: Clone + fmt::Debug + Send;
 
+    /// What its command line does beside serving.
+    type Command: clap::Subcommand + fmt::Debug + Clone + Send;
+
     /// Reads the service's own sections; what is returned beside a problem is not used.
     fn configure(loader: &mut Loader) -> Self::Config;
 
@@ -47,7 +50,22 @@ pub trait Service: Send + Sync + Sized + 'static {
 
     /// What the handlers of one HTTP worker find in `Data`, beside the service itself.
     fn worker_data(&self, _routes: &mut web::ServiceConfig) {}
+
+    /// What works, but not as it should: for people who look at `/readyz`.
+    fn degraded(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Carries out one of its own commands; what it returns is printed.
+    fn command(
+        command: Self::Command,
+        config: Loaded<Self>,
+    ) -> impl Future<Output = anyhow::Result<String>>;
 }
+
+/// No commands of its own.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum NoCommand {}
 
 /// What a service is given to work with.
 #[derive(Debug, Clone)]
@@ -59,17 +77,18 @@ pub struct Context {
 
 impl Context {
     /// Does some housekeeping now and then, until the process stops. A failure waits for the next time.
-    pub fn every<F, W>(&self, period: Duration, housekeeping: F)
+    pub fn every<F, W, E>(&self, period: Duration, housekeeping: F)
     where
         F: Fn(Self) -> W + Send + 'static,
-        W: Future<Output = Result<(), StoreError>> + Send,
+        W: Future<Output = Result<(), E>> + Send,
+        E: Into<anyhow::Error> + Send,
     {
         let context = self.clone();
         let stop = self.tasks.stopping().clone();
         self.tasks.spawn(async move {
             while !stop.is_cancelled() {
                 if let Err(error) = housekeeping(context.clone()).await {
-                    tracing::debug!("housekeeping put off: {:#}", anyhow::Error::from(error));
+                    tracing::debug!("housekeeping put off: {:#}", error.into());
                 }
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -174,6 +193,10 @@ impl Server {
         let openapi = Data::new(openapi::<S>());
         let known = Data::new(KnownPaths::of(&openapi));
         let store = Data::new(store);
+        let degraded = Data::new(Degraded::of({
+            let service = Data::clone(&service);
+            move || service.degraded()
+        }));
         let origins = allowed_origins.clone();
         // Worker threads idle at little cost, but each has its own memory: one per core is enough.
         let workers = match workers {
@@ -188,6 +211,7 @@ impl Server {
                 .app_data(Data::clone(&openapi))
                 .app_data(Data::clone(&known))
                 .app_data(Data::clone(&store))
+                .app_data(Data::clone(&degraded))
                 .configure(routes::<S>)
                 .split_for_parts();
             app.configure(|routes| service.worker_data(routes))

@@ -37,6 +37,14 @@ impl Tasks {
         &self.stopping
     }
 
+    /// Waits until nothing is under way.
+    #[cfg(feature = "test-util")]
+    pub async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.tracker.reopen();
+    }
+
     /// Waits for what is under way, `grace` at most; says whether all of it ended.
     pub(crate) async fn drain(&self, grace: Duration) -> bool {
         self.stopping.cancel();

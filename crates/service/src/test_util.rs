@@ -195,6 +195,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let out = File::create(&log).expect("the test's own directory");
         let err = out.try_clone().expect("a second handle of a file");
         let child = Command::new(self.binary)
+            .current_dir(&home.directory)
             .env_clear()
             .envs(as_variables(settings))
             .stdin(Stdio::null())
@@ -628,7 +629,15 @@ impl<S: Service + std::fmt::Debug> Program<S> {
 
         for key in Self::keys() {
             // Further apps are written by hand, where a key that is not needed may be left out.
-            if key == "apps.pipedrive.client_secret_file" {
+            if [
+                "client_secret_file",
+                "second_client_secret",
+                "second_client_secret_file",
+                "refresh_policy",
+            ]
+            .iter()
+            .any(|name| key == format!("apps.pipedrive.{name}"))
+            {
                 continue;
             }
             let problems = with_settings(Some(&key))

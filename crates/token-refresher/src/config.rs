@@ -1,5 +1,6 @@
-//! `[refresh]` and `[webhook]`, checked: timings that must hold do hold before anything starts.
+//! `[refresh]`, `[journal]`, `[sweep]` and `[webhook]`, checked: timings that must hold do hold before anything starts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pipekeeper_core::config::Loader;
@@ -17,7 +18,20 @@ pub struct Config {
     pub(crate) vault: Option<Vault>,
     pub(crate) webhook: WebhookSection,
     pub(crate) timing: Timing,
+    pub(crate) journal: JournalSection,
+    pub(crate) sweep_every: Duration,
 }
+
+/// `[journal]`.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalSection {
+    pub(crate) directory: PathBuf,
+    pub(crate) kept: Duration,
+}
+
+/// Between the end of the last call that a lease allows and the end of the lease: what was answered gets into the journal,
+/// where whoever takes the lease over looks for it.
+pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
 /// The times that the protocol keeps.
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +64,55 @@ impl Config {
             vault: vault(loader),
             webhook: WebhookSection::load(loader),
             timing: Timing::load(loader),
+            journal: JournalSection::load(loader),
+            sweep_every: sweep_every(loader),
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawJournal {
+    directory: PathBuf,
+    keep_hours: u16,
+}
+
+impl JournalSection {
+    fn load(loader: &mut Loader) -> Self {
+        let raw = loader
+            .section::<RawJournal>("journal")
+            .unwrap_or(RawJournal {
+                directory: PathBuf::new(),
+                keep_hours: 1,
+            });
+        if raw.directory.as_os_str().is_empty() {
+            loader.problem("journal.directory", "is not set");
+        }
+        if raw.keep_hours == 0 {
+            loader.problem("journal.keep_hours", "is 0");
+        }
+        Self {
+            directory: raw.directory,
+            kept: Duration::from_hours(raw.keep_hours.into()),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSweep {
+    every_secs: u16,
+}
+
+/// `[sweep]`.
+fn sweep_every(loader: &mut Loader) -> Duration {
+    let every = loader
+        .section::<RawSweep>("sweep")
+        .map_or(1, |sweep| sweep.every_secs);
+    if every == 0 {
+        loader.problem("sweep.every_secs", "is 0");
+    }
+    Duration::from_secs(every.into())
 }
 
 impl Timing {
@@ -60,7 +121,7 @@ impl Timing {
             .section::<RawRefresh>("refresh")
             .unwrap_or(RawRefresh {
                 timeout_secs: 1,
-                lease_secs: 3,
+                lease_secs: 5,
                 orphan_grace_secs: 0,
                 minted_recently_secs: 0,
                 default_deadline_secs: 1,
@@ -73,14 +134,20 @@ impl Timing {
         if raw.max_concurrent_calls == 0 {
             loader.problem("refresh.max_concurrent_calls", "is 0");
         }
+        let secs = |secs: u16| Duration::from_secs(secs.into());
         // A lease that ends before its holder's calls do would let a second process spend the same token.
-        if raw.lease_secs <= raw.timeout_secs.saturating_mul(2) {
+        if secs(raw.lease_secs) <= secs(raw.timeout_secs) * 2 + LEASE_MARGIN {
             loader.problem(
                 "refresh.lease_secs",
-                "is not more than twice refresh.timeout_secs: a flight makes two calls at most",
+                "is not more than twice refresh.timeout_secs and two seconds: an unanswered call is made once more",
             );
         }
-        let secs = |secs: u16| Duration::from_secs(secs.into());
+        if raw.default_deadline_secs > 60 {
+            loader.problem(
+                "refresh.default_deadline_secs",
+                "is more than 60: no caller is kept longer",
+            );
+        }
         Self {
             call: secs(raw.timeout_secs),
             lease: secs(raw.lease_secs),

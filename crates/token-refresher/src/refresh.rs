@@ -2,9 +2,13 @@
 //!
 //! 1. *Flight*: one per connection and process, a task of its own; later callers join it.
 //! 2. *Compare*: spend only what the caller saw fail; anything newer is answer enough.
-//! 3. *Lease*: one conditional update makes this process the spender; others wait for what it brings.
-//! 4. *Spend*, and one more try where nobody knows what the first did.
-//! 5. *Commit* by compare on the generation, or say what the refusal means.
+//! 3. *Lease* (`lease`): one conditional update makes this process the spender; others wait for what it brings. A lease
+//!    whose holder is gone is taken over.
+//! 4. *Look, then spend* (`renew`): an answer that a journal holds is committed in place of a second spend. Every answer is
+//!    journaled before it is read.
+//! 5. *Commit* by compare on the generation (`commit`), or say what the refusal means (`refused`, `guard`).
+//!
+//! Beside it `replay` commits what processes that are gone were answered.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,21 +20,29 @@ use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::provider::{App, AppChoice, Apps};
 use pipekeeper_core::random;
-use pipekeeper_core::store::{Connection, Store, StoreError};
+use pipekeeper_core::store::{Connection, RefreshLogEntry, Store, StoreError};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_service::Context;
 use pipekeeper_service::tasks::Tasks;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tracing::Instrument as _;
 
 use crate::config::Timing;
+use crate::journal::Journal;
 
-mod ends;
+mod commit;
+mod guard;
 mod lease;
+mod log;
+mod refused;
+mod renew;
+mod replay;
 mod waits;
 
-use lease::Watched;
-use waits::{PROBE_EVERY, RETRY_AFTER_MAX, apart, early_again_at, lies_ahead};
+use guard::Guard;
+use lease::Watch;
+use log::Log;
+use waits::{RETRY_AFTER_MAX, apart, early_again_at, lies_ahead};
 
 /// Between two looks at a lease that another process holds: at first, in the end.
 const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
@@ -39,13 +51,27 @@ const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::f
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     Webhook,
+    /// Ahead of the access token's end.
+    Sweep,
+    /// Ahead of the refresh token's death by disuse.
+    KeepAlive,
+    /// A grant that was refused before: perhaps it was our mistake.
+    Recheck,
 }
 
 impl Trigger {
     fn as_str(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
+            Self::Sweep => "sweep",
+            Self::KeepAlive => "keep_alive",
+            Self::Recheck => "recheck",
         }
+    }
+
+    /// Nobody waits for it: what another process is at is left to that process.
+    fn is_background(self) -> bool {
+        self != Self::Webhook
     }
 }
 
@@ -53,8 +79,12 @@ impl Trigger {
 #[derive(Debug, Clone)]
 pub enum Outcome {
     Refreshed(Arc<Connection>),
+    /// By an answer that a process had left in its journal.
+    Replayed(Arc<Connection>),
     /// Somebody else's refresh, or a reconnect, was there first.
     AlreadyNewer(Arc<Connection>),
+    /// The same, found out only after a race with them.
+    Adopted(Arc<Connection>),
 }
 
 /// Why there is no newer token.
@@ -81,6 +111,11 @@ pub enum RefreshError {
     #[error("the provider refuses our client ({word})")]
     ClientMisconfigured {
         word: &'static str,
+        retry_at: Timestamp,
+        token_expires_at: Timestamp,
+    },
+    #[error("the provider can't be reached")]
+    NotSent {
         retry_at: Timestamp,
         token_expires_at: Timestamp,
     },
@@ -111,7 +146,16 @@ type FlightResult = Result<Outcome, RefreshError>;
 #[derive(Debug, Clone)]
 struct Flight {
     have: Option<i64>,
+    trigger: Trigger,
     ended: watch::Receiver<Option<FlightResult>>,
+}
+
+/// What a flight leaves behind for people.
+#[derive(Debug, Default)]
+struct Record {
+    /// The provider's key, once it is known.
+    provider: String,
+    attempts: Vec<RefreshLogEntry>,
 }
 
 impl Flight {
@@ -134,14 +178,13 @@ pub struct Refresher {
     apps: Apps,
     client: reqwest::Client,
     timing: Timing,
-    /// The first part of this process's lease owners.
-    process: String,
-    calls: Semaphore,
+    journal: Journal,
+    /// By the provider's key: a sick one must not use up the others' places.
+    calls: HashMap<String, Semaphore>,
     flights: Mutex<HashMap<ConnectionId, Flight>>,
-    /// Leases of other holders that flights wait for.
-    watched: Mutex<HashMap<ConnectionId, Watched>>,
-    /// Apps that the provider refuses, and until when they are left alone.
-    held_apps: Mutex<HashMap<String, (&'static str, Timestamp)>>,
+    watch: Watch,
+    guard: Guard,
+    log: Log,
 }
 
 impl Refresher {
@@ -150,21 +193,27 @@ impl Refresher {
         vault: Vault,
         apps: Apps,
         client: reqwest::Client,
+        journal: Journal,
         timing: Timing,
     ) -> Self {
+        let places = |app: &Arc<App>| {
+            let places = Semaphore::new(timing.max_concurrent_calls);
+            (app.provider.key.clone(), places)
+        };
         Self {
+            guard: Guard::new(context.store.clone(), SharedClock::clone(&context.clock)),
+            log: Log::new(context.store.clone()),
             store: context.store,
             clock: context.clock,
             tasks: context.tasks,
             vault,
+            calls: apps.iter().map(places).collect(),
             apps,
             client,
             timing,
-            process: random::token(),
-            calls: Semaphore::new(timing.max_concurrent_calls),
+            journal,
             flights: Mutex::default(),
-            watched: Mutex::default(),
-            held_apps: Mutex::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -174,6 +223,22 @@ impl Refresher {
 
     pub(crate) fn apps(&self) -> &Apps {
         &self.apps
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.tasks.stopping().is_cancelled()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -197,20 +262,20 @@ impl Refresher {
         let answered = async {
             loop {
                 let flight = self.board(id, have, trigger);
-                let same = flight.have == have;
+                // One about another generation is none of ours, and one that nobody waits for gives up sooner.
+                let (same, patient) = (flight.have == have, flight.trigger == trigger);
+                if trigger.is_background() && !patient {
+                    return Err(RefreshError::Busy);
+                }
                 let result = flight.end().await;
-                if same {
+                if same && (patient || !matches!(result, Err(RefreshError::Busy))) {
                     return result;
                 }
-                // It was about another generation: ours is compared anew.
             }
         };
-        let result = tokio::time::timeout(patience, answered)
+        tokio::time::timeout(patience, answered)
             .await
-            .unwrap_or(Err(RefreshError::Busy));
-        metrics::counter!("pipekeeper_refresh_total", "outcome" => outcome_word(&result))
-            .increment(1);
-        result
+            .unwrap_or(Err(RefreshError::Busy))
     }
 
     /// Joins the connection's flight, or starts one.
@@ -220,7 +285,11 @@ impl Refresher {
             Entry::Occupied(flight) => flight.get().clone(),
             Entry::Vacant(place) => {
                 let (tell, ended) = watch::channel(None);
-                let flight = Flight { have, ended };
+                let flight = Flight {
+                    have,
+                    trigger,
+                    ended,
+                };
                 place.insert(flight.clone());
                 let (door, id) = (Arc::clone(self), id.clone());
                 let landing = Landing {
@@ -229,10 +298,14 @@ impl Refresher {
                 };
                 let span = tracing::Span::current();
                 let task = async move {
-                    let result = door.fly(&id, have, trigger).await;
+                    let mut record = Record::default();
+                    let result = door.fly(&id, have, trigger, &mut record).await;
+                    metrics::counter!("pipekeeper_refresh_total", "provider" => record.provider, "outcome" => outcome_word(&result))
+                        .increment(1);
                     // Off the board before its end is told: who comes now is answered by the row.
                     drop(landing);
                     tell.send_replace(Some(result));
+                    door.log.write(record.attempts).await;
                 };
                 self.tasks.spawn(task.instrument(span));
                 flight
@@ -240,10 +313,16 @@ impl Refresher {
         }
     }
 
-    async fn fly(&self, id: &ConnectionId, have: Option<i64>, trigger: Trigger) -> FlightResult {
+    async fn fly(
+        &self,
+        id: &ConnectionId,
+        mut have: Option<i64>,
+        trigger: Trigger,
+        record: &mut Record,
+    ) -> FlightResult {
         // Long enough to see an orphan for what it is.
         let watch = self.timing.lease + self.timing.orphan_grace + LEASE_POLL.1 * 4;
-        let give_up = self.clock.monotonic() + watch;
+        let begun = self.clock.monotonic();
         let mut pause = LEASE_POLL.0;
         loop {
             let row = self
@@ -251,20 +330,31 @@ impl Refresher {
                 .connection_find(id)
                 .await?
                 .ok_or(RefreshError::NotFound)?;
-            if self.is_newer(&row, have)? {
-                return Ok(Outcome::AlreadyNewer(Arc::new(row)));
-            }
             let AppChoice::One(app) = self.apps.find(Some(&row.app_id), Some(&row.platform)) else {
                 return Err(RefreshError::UnknownApp);
             };
+            record.provider.clone_from(&app.provider.key);
+            if self.is_newer(&row, have, trigger)? {
+                return Ok(Outcome::AlreadyNewer(Arc::new(row)));
+            }
             self.check_held(app, &row)?;
             // A place first: a lease must not wait in a queue.
-            let place = self.calls.acquire().await;
+            let place = self.place(app).await;
             if let Some(lease) = self.acquire(&row).await? {
-                return self.spend_and_commit(row, app, &lease, trigger).await;
+                let waited = self.clock.monotonic().saturating_sub(begun);
+                metrics::histogram!("pipekeeper_refresh_lease_wait_seconds")
+                    .record(waited.as_secs_f64());
+                match self.renew(&row, app, &lease, trigger, record).await? {
+                    Outcome::Replayed(row) if self.is_past(&row).await => {
+                        have = Some(row.generation);
+                        continue;
+                    }
+                    outcome => return Ok(outcome),
+                }
             }
             drop(place);
-            if self.clock.monotonic() > give_up {
+            let waited = self.clock.monotonic().saturating_sub(begun);
+            if trigger.is_background() || waited > watch {
                 return Err(RefreshError::Busy);
             }
             tokio::time::sleep(random::between(pause, pause * 2)).await;
@@ -272,11 +362,39 @@ impl Refresher {
         }
     }
 
+    /// An answer from a journal may have had its time: the journals hold the next one, or it is renewed.
+    async fn is_past(&self, row: &Connection) -> bool {
+        if self.clock.now() >= row.expires_at {
+            return true;
+        }
+        let Ok(token) = self.vault.refresh_token(row) else {
+            return false;
+        };
+        let next = self.journal.find(&row.id, row.generation, &token).await;
+        next.is_ok_and(|next| next.is_some())
+    }
+
+    /// A place at the provider's token endpoint.
+    async fn place(&self, app: &App) -> Option<SemaphorePermit<'_>> {
+        self.calls.get(&app.provider.key)?.acquire().await.ok()
+    }
+
     /// Whether the row's token is newer than what the caller has; an error if it may not be renewed now.
-    fn is_newer(&self, row: &Connection, have: Option<i64>) -> Result<bool, RefreshError> {
+    fn is_newer(
+        &self,
+        row: &Connection,
+        have: Option<i64>,
+        trigger: Trigger,
+    ) -> Result<bool, RefreshError> {
         let now = self.clock.now();
-        if let Some(ended) = ended(row) {
-            return Err(ended);
+        match (trigger, row.state) {
+            (Trigger::Recheck, ConnectionState::ReauthRequired) => {}
+            (Trigger::Recheck, ConnectionState::Active) => return Ok(true),
+            _ => {
+                if let Some(ended) = ended(row) {
+                    return Err(ended);
+                }
+            }
         }
         let newer = match have {
             Some(generation) => generation != row.generation,
@@ -304,20 +422,23 @@ impl Refresher {
     }
 
     fn check_held(&self, app: &App, row: &Connection) -> Result<(), RefreshError> {
-        let held = self
-            .held_apps
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match held.get(&app.key) {
-            Some((word, until)) if lies_ahead(*until, self.clock.now(), PROBE_EVERY) => {
-                Err(RefreshError::ClientMisconfigured {
-                    word,
-                    retry_at: *until,
-                    token_expires_at: row.expires_at,
-                })
-            }
-            _ => Ok(()),
+        match self.guard.held(app) {
+            Some((word, retry_at)) => Err(RefreshError::ClientMisconfigured {
+                word,
+                retry_at,
+                token_expires_at: row.expires_at,
+            }),
+            None => Ok(()),
         }
+    }
+
+    /// What works, but not as it should.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.guard.troubles();
+        if !self.journal.healthy() {
+            troubles.push("journal: can't be written".to_owned());
+        }
+        troubles
     }
 }
 
@@ -325,7 +446,7 @@ impl Refresher {
 fn adopt(current: Connection) -> FlightResult {
     match ended(&current) {
         Some(ended) => Err(ended),
-        None => Ok(Outcome::AlreadyNewer(Arc::new(current))),
+        None => Ok(Outcome::Adopted(Arc::new(current))),
     }
 }
 
@@ -351,11 +472,6 @@ struct Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         self.door
-            .watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
-        self.door
             .flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -363,16 +479,20 @@ impl Drop for Landing {
     }
 }
 
+/// The outcomes that metrics count.
 fn outcome_word(result: &FlightResult) -> &'static str {
     match result {
         Ok(Outcome::Refreshed(_)) => "refreshed",
+        Ok(Outcome::Replayed(_)) => "replayed",
         Ok(Outcome::AlreadyNewer(_)) => "already_newer",
+        Ok(Outcome::Adopted(_)) => "adopted",
         Err(RefreshError::NotFound) => "not_found",
         Err(RefreshError::Ended { .. }) => "rejected",
         Err(RefreshError::RefusedAfterRenewal { .. }) => "refused_after_renewal",
         Err(RefreshError::TryLater { .. }) => "try_later",
         Err(RefreshError::Busy) => "busy",
         Err(RefreshError::ClientMisconfigured { .. } | RefreshError::UnknownApp) => "our_fault",
+        Err(RefreshError::NotSent { .. }) => "not_sent",
         Err(RefreshError::Provider { .. }) => "unknown",
         Err(RefreshError::Store(_)) => "store",
         Err(RefreshError::Sealed(_)) => "sealed",

@@ -86,8 +86,8 @@ pub(crate) async fn refresh(
         .await
         .map_err(|error| problem_of(error, service.door.now()))?;
     let (word, row) = match &outcome {
-        Outcome::Refreshed(row) => (RefreshOutcome::Refreshed, row),
-        Outcome::AlreadyNewer(row) => (RefreshOutcome::AlreadyNewer, row),
+        Outcome::Refreshed(row) | Outcome::Replayed(row) => (RefreshOutcome::Refreshed, row),
+        Outcome::AlreadyNewer(row) | Outcome::Adopted(row) => (RefreshOutcome::AlreadyNewer, row),
     };
     pipekeeper_service::record(&row.id, row.generation);
     Ok(HttpResponse::Ok().json(refreshed(word, row)))
@@ -178,6 +178,12 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
             token_expires_at,
         )
         .with("reason", "client_misconfigured"),
+        RefreshError::NotSent { retry_at, token_expires_at } => failed(
+            "Pipedrive's token endpoint can't be reached (not_reached); the connection is kept.".to_owned(),
+            retry_at,
+            token_expires_at,
+        )
+        .with("reason", "not_reached"),
         RefreshError::Provider { word, timed_out, retry_at, token_expires_at } => {
             let failed = failed(
                 format!("Pipedrive's token endpoint made no sense ({word}); the connection is kept."),

@@ -161,3 +161,58 @@ fn an_apps_debug_does_not_tell_its_secret() {
     let shown = format!("{apps:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+#[test]
+fn policy_is_the_apps_or_its_providers() {
+    let own = "PIPEKEEPER__APPS__PIPEDRIVE__REFRESH_POLICY";
+    let providers = "PIPEKEEPER__PROVIDERS__PIPEDRIVE__REFRESH_POLICY";
+    for (env, policy) in [
+        (&[][..], RefreshPolicy::BeforeExpiry),
+        (&[(own, "")], RefreshPolicy::BeforeExpiry),
+        (&[(own, "on_401")], RefreshPolicy::OnRefusal),
+        (&[(providers, "every_request")], RefreshPolicy::EveryRequest),
+        (
+            &[(providers, "on_401"), (own, "before_expiry")],
+            RefreshPolicy::BeforeExpiry,
+        ),
+    ] {
+        let (apps, problems) = load(APP, env);
+        assert_eq!(problems, Vec::<String>::new(), "{env:?}");
+        assert_eq!(apps.iter().next().unwrap().policy(), policy, "{env:?}");
+    }
+    for key in [own, providers] {
+        let (_, problems) = load(APP, &[(key, "sometimes")]);
+        let all = problems.join("\n");
+        assert!(
+            all.contains("refresh_policy") && all.contains("sometimes"),
+            "{all}"
+        );
+    }
+}
+
+#[test]
+fn second_secret_comes_after_the_first() {
+    let second = "PIPEKEEPER__APPS__PIPEDRIVE__SECOND_CLIENT_SECRET";
+    for (env, secrets) in [
+        (&[][..], &["hunter2"][..]),
+        (&[(second, "")], &["hunter2"]),
+        (&[(second, "hunter3")], &["hunter2", "hunter3"]),
+    ] {
+        let (apps, problems) = load(APP, env);
+        assert_eq!(problems, Vec::<String>::new());
+        let app = apps.iter().next().unwrap();
+        let known: Vec<_> = app.client_secrets().map(Secret::expose).collect();
+        assert_eq!(known, secrets);
+        assert!(!format!("{app:?}").contains("hunter"), "{app:?}");
+    }
+}
+
+#[test]
+fn token_that_lives_no_time_at_all_is_no_default() {
+    let key = "PIPEKEEPER__PROVIDERS__PIPEDRIVE__DEFAULT_EXPIRES_IN_SECS";
+    let (_, problems) = load(APP, &[(key, "0")]);
+    assert!(
+        problems[0].starts_with("providers.pipedrive.default_expires_in_secs: is 0"),
+        "{problems:?}"
+    );
+}

@@ -7,6 +7,7 @@ use diesel::dsl::case_when;
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::sql_types::{Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
@@ -104,6 +105,8 @@ pub struct NewConnection {
 /// What a refresh gave.
 #[derive(Debug, Clone)]
 pub struct Commit {
+    /// The lease that the token was spent under, for whoever spent it: only its holder knows that nobody else has.
+    pub spent_under: Option<String>,
     pub access_token: Sealed,
     pub refresh_token: Sealed,
     pub scope: String,
@@ -219,6 +222,9 @@ impl Store {
     }
 
     /// Stores what a refresh gave, whoever holds the lease; never revives a revoked row.
+    ///
+    /// Where it revives one in doubt, the doubt stays: while this answer was on its way somebody else spent the same token,
+    /// and the provider may hold that against the newer one.
     pub async fn connection_commit(
         &self,
         id: &ConnectionId,
@@ -227,6 +233,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let active = ConnectionState::Active.as_str();
+        // No lease has an empty owner.
+        let spent_under = commit.spent_under.as_deref().unwrap_or_default();
         let changed = on_conn!(self, |conn| diesel::update(
             table
                 .find(id.as_str())
@@ -243,13 +251,20 @@ impl Store {
             c::idle_deadline.eq(commit.idle_deadline),
             c::early_renewals.eq(commit.early_renewals),
             c::generation.eq(c::generation + 1),
-            // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
+            // Both before `state`: MySQL assigns from left to right and reads what it has just assigned.
+            c::in_doubt.eq(case_when(
+                c::state
+                    .eq(active)
+                    .and(c::lease_owner.is_not_null())
+                    .and(c::lease_owner.assume_not_null().eq(spent_under)),
+                false.into_sql::<Bool>(),
+            )
+            .otherwise(c::in_doubt)),
             c::state_since
                 .eq(case_when(c::state.eq(active), c::state_since)
                     .otherwise(now.into_sql::<Instant>())),
             c::state.eq(active),
             c::state_reason.eq(None::<&str>),
-            c::in_doubt.eq(false),
             c::failures.eq(0),
             c::retry_at.eq(None::<Timestamp>),
             c::last_error.eq(None::<&str>),
@@ -316,7 +331,8 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Ends a connection. A pending revocation is due at once, a known one never.
+    /// Ends a connection. A pending revocation is due at once, a known one never. A row that had ended keeps its generation:
+    /// the answer to a refresh that was under way is told by it from those of long ago.
     pub async fn connection_revoke(
         &self,
         id: &ConnectionId,
@@ -329,12 +345,15 @@ impl Store {
             Revocation::Pending => None,
             Revocation::Known => Some(Sealed::default()),
         };
+        let revoked = ConnectionState::Revoked.as_str();
         let changed = on_conn!(self, |conn| diesel::update(
             table.find(id.as_str()).filter(c::generation.eq(generation)),
         )
         .set((
-            c::generation.eq(c::generation + 1),
-            c::state.eq(ConnectionState::Revoked.as_str()),
+            // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
+            c::generation
+                .eq(case_when(c::state.eq(revoked), c::generation).otherwise(c::generation + 1)),
+            c::state.eq(revoked),
             c::state_reason.eq(reason),
             c::state_since.eq(now),
             c::lease_owner.eq(None::<&str>),
@@ -371,12 +390,14 @@ impl Store {
         Ok(removed == 1)
     }
 
-    /// The provider refused the token that is still current. Does not move the generation, keeps the tokens.
+    /// The provider refused the token that is still current: `rejected`, or `answer_lost` if somebody may have spent it
+    /// before, by the row's own doubt or the caller's. Does not move the generation, keeps the tokens; is not due again
+    /// until somebody asks for a recheck.
     pub async fn connection_reauth_required(
         &self,
         id: &ConnectionId,
         generation: i64,
-        reason: &str,
+        in_doubt: bool,
         error: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
@@ -388,25 +409,38 @@ impl Store {
         )
         .set((
             c::state.eq(ConnectionState::ReauthRequired.as_str()),
-            c::state_reason.eq(reason),
+            c::state_reason.eq(case_when(
+                c::in_doubt.or(in_doubt.into_sql::<Bool>()),
+                "answer_lost".into_sql::<Nullable<Text>>(),
+            )
+            .otherwise("rejected".into_sql::<Nullable<Text>>())),
             c::state_since.eq(now),
             c::lease_owner.eq(None::<&str>),
             c::retry_at.eq(None::<Timestamp>),
             c::last_error.eq(error),
+            c::due_at.eq(never()),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;
         Ok(changed == 1)
     }
 
-    /// Notes that somebody used it.
+    /// Notes that somebody used it, and lets the sweep come sooner: what is in use is renewed ahead of its end. Never later,
+    /// and only for an active row.
     pub async fn connection_touch(
         &self,
         id: &ConnectionId,
         now: Timestamp,
+        due_at: Timestamp,
     ) -> Result<(), StoreError> {
+        let sooner = c::state
+            .eq(ConnectionState::Active.as_str())
+            .and(c::due_at.gt(due_at));
         on_conn!(self, |conn| diesel::update(table.find(id.as_str()))
-            .set(c::last_used_at.eq(now))
+            .set((
+                c::last_used_at.eq(now),
+                c::due_at.eq(case_when(sooner, due_at.into_sql::<Instant>()).otherwise(c::due_at)),
+            ))
             .execute(conn))?;
         Ok(())
     }

@@ -5,6 +5,7 @@ use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 
 use super::schema::connections::{dsl as c, table};
+use super::types::never;
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, ConnectionState};
@@ -20,18 +21,20 @@ pub struct SpendFailure {
 }
 
 impl Store {
-    /// Takes the lease of an active connection of this generation that nobody holds.
+    /// Takes the lease of a connection that nobody holds and that is as its caller has seen it: `Active`, or
+    /// `ReauthRequired` for a recheck.
     pub async fn lease_acquire(
         &self,
         id: &ConnectionId,
         generation: i64,
+        state: ConnectionState,
         owner: &str,
     ) -> Result<bool, StoreError> {
         let changed = on_conn!(self, |conn| diesel::update(
             table
                 .find(id.as_str())
                 .filter(c::generation.eq(generation))
-                .filter(c::state.eq(ConnectionState::Active.as_str()))
+                .filter(c::state.eq(state.as_str()))
                 .filter(c::lease_owner.is_null()),
         )
         .set(c::lease_owner.eq(owner))
@@ -85,6 +88,30 @@ impl Store {
             c::last_error.eq(&failure.last_error),
             c::in_doubt.eq(c::in_doubt.or(failure.in_doubt.into_sql::<Bool>())),
             c::due_at.eq(failure.due_at),
+            c::lease_owner.eq(None::<&str>),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// Ends the lease of a recheck that the provider refused again: not due until somebody asks once more. Why and since when
+    /// stays as it was; from anyone but the lease's holder it changes nothing.
+    pub async fn connection_still_refused(
+        &self,
+        id: &ConnectionId,
+        lease_owner: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::state.eq(ConnectionState::ReauthRequired.as_str()))
+                .filter(c::lease_owner.eq(lease_owner)),
+        )
+        .set((
+            c::retry_at.eq(None::<Timestamp>),
+            c::due_at.eq(never()),
             c::lease_owner.eq(None::<&str>),
             c::updated_at.eq(now),
         ))

@@ -4,12 +4,16 @@ use diesel::mysql::Mysql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
+use super::pool::Pools;
 use super::schema::refresh_log::{self, dsl as r, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::ConnectionId;
+
+/// Of nine values each; `SQLite` takes 32 766 values in one statement.
+const ENTRIES_PER_STATEMENT: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = refresh_log, check_for_backend(Pg, Mysql, Sqlite))]
@@ -28,21 +32,44 @@ pub struct RefreshLogEntry {
 }
 
 impl Store {
-    pub async fn refresh_log_insert(&self, entry: &RefreshLogEntry) -> Result<(), StoreError> {
-        let id = uuid::Uuid::now_v7().to_string();
-        on_conn!(self, |conn| diesel::insert_into(table)
-            .values((
-                r::id.eq(&id),
-                r::connection_id.eq(entry.connection_id.as_str()),
-                r::started_at.eq(entry.started_at),
-                r::trigger_kind.eq(&entry.trigger),
-                r::outcome.eq(&entry.outcome),
-                r::generation_before.eq(entry.generation_before),
-                r::generation_after.eq(entry.generation_after),
-                r::duration_ms.eq(entry.duration_ms),
-                r::error.eq(&entry.error),
-            ))
-            .execute(conn))?;
+    /// Writes them in one statement (on `SQLite` in one transaction), or as few as their values fit into.
+    pub async fn refresh_log_insert(&self, entries: &[RefreshLogEntry]) -> Result<(), StoreError> {
+        for entries in entries.chunks(ENTRIES_PER_STATEMENT) {
+            let rows: Vec<_> = entries
+                .iter()
+                .map(|entry| {
+                    (
+                        r::id.eq(uuid::Uuid::now_v7().to_string()),
+                        r::connection_id.eq(entry.connection_id.as_str()),
+                        r::started_at.eq(entry.started_at),
+                        r::trigger_kind.eq(&entry.trigger),
+                        r::outcome.eq(&entry.outcome),
+                        r::generation_before.eq(entry.generation_before),
+                        r::generation_after.eq(entry.generation_after),
+                        r::duration_ms.eq(entry.duration_ms),
+                        r::error.eq(&entry.error),
+                    )
+                })
+                .collect();
+            let insert = diesel::insert_into(table);
+            match &self.pools {
+                Pools::Postgres(pool, _) => {
+                    on_conn!(@run self, pool, conn, insert.values(&rows).execute(conn))?;
+                }
+                Pools::Mysql(pool, _) => {
+                    on_conn!(@run self, pool, conn, insert.values(&rows).execute(conn))?;
+                }
+                // Diesel has no statement of several rows for it; what costs there is the commit.
+                Pools::Sqlite(pool, _) => on_conn!(@run self, pool, conn, conn.transaction(
+                    async |conn| -> QueryResult<()> {
+                        for row in &rows {
+                            diesel::insert_into(table).values(row).execute(conn).await?;
+                        }
+                        Ok(())
+                    }
+                ))?,
+            }
+        }
         Ok(())
     }
 

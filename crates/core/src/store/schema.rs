@@ -102,6 +102,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::Text;
+    use super::Instant;
+
+    app_credentials (platform, app_id) {
+        platform -> Text,
+        app_id -> Text,
+        fingerprint -> Text,
+        updated_at -> Instant,
+    }
+}
+
+diesel::table! {
     /// Diesel's own list of the migrations that have run.
     __diesel_schema_migrations (version) {
         version -> Text,

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::connections::Connection;
+use super::connections::{AppKey, Connection};
 use super::schema::connections::{dsl as c, table};
 use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
@@ -14,12 +14,17 @@ use crate::connection::{ConnectionId, ConnectionState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DueFor {
     Refresh,
+    /// Refused by the provider, and somebody asks whether it still is.
+    Recheck,
     /// Ended here, and the provider has yet to be told.
     Revocation,
 }
 
 impl Store {
     /// The next of those that are due, in the order of their time; `after` is the last one of the page before.
+    ///
+    /// With one `now` the pages come to an end whatever is written meanwhile, and none of the rows that stay as they are is
+    /// left out. A row that is moved ahead comes again; one that is moved back waits for the next pass.
     pub async fn connections_due(
         &self,
         due_for: DueFor,
@@ -29,6 +34,7 @@ impl Store {
     ) -> Result<Vec<Connection>, StoreError> {
         let state = match due_for {
             DueFor::Refresh => ConnectionState::Active,
+            DueFor::Recheck => ConnectionState::ReauthRequired,
             DueFor::Revocation => ConnectionState::Revoked,
         };
         let due = table
@@ -48,6 +54,34 @@ impl Store {
         }
     }
 
+    /// Since when the sweep is late: when the first of the active rows was due, if it is.
+    pub async fn due_since(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let due = on_conn!(self, |conn| table
+            .filter(c::state.eq(ConnectionState::Active.as_str()))
+            .filter(c::due_at.le(now))
+            .order((c::due_at, c::id))
+            .limit(1)
+            .select(c::due_at)
+            .load(conn))?;
+        Ok(due.into_iter().next())
+    }
+
+    /// Has everything of an app's that the provider refused asked about once more, and says how many those are.
+    pub async fn connections_recheck(
+        &self,
+        app: &AppKey,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        on_conn!(self, |conn| diesel::update(
+            table
+                .filter(c::platform.eq(&app.platform))
+                .filter(c::app_id.eq(&app.app_id))
+                .filter(c::state.eq(ConnectionState::ReauthRequired.as_str())),
+        )
+        .set(c::due_at.eq(now))
+        .execute(conn))
+    }
+
     /// Lets the sweep look later (or sooner), if nothing has happened since.
     pub async fn connection_postpone(
         &self,
@@ -59,6 +93,33 @@ impl Store {
             table.find(id.as_str()).filter(c::generation.eq(generation)),
         )
         .set(c::due_at.eq(due_at))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    /// A row that ended has one more token to be revoked at its provider, which makes that of before worthless: it came in
+    /// answer to a refresh that was under way when the row ended.
+    pub async fn connection_revoke_also(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        refresh_token: &Sealed,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.eq(ConnectionState::Revoked.as_str())),
+        )
+        .set((
+            // A revocation of the older token that is under way must not count for this one.
+            c::generation.eq(c::generation + 1),
+            c::refresh_token.eq(refresh_token),
+            c::revoke_pending.eq(true),
+            c::due_at.eq(now),
+            c::updated_at.eq(now),
+        ))
         .execute(conn))?;
         Ok(changed == 1)
     }

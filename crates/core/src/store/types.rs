@@ -176,7 +176,7 @@ fn first() -> Timestamp {
 }
 
 /// The last instant that all three databases hold: due then = never due.
-pub(super) fn never() -> Timestamp {
+pub fn never() -> Timestamp {
     Timestamp::from_unix_micros(253_402_300_799_999_999).expect("the year 9999 exists")
 }
 

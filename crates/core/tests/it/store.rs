@@ -4,6 +4,8 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, KeeperName};
 use pipekeeper_core::store::{AppKey, Commit, Connection, Consent, NewConnection, Sealed, Store};
 
+mod app_credentials;
+mod figures;
 mod leases;
 mod logins;
 mod migrations;
@@ -46,7 +48,7 @@ macro_rules! contract {
 contract! { every backend:
     leases {
         lease_is_exclusive
-        lease_needs_an_active_row_of_the_same_generation
+        lease_needs_a_row_that_is_as_it_was_seen
         lease_ends_by_its_holders_word_alone
         orphan_is_taken_over_by_one_and_in_doubt
         stale_generation_cannot_commit
@@ -57,6 +59,14 @@ contract! { every backend:
         reauth_required_never_overrides_a_moved_generation
         failed_spend_of_a_stale_lease_owner_changes_nothing
         doubt_stays_until_a_commit
+        doubt_outlives_a_commit_that_revives
+        doubt_ends_under_its_own_lease_alone
+        a_refusal_reads_the_rows_own_doubt
+        ending_twice_moves_the_generation_once
+        a_late_token_is_revoked_in_place_of_the_older_one
+        what_was_never_in_doubt_is_revived_without_any
+        a_recheck_that_is_refused_again_changes_neither_reason_nor_since
+        an_active_row_is_never_still_refused
     }
     rows {
         every_column_survives
@@ -67,6 +77,7 @@ contract! { every backend:
         reconnect_cannot_take_what_another_row_holds
         rows_are_found_by_keeper_and_by_grant
         use_is_noted
+        use_makes_an_active_row_due_sooner_never_later
     }
     pick {
         pick_follows_its_rules
@@ -74,8 +85,19 @@ contract! { every backend:
     }
     sweep {
         due_rows_come_in_pages_and_in_order
+        pages_neither_skip_nor_repeat_what_stays_where_it_is
+        refused_rows_are_due_when_somebody_asks
+        the_sweeps_delay_is_told_by_active_rows
         only_pending_revocations_are_due
         a_row_is_postponed_unless_it_moved
+    }
+    figures {
+        rejections_are_counted_per_app_and_time
+        deadlines_are_counted_by_day_week_and_month
+    }
+    app_credentials {
+        a_change_of_credentials_is_told_once
+        of_several_processes_one_hears_of_new_credentials
     }
     logins {
         login_is_consumed_once
@@ -84,6 +106,7 @@ contract! { every backend:
     }
     records {
         refresh_log_is_read_newest_first_and_trimmed_by_age
+        refresh_log_keeps_the_order_it_was_given
         of_two_page_marks_the_earlier_record_stays
         ended_page_marks_are_as_good_as_gone
     }
@@ -95,7 +118,7 @@ contract! { every backend:
         overview_shows_no_secrets
     }
     plans {
-        every_hot_query_has_an_index
+        every_hot_query_goes_by_its_index
     }
 }
 
@@ -120,6 +143,13 @@ pub(crate) fn app() -> AppKey {
     AppKey {
         platform: "Pipedrive".to_owned(),
         app_id: "57db0bab2932f657".to_owned(),
+    }
+}
+
+pub(crate) fn other_app() -> AppKey {
+    AppKey {
+        app_id: "0000000000000000".to_owned(),
+        ..app()
     }
 }
 
@@ -155,6 +185,7 @@ pub(crate) fn consent(account_id: &str, owner: &str) -> Consent {
 
 pub(crate) fn commit() -> Commit {
     Commit {
+        spent_under: None,
         access_token: sealed("access-2"),
         refresh_token: sealed("refresh-2"),
         scope: "base".to_owned(),

@@ -7,7 +7,7 @@ use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::AppUse;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection};
-use pipekeeper_core::test_util::{self, TestDatabase};
+use pipekeeper_core::test_util::{self, TestDatabase, TestDirectory};
 use pipekeeper_core::vault::SealedTo;
 use serde_json::{Value, json};
 use wiremock::matchers::path;
@@ -15,11 +15,15 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use super::waits::back_off;
 use super::*;
+use crate::sweep::Swept;
 
 mod doors;
 mod ends;
+mod guards;
+mod journals;
 mod races;
 mod rules;
+mod sweeps;
 
 const NOW: i64 = 1_800_000_000_000_000;
 const CLIENT_ID: &str = "57db0bab2932f657";
@@ -102,6 +106,7 @@ fn after(deed: impl Fn() + Send + Sync + 'static, answer: Answer) -> Answer {
 /// A provider, a database, a clock, and one connection of generation 1.
 struct World {
     database: TestDatabase,
+    journals: TestDirectory,
     store: Store,
     clock: Arc<ManualClock>,
     provider: MockServer,
@@ -116,6 +121,7 @@ impl World {
         let mut world = Self {
             store: database.store(),
             database,
+            journals: TestDirectory::create(),
             clock: ManualClock::at(at(0)),
             provider: MockServer::start().await,
             vault: Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap()),
@@ -147,24 +153,36 @@ impl World {
             .await;
     }
 
-    /// A process of its own.
+    /// A process of its own, whose journal all others can read.
     fn door(&self) -> Arc<Refresher> {
         self.door_to(&format!("{}/token", self.provider.uri()))
     }
 
     fn door_to(&self, token_url: &str) -> Arc<Refresher> {
-        let set = |key: &str, value: &str| {
-            let key = format!("PIPEKEEPER__PROVIDERS__PIPEDRIVE__{key}");
-            (key, value.to_owned())
-        };
+        self.door_with(
+            &[("PROVIDERS__PIPEDRIVE__TOKEN_URL", token_url)],
+            &self.journals,
+        )
+    }
+
+    /// One that is configured otherwise, and has a journal where others may not see it.
+    fn door_with(&self, settings: &[(&str, &str)], journals: &TestDirectory) -> Arc<Refresher> {
+        let set = |key: &str, value: &str| (format!("PIPEKEEPER__{key}"), value.to_owned());
+        let provider = |key: &str, value: &str| set(&format!("PROVIDERS__PIPEDRIVE__{key}"), value);
+        let uri = self.provider.uri();
+        let mut env = vec![
+            provider("ALLOW_HTTP", "true"),
+            provider("TOKEN_URL", &format!("{uri}/token")),
+            provider("REVOKE_URL", &format!("{uri}/revoke")),
+        ];
+        for (key, value) in settings {
+            env.retain(|(name, _)| *name != format!("PIPEKEEPER__{key}"));
+            env.push(set(key, value));
+        }
         let mut loader = Loader::new(&Sources {
             defaults: DEFAULTS,
             file: None,
-            env: vec![
-                set("ALLOW_HTTP", "true"),
-                set("TOKEN_URL", token_url),
-                set("REVOKE_URL", &format!("{}/revoke", self.provider.uri())),
-            ],
+            env,
         })
         .unwrap();
         let apps = Apps::load(&mut loader, AppUse::Refresh);
@@ -185,8 +203,14 @@ impl World {
             self.vault.clone(),
             apps,
             client,
+            self.journal(journals),
             timing(),
         ))
+    }
+
+    fn journal(&self, journals: &TestDirectory) -> Journal {
+        let clock = Arc::<ManualClock>::clone(&self.clock);
+        Journal::open(journals.path(), DAY, self.vault.clone(), clock).unwrap()
     }
 
     fn consent(&self, id: &ConnectionId, owner: &str, access: &str, refresh: &str) -> Consent {
@@ -230,6 +254,7 @@ impl World {
 
     /// Outcome and word of every attempt, the first one first.
     async fn log(&self) -> Vec<(String, Option<String>)> {
+        self.tasks.idle().await;
         let mut log = self.store.refresh_log_for(&self.id, 100).await.unwrap();
         log.reverse();
         log.into_iter()
@@ -308,6 +333,7 @@ fn sibling(vault: &Vault, row: &Connection) -> Commit {
         owner: &row.owner,
     };
     Commit {
+        spent_under: None,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),
         refresh_token: vault.seal_refresh_token(to, &Secret::from("refresh-sibling")),
         scope: row.scope.clone(),

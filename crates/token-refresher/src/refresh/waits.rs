@@ -18,9 +18,6 @@ pub(super) const STREAK: Duration = Duration::from_mins(10);
 /// How far the clocks of two machines may differ before the protocol takes a time for one from before a jump.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
-/// How often an app that the provider refuses is tried again.
-pub(super) const PROBE_EVERY: Duration = Duration::from_mins(1);
-
 /// When a token that was itself minted for a 401 may be renewed for another: after 1, 2, 4 … 60 s. `None`: now.
 pub(super) fn early_again_at(row: &Connection, now: Timestamp) -> Option<Timestamp> {
     if row.early_renewals <= 0 || now >= row.expires_at {

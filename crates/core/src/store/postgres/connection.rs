@@ -51,6 +51,14 @@ impl UnnamedPg {
     }
 }
 
+impl UnnamedPg {
+    fn tell<T: QueryFragment<Pg>>(&mut self, query: &T) {
+        let query = diesel::debug_query(query);
+        self.instrumentation
+            .on_connection_event(InstrumentationEvent::start_query(&query));
+    }
+}
+
 impl AsyncConnection for UnnamedPg {
     type TransactionManager = AnsiTransactionManager;
 
@@ -103,7 +111,9 @@ impl AsyncConnectionCore for UnnamedPg {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Pg> + QueryId + 'query,
     {
-        let built = build(&source.as_query());
+        let query = source.as_query();
+        self.tell(&query);
+        let built = build(&query);
         async move {
             let (sql, binds) = built?;
             let rows = self
@@ -123,6 +133,7 @@ impl AsyncConnectionCore for UnnamedPg {
     where
         T: QueryFragment<Pg> + QueryId + 'query,
     {
+        self.tell(&source);
         let built = build(&source);
         async move {
             let (sql, binds) = built?;

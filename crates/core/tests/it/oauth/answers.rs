@@ -63,7 +63,17 @@ fn expires_in_of_no_use_is_the_entrys_default() {
         (json!(year + 1), 3600),
         (json!(u64::MAX), 3600),
         (json!("99999999999999999999999"), 3600),
-        (json!(3599.9), 3600),
+        (json!("3599.0"), 3599),
+        (json!(3599.9), 3599),
+        (json!(0.9), 3600),
+        (json!(-0.5), 3600),
+        (json!(1e30), 3600),
+        (json!("1e400"), 3600),
+        (json!("inf"), 3600),
+        (json!("NaN"), 3600),
+        (json!("\t60\n"), 60),
+        (json!("6 0"), 3600),
+        (json!("  "), 3600),
         (json!("soon"), 3600),
         (json!(""), 3600),
         (json!([60]), 3600),
@@ -71,6 +81,29 @@ fn expires_in_of_no_use_is_the_entrys_default() {
     ] {
         let tokens = read(&[("expires_in", sent.clone())]).unwrap();
         assert_eq!(tokens.expires_in, Duration::from_secs(secs), "{sent}");
+    }
+}
+
+/// `null` itself, and numbers that JSON has and no machine.
+#[test]
+fn expires_in_beyond_all_measure_costs_no_token() {
+    let huge = format!("1{}", "0".repeat(400));
+    for sent in ["null", "1e400", "-1e400", "18446744073709551616", &huge] {
+        let body = format!(
+            r#"{{"access_token":"{ACCESS}","expires_in":{sent},"refresh_token":"{REFRESH}","api_domain":"x"}}"#
+        );
+        let answer = TokenAnswer {
+            status: reqwest::StatusCode::OK,
+            retry_after: None,
+            body: body.into_bytes().into(),
+        };
+
+        let tokens = answer.interpret(&app(&[]).provider).unwrap();
+
+        assert_eq!(tokens.expires_in, Duration::from_hours(1), "{sent}");
+        assert_eq!(tokens.access_token.expose(), ACCESS);
+        assert_eq!(tokens.refresh_token.unwrap().expose(), REFRESH);
+        assert_eq!(tokens.api_domain.as_deref(), Some("x"));
     }
 }
 

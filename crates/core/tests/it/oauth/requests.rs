@@ -1,9 +1,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use pipekeeper_core::oauth::TokenError;
 use pipekeeper_core::oauth::{exchange_code, revoke, token_request};
+use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use serde_json::json;
-use wiremock::{Request, ResponseTemplate};
+use serde_json::{Value, json};
+use wiremock::matchers::{any, header as has_header};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use super::{
     ACCESS, CLIENT_ID, CLIENT_SECRET, CODE, REFRESH, VERIFIER, answering, app, app_of, client,
@@ -91,7 +94,13 @@ async fn a_spend_has_nothing_but_its_token_in_the_form() {
     let server = answering(tokens()).await;
     let app = app_of(&server);
     let form = vec![("grant_type", "refresh_token"), ("refresh_token", REFRESH)];
-    let request = token_request(&client(), &app, &app.provider.token_url, form);
+    let request = token_request(
+        &client(),
+        &app,
+        &app.client_secret,
+        &app.provider.token_url,
+        form,
+    );
     keeps_secrets(&format!("{request:?}"));
 
     request.send().await.unwrap();
@@ -121,7 +130,13 @@ async fn credentials_in_the_body_are_nowhere_else() {
     ]);
     let form = vec![("grant_type", "refresh_token"), ("refresh_token", REFRESH)];
 
-    let request = token_request(&client(), &app, &app.provider.token_url, form);
+    let request = token_request(
+        &client(),
+        &app,
+        &app.client_secret,
+        &app.provider.token_url,
+        form,
+    );
     keeps_secrets(&format!("{request:?}"));
     request.send().await.unwrap();
 
@@ -193,4 +208,93 @@ async fn a_provider_without_revocation_is_not_asked_for_it() {
 #[test]
 fn an_apps_debug_keeps_its_secret() {
     keeps_secrets(&format!("{:?}", app(&[])));
+}
+
+const SECOND_SECRET: &str = "s3cond:s3cret";
+
+/// An app with a second secret, of a provider that knows it by that one alone and says this to the first.
+async fn known_by_the_second(first: ResponseTemplate) -> (MockServer, App) {
+    let server = MockServer::start().await;
+    let pair = STANDARD.encode(format!("{CLIENT_ID}:{SECOND_SECRET}"));
+    Mock::given(has_header("authorization", format!("Basic {pair}")))
+        .respond_with(tokens())
+        .mount(&server)
+        .await;
+    Mock::given(any()).respond_with(first).mount(&server).await;
+    let app = App {
+        second_client_secret: Some(Secret::from(SECOND_SECRET)),
+        ..App::clone(&app_of(&server))
+    };
+    (server, app)
+}
+
+fn refusal(status: u16, body: &Value) -> ResponseTemplate {
+    ResponseTemplate::new(status).set_body_json(body)
+}
+
+#[tokio::test]
+async fn a_client_whose_secret_is_refused_is_known_by_its_second() {
+    for status in [400, 401] {
+        let refused = refusal(status, &json!({"error": "invalid_client"}));
+        let (server, app) = known_by_the_second(refused).await;
+
+        let got = exchange_code(&client(), &app, &Secret::from(CODE), None).await;
+        revoke(&client(), &app, &Secret::from(REFRESH))
+            .await
+            .unwrap();
+
+        assert_eq!(got.unwrap().access_token.expose(), ACCESS);
+        let requests = server.received_requests().await.unwrap();
+        let paths: Vec<_> = requests.iter().map(|request| request.url.path()).collect();
+        assert_eq!(paths, ["/token", "/token", "/revoke", "/revoke"]);
+        for pair in requests.chunks(2) {
+            assert_eq!(pair[0].body, pair[1].body);
+            assert_eq!(
+                header(&pair[0], "authorization"),
+                Some(raw_basic().as_str())
+            );
+        }
+    }
+}
+
+/// Anything else was said by somebody who knows us, or who may have acted on the request.
+#[tokio::test]
+async fn only_a_refused_secret_is_a_reason_to_try_the_second() {
+    for first in [
+        refusal(400, &json!({"error": "invalid_grant"})),
+        refusal(400, &json!({"error": "unauthorized_client"})),
+        refusal(400, &json!({"error": "invalid_request"})),
+        refusal(500, &json!({"error": "invalid_client"})),
+        refusal(429, &json!({"error": "invalid_client"})),
+        refusal(200, &json!({"error": "invalid_client"})),
+        ResponseTemplate::new(401),
+    ] {
+        let (server, app) = known_by_the_second(first).await;
+
+        let refused = exchange_code(&client(), &app, &Secret::from(CODE), None).await;
+
+        keeps_secrets(&told(&refused.unwrap_err()));
+        assert_eq!(server.received_requests().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_by_both_secrets_is_refused() {
+    let server = answering(refusal(401, &json!({"error": "invalid_client"}))).await;
+    let first = app_of(&server);
+    let both = App {
+        second_client_secret: Some(Secret::from(SECOND_SECRET)),
+        ..App::clone(&first)
+    };
+
+    for (app, calls) in [(App::clone(&first), 1), (both, 3)] {
+        let refused = exchange_code(&client(), &app, &Secret::from(CODE), None).await;
+
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(error, TokenError::ClientRefused("invalid_client")),
+            "{error:?}"
+        );
+        assert_eq!(server.received_requests().await.unwrap().len(), calls);
+    }
 }

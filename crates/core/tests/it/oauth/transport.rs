@@ -16,7 +16,7 @@ async fn a_late_answer_may_be_a_spent_grant() {
     let error = exchange(&impatient_client(), &app_of(&server)).await;
 
     assert!(
-        matches!(error, Err(TokenError::Unknown(Unknown::TimedOut))),
+        matches!(error, Err(TokenError::Unknown(Unknown::TimedOut(_)))),
         "{error:?}"
     );
 }
@@ -31,7 +31,7 @@ async fn a_late_end_of_an_answer_is_a_late_answer() {
     let error = exchange(&impatient_client(), &app(&[("token_url", &url)])).await;
 
     assert!(
-        matches!(error, Err(TokenError::Unknown(Unknown::TimedOut))),
+        matches!(error, Err(TokenError::Unknown(Unknown::TimedOut(_)))),
         "{error:?}"
     );
 }

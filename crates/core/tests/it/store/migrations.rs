@@ -54,7 +54,7 @@ pub(crate) async fn migrations_run_on_a_runtime_of_one_thread(backend: Backend) 
     .join()
     .unwrap();
 
-    assert!(matches!(ran, (Ok(5), Ok(0))), "{ran:?}");
+    assert!(matches!(ran, (Ok(7), Ok(0))), "{ran:?}");
 }
 
 pub(crate) async fn up_down_up_gives_the_same_schema(backend: Backend) {
@@ -67,7 +67,7 @@ pub(crate) async fn up_down_up_gives_the_same_schema(backend: Backend) {
     let bare = schema(&database);
     let up = store.migrate().await.unwrap();
 
-    assert_eq!((down, up), (5, 5));
+    assert_eq!((down, up), (7, 7));
     assert!(
         bare.iter()
             .all(|line| line.contains("__diesel_schema_migrations")),

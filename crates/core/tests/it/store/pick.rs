@@ -127,13 +127,13 @@ pub(crate) async fn pick_says_why_nothing_is_active(backend: Backend) {
         .await
         .unwrap();
     store
-        .connection_reauth_required(&ids[1], 1, "rejected", None, at(99))
+        .connection_reauth_required(&ids[1], 1, false, None, at(99))
         .await
         .unwrap();
     assert_eq!(pick().await, ("jim".to_owned(), ConnectionState::Active));
 
     store
-        .connection_reauth_required(&ids[2], 1, "rejected", None, at(99))
+        .connection_reauth_required(&ids[2], 1, false, None, at(99))
         .await
         .unwrap();
     assert_eq!(pick().await, ("jane".to_owned(), ConnectionState::Revoked));

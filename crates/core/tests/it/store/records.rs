@@ -18,15 +18,40 @@ pub(crate) async fn refresh_log_is_read_newest_first_and_trimmed_by_age(backend:
         duration_ms: 120,
         error: (secs == 1).then(|| "timeout".to_owned()),
     };
-    for secs in [2, 1, 3] {
-        store.refresh_log_insert(&entry(secs)).await.unwrap();
-    }
+    let last = [2, 1, 3].map(entry);
+    store.refresh_log_insert(&last).await.unwrap();
 
     let last = store.refresh_log_for(&id, 2).await.unwrap();
     assert_eq!(last, [entry(3), entry(2)]);
 
     assert_eq!(store.refresh_log_trim(at(3)).await.unwrap(), 2);
     assert_eq!(store.refresh_log_for(&id, 9).await.unwrap(), [entry(3)]);
+}
+
+/// Of one instant, and more than fit into one statement.
+pub(crate) async fn refresh_log_keeps_the_order_it_was_given(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    let id = ConnectionId::generate();
+    let entries: Vec<RefreshLogEntry> = (0..2500)
+        .map(|generation| RefreshLogEntry {
+            connection_id: id.clone(),
+            started_at: at(0),
+            trigger: "sweep".to_owned(),
+            outcome: "unknown".to_owned(),
+            generation_before: generation,
+            generation_after: None,
+            duration_ms: 100,
+            error: Some("timeout".to_owned()),
+        })
+        .collect();
+
+    store.refresh_log_insert(&[]).await.unwrap();
+    store.refresh_log_insert(&entries).await.unwrap();
+
+    let mut read = store.refresh_log_for(&id, 9999).await.unwrap();
+    read.reverse();
+    assert_eq!(read, entries);
 }
 
 fn mark(id: &ConnectionId, start: i64, last_id: i64) -> PageMark {

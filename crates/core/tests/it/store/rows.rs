@@ -1,6 +1,6 @@
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{
-    AppKey, Backend, Connection, Consent, NewConnection, Sealed, StoreError,
+    AppKey, Backend, Connection, Consent, NewConnection, Sealed, StoreError, never,
 };
 use pipekeeper_core::test_util::TestDatabase;
 
@@ -209,8 +209,27 @@ pub(crate) async fn use_is_noted(backend: Backend) {
     let store = database.store();
     let id = insert(&store, consent("acme", "jane")).await;
 
-    store.connection_touch(&id, at(77)).await.unwrap();
+    store.connection_touch(&id, at(77), at(4000)).await.unwrap();
 
     let row = get(&store, &id).await;
     assert_eq!((row.last_used_at, row.generation), (Some(at(77)), 1));
+}
+
+pub(crate) async fn use_makes_an_active_row_due_sooner_never_later(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    let id = insert(&store, consent("acme", "jane")).await;
+    let touch = async |secs, due_at| {
+        store.connection_touch(&id, at(secs), due_at).await.unwrap();
+        let row = get(&store, &id).await;
+        assert_eq!(row.last_used_at, Some(at(secs)));
+        row.due_at
+    };
+
+    assert_eq!(touch(1, at(2999)).await, at(2999));
+    assert_eq!(touch(2, at(3001)).await, at(2999));
+
+    let refused = store.connection_reauth_required(&id, 1, false, None, at(3));
+    assert!(refused.await.unwrap());
+    assert_eq!(touch(4, at(5)).await, never());
 }

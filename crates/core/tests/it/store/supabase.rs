@@ -5,12 +5,13 @@ use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
 
 use super::{consent, insert};
 
-const RELATIONS: [&str; 6] = [
+const RELATIONS: [&str; 7] = [
     "connections",
     "logins",
     "refresh_log",
     "page_marks",
     "connections_overview",
+    "app_credentials",
     "__diesel_schema_migrations",
 ];
 

@@ -1,6 +1,6 @@
 //! What happens to the row, or to the clock, while a call is under way.
 
-use pipekeeper_core::store::Revocation;
+use pipekeeper_core::store::{Revocation, Sealed};
 
 use super::*;
 
@@ -23,7 +23,10 @@ async fn who_loses_a_race_adopts_what_the_winner_stored() {
         .answer([after(winner, refusal(400, "invalid_grant"))])
         .await;
 
-    let row = already_newer(world.refresh(Some(1)).await);
+    let end = world.refresh(Some(1)).await;
+    let Ok(Outcome::Adopted(row)) = end else {
+        panic!("{end:?}")
+    };
 
     assert_eq!((row.generation, row.state), (2, ConnectionState::Active));
     let token = world.vault.access_token(&row).unwrap();
@@ -59,9 +62,11 @@ async fn tokens_of_a_connection_that_was_ended_meanwhile_are_revoked() {
         (row.state, row.lease_owner.as_deref()),
         (ConnectionState::Revoked, None)
     );
+    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    let row = world.row().await;
     assert_eq!(
-        world.vault.refresh_token(&row).unwrap().expose(),
-        "refresh-1"
+        (row.revoke_pending, row.refresh_token),
+        (false, Sealed::default())
     );
     let [revocation] = &world.requests("/revoke").await[..] else {
         panic!("one revocation")
@@ -125,12 +130,14 @@ async fn a_failure_after_a_reconnect_leaves_the_new_row_alone() {
                 .unwrap();
         }
     });
-    world.answer([after(user, status(500)), status(500)]).await;
+    world.answer([after(user, status(500))]).await;
 
-    world.refresh(Some(1)).await.unwrap_err();
+    let end = world.refresh(Some(1)).await;
 
+    assert!(matches!(end, Ok(Outcome::Adopted(_))), "{end:?}");
     let row = world.row().await;
     assert_eq!((row.generation, row.failures, row.in_doubt), (2, 0, false));
+    assert_eq!(world.calls().await, 1, "the old token is not tried again");
     assert_eq!((row.retry_at, row.lease_owner), (None, None));
 }
 
@@ -144,10 +151,10 @@ async fn a_lease_that_was_taken_over_changes_the_row_only_by_a_commit() {
         })
     };
     let world = World::new().await;
-    world
-        .answer([after(taken(&world), status(500)), status(500)])
-        .await;
-    world.refresh(Some(1)).await.unwrap_err();
+    world.answer([after(taken(&world), status(500))]).await;
+    let end = world.refresh(Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(world.calls().await, 1, "the token is the heir's to spend");
     let row = world.row().await;
     assert_eq!(
         (row.lease_owner.as_deref(), row.failures),

@@ -84,7 +84,9 @@ async fn every_outcome_has_its_word() {
     let (retry_at, token_expires_at) = (at(1), at(2));
     let results: Vec<FlightResult> = vec![
         Ok(Outcome::Refreshed(Arc::clone(&row))),
-        Ok(Outcome::AlreadyNewer(row)),
+        Ok(Outcome::AlreadyNewer(Arc::clone(&row))),
+        Ok(Outcome::Adopted(Arc::clone(&row))),
+        Ok(Outcome::Replayed(row)),
         Err(RefreshError::NotFound),
         Err(RefreshError::Ended {
             state: ConnectionState::Revoked,
@@ -103,6 +105,10 @@ async fn every_outcome_has_its_word() {
             token_expires_at,
         }),
         Err(RefreshError::UnknownApp),
+        Err(RefreshError::NotSent {
+            retry_at,
+            token_expires_at,
+        }),
         Err(RefreshError::Provider {
             word: "timeout".to_owned(),
             timed_out: true,
@@ -116,13 +122,16 @@ async fn every_outcome_has_its_word() {
     assert_eq!(
         words.into_iter().collect::<Vec<_>>(),
         [
+            "adopted",
             "already_newer",
             "busy",
             "not_found",
+            "not_sent",
             "our_fault",
             "refreshed",
             "refused_after_renewal",
             "rejected",
+            "replayed",
             "sealed",
             "store",
             "try_later",
@@ -214,7 +223,7 @@ async fn what_cannot_be_refreshed_says_why_without_a_call() {
     let dead = world.connect("jim").await;
     world
         .store
-        .connection_reauth_required(&dead, 1, "rejected", None, at(8))
+        .connection_reauth_required(&dead, 1, false, None, at(8))
         .await
         .unwrap();
     for (id, expected, word) in [

@@ -1,0 +1,63 @@
+//! With which credentials an app was last seen: a change of them is worth asking the provider again about what it refused.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::connections::AppKey;
+use super::schema::app_credentials::{dsl as a, table};
+use super::{Store, StoreError, on_conn};
+use crate::clock::Timestamp;
+
+impl Store {
+    /// Notes this fingerprint, and says whether it replaced another: of several processes that note the same one, one hears
+    /// that it did.
+    pub async fn app_credentials_changed(
+        &self,
+        app: &AppKey,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        if self.app_credentials_replace(app, fingerprint, now).await? {
+            return Ok(true);
+        }
+        match self.app_credentials_insert(app, fingerprint, now).await {
+            Ok(()) => Ok(false),
+            // It is there: this one, or what another process has noted since we looked.
+            Err(StoreError::Duplicate) => self.app_credentials_replace(app, fingerprint, now).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn app_credentials_replace(
+        &self,
+        app: &AppKey,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find((&app.platform, &app.app_id))
+                .filter(a::fingerprint.ne(fingerprint)),
+        )
+        .set((a::fingerprint.eq(fingerprint), a::updated_at.eq(now)))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
+    async fn app_credentials_insert(
+        &self,
+        app: &AppKey,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        on_conn!(self, |conn| diesel::insert_into(table)
+            .values((
+                a::platform.eq(&app.platform),
+                a::app_id.eq(&app.app_id),
+                a::fingerprint.eq(fingerprint),
+                a::updated_at.eq(now),
+            ))
+            .execute(conn))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! Gauges: what nobody's request would show. Each process reports the same of the database.
+
+use pipekeeper_core::store::StoreError;
+
+use crate::refresh::Refresher;
+
+impl Refresher {
+    pub(crate) async fn report(&self) -> Result<(), StoreError> {
+        let now = self.now();
+        metrics::gauge!("pipekeeper_journal_depth").set(figure(self.journal().depth()));
+        let dying = self.store().idle_deadlines(now).await?;
+        for (within, grants) in [
+            ("1d", dying.within_day),
+            ("7d", dying.within_week),
+            ("30d", dying.within_month),
+        ] {
+            metrics::gauge!("pipekeeper_grants_dying", "within" => within).set(figure(grants));
+        }
+        let age = |since| now.saturating_since(since).as_secs_f64();
+        metrics::gauge!("pipekeeper_refresh_oldest_success_seconds")
+            .set(dying.oldest_refresh.map_or(0.0, age));
+        metrics::gauge!("pipekeeper_sweep_lag_seconds")
+            .set(self.store().due_since(now).await?.map_or(0.0, age));
+        Ok(())
+    }
+}
+
+/// Gauges are floating-point numbers; beyond 2^32 nobody reads the last digit.
+fn figure(count: impl TryInto<u32>) -> f64 {
+    count.try_into().map_or(f64::MAX, f64::from)
+}

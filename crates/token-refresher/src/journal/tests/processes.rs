@@ -1,0 +1,212 @@
+use super::*;
+
+#[tokio::test]
+async fn processes_that_share_a_directory_read_each_others_answers() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    assert_ne!(slot_of(&one), slot_of(&two));
+    for generation in 1..4 {
+        let token = format!("token-{generation}");
+        assert_eq!(world.find(&two, generation, &token).await, None);
+        world
+            .record(&one, generation, &token, b"body")
+            .await
+            .unwrap();
+        assert_eq!(world.find(&two, generation, &token).await.unwrap(), b"body");
+    }
+}
+
+#[tokio::test]
+async fn the_segments_that_follow_a_rotation_are_read_too() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    for generation in 1..6 {
+        let token = format!("token-{generation}");
+        world
+            .record(&one, generation, &token, b"body")
+            .await
+            .unwrap();
+        if generation % 2 == 0 {
+            assert!(world.find(&two, generation, &token).await.is_some());
+        }
+        // Older than the next moment: another one is begun.
+        world.clock.advance(Duration::from_secs(1));
+        let now = world.clock.now();
+        one.0.writer.tidy(now).await.unwrap();
+    }
+    assert_eq!(world.segments().len(), 5);
+    for generation in 1..6 {
+        let token = format!("token-{generation}");
+        assert!(world.find(&two, generation, &token).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_half_written_when_it_was_looked_for_is_found_when_it_is_whole() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    world.record(&one, 7, "token-1", b"one").await.unwrap();
+    let path = world.segments().pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    for length in [1, 100, whole.len() - 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        // All but the newline is all that matters.
+        let found = world.find(&two, 7, "token-1").await;
+        assert_eq!(found.is_some(), length == whole.len() - 1);
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(world.find(&two, 7, "token-1").await.unwrap(), b"one");
+    world.record(&one, 8, "token-2", b"two").await.unwrap();
+    assert_eq!(world.find(&two, 8, "token-2").await.unwrap(), b"two");
+    assert!(world.set_aside().is_empty());
+}
+
+#[tokio::test]
+async fn a_slot_that_was_deleted_is_forgotten() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    world.record(&one, 7, "token-1", b"one").await.unwrap();
+    assert!(world.find(&two, 7, "token-1").await.is_some());
+    let slot = slot_of(&one).to_owned();
+    drop(one);
+    fs::remove_dir_all(world.root().join(slot)).unwrap();
+
+    assert!(two.orphaned().await.unwrap().is_empty());
+    assert_eq!(world.find(&two, 7, "token-1").await, None);
+    two.compact().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_holder_is_running_while_it_has_its_slot_and_gone_after() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    let lease = lease_of(&one);
+    assert_eq!(one.holder(&lease).await, Holder::Running);
+    assert_eq!(two.holder(&lease).await, Holder::Running);
+
+    drop(one);
+
+    assert_eq!(two.holder(&lease).await, Holder::Gone);
+    // Whoever asked has not taken the slot.
+    assert_eq!(two.holder(&lease).await, Holder::Gone);
+}
+
+#[tokio::test]
+async fn a_holder_whose_slot_another_has_taken_since_is_gone() {
+    let world = World::new();
+    let first = world.journal();
+    let (lease, slot) = (lease_of(&first), slot_of(&first).to_owned());
+    drop(first);
+    let second = world.journal();
+    assert_eq!(slot_of(&second), slot);
+
+    assert_eq!(second.holder(&lease).await, Holder::Gone);
+    assert_eq!(world.journal().holder(&lease).await, Holder::Gone);
+    assert_eq!(second.holder(&lease_of(&second)).await, Holder::Running);
+}
+
+#[tokio::test]
+async fn a_holder_with_a_journal_elsewhere_is_out_of_reach() {
+    let (world, elsewhere) = (World::new(), World::new());
+    let journal = world.journal();
+    for lease in [
+        lease_of(&elsewhere.journal()).as_str(),
+        "",
+        "/",
+        "x",
+        "a-process/with/more",
+        "../../etc/passwd",
+        "8f2ce1fd-81c2-4f8f-8f7e-4bb1b4c1d1b2/0123456789abcdefghijkl",
+    ] {
+        assert_eq!(journal.holder(lease).await, Holder::OutOfReach, "{lease}");
+    }
+}
+
+#[test]
+fn an_owner_fits_into_its_column() {
+    let world = World::new();
+    let lease = lease_of(&world.journal());
+    assert_eq!(lease.len(), 64);
+    assert!(lease.bytes().all(|b| b.is_ascii_graphic()));
+}
+
+#[tokio::test]
+async fn processes_that_start_at_once_get_slots_of_their_own_and_their_successors_the_same() {
+    let world = World::new();
+    for _start in 0..3 {
+        let journals: Vec<Journal> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| world.journal())).collect();
+            let journals = starts.into_iter().map(|start| start.join().unwrap());
+            journals.collect()
+        });
+        let slots: BTreeSet<&str> = journals.iter().map(slot_of).collect();
+        assert_eq!(slots.len(), 8);
+    }
+    // Others' new slots may be snatched while they are made, and replaced: no more than that.
+    let slots = fs::read_dir(world.root()).unwrap().count();
+    assert!((8..=16).contains(&slots), "{slots}");
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_unsettled_is_orphaned_for_its_successor_and_for_others() {
+    let world = World::new();
+    let (killed, other) = (world.journal(), world.journal());
+    world.record(&killed, 7, "token-1", b"one").await.unwrap();
+    world.record(&killed, 8, "token-2", b"two").await.unwrap();
+    world.settle(&killed, 8, "token-2");
+    assert!(other.orphaned().await.unwrap().is_empty());
+    assert!(killed.orphaned().await.unwrap().is_empty());
+    drop(killed);
+
+    let seen_by_other = other.orphaned().await.unwrap();
+    let successor = world.journal();
+    let seen_by_successor = successor.orphaned().await.unwrap();
+
+    assert_eq!(successor.depth(), 1);
+    for (journal, orphaned) in [(&other, seen_by_other), (&successor, seen_by_successor)] {
+        let [unsettled] = &*orphaned else {
+            panic!("one is orphaned");
+        };
+        assert_eq!(unsettled.connection, world.id);
+        assert_eq!(unsettled.generation, 7);
+        assert!(journal.is_of(unsettled, &Secret::from("token-1")));
+        assert!(!journal.is_of(unsettled, &Secret::from("token-2")));
+        assert_eq!(*journal.read(unsettled).unwrap().body, b"one");
+    }
+}
+
+#[tokio::test]
+async fn an_orphan_that_one_has_settled_is_settled_for_all_and_can_still_be_found() {
+    let world = World::new();
+    let killed = world.journal();
+    world.record(&killed, 7, "token-1", b"one").await.unwrap();
+    drop(killed);
+    let (one, two) = (world.journal(), world.journal());
+    let [unsettled] = &*one.orphaned().await.unwrap() else {
+        panic!("one is orphaned");
+    };
+
+    one.settle_orphan(unsettled);
+
+    assert!(one.orphaned().await.unwrap().is_empty());
+    drop(one);
+    assert!(two.orphaned().await.unwrap().is_empty());
+    let successor = world.journal();
+    assert!(successor.orphaned().await.unwrap().is_empty());
+    assert_eq!(world.find(&successor, 7, "token-1").await.unwrap(), b"one");
+}
+
+/// A mark is in its writer's slot, which may be read before the slot of the answer that it is of.
+#[tokio::test]
+async fn a_mark_counts_whichever_slot_is_read_first() {
+    let world = World::new();
+    let (one, two) = (world.journal(), world.journal());
+    world.record(&one, 7, "token-1", b"one").await.unwrap();
+    world.record(&two, 8, "token-2", b"two").await.unwrap();
+    for (journal, generation, token) in [(&two, 7, "token-1"), (&one, 8, "token-2")] {
+        assert!(world.find(journal, generation, token).await.is_some());
+        world.settle(journal, generation, token);
+    }
+    drop((one, two));
+    assert!(world.journal().orphaned().await.unwrap().is_empty());
+}

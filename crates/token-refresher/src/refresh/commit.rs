@@ -1,0 +1,259 @@
+//! What was received goes into the row, by compare on the generation; what the row says otherwise is adopted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::lifetime::{due_at, renewal_due_of};
+use pipekeeper_core::oauth::Tokens;
+use pipekeeper_core::provider::App;
+use pipekeeper_core::random;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{AppKey, Commit, Connection, StoreError};
+use pipekeeper_core::vault::SealedTo;
+
+use super::renew::{Received, Spending};
+use super::waits::STREAK;
+use super::{FlightResult, Outcome, RefreshError, Refresher, Trigger, adopt};
+
+impl Refresher {
+    /// Stores what was received, for as long as it takes: only this process has it, and its journal.
+    pub(super) async fn commit(
+        &self,
+        spending: Spending<'_>,
+        received: Received,
+        found: Found,
+    ) -> FlightResult {
+        let Spending {
+            row,
+            app,
+            token,
+            lease,
+            trigger,
+        } = spending;
+        let asked_for = match trigger {
+            Trigger::Webhook => Some(self.clock.now()),
+            Trigger::Sweep | Trigger::KeepAlive | Trigger::Recheck => row.last_used_at,
+        };
+        // Was the renewed token good by its own word? Then it was a 401 that asked.
+        let early =
+            trigger == Trigger::Webhook && self.clock.now() < renewal_due_of(app.policy(), row);
+        let how = Provenance {
+            asked_for,
+            early,
+            // Only who has spent it, under a lease of its own, knows that nobody else has.
+            spent_under: (found == Found::AtTheProvider).then(|| lease.owner.clone()),
+        };
+        match self.store_received(row, app, token, received, &how).await {
+            Stored::Committed(row) => {
+                tracing::info!(connection.id = %row.id, generation = row.generation, trigger = trigger.as_str(), "refreshed");
+                let row = Arc::new(row);
+                Ok(match found {
+                    Found::AtTheProvider => Outcome::Refreshed(row),
+                    Found::InAJournal => Outcome::Replayed(row),
+                })
+            }
+            Stored::MovedOn(current) => adopt(current),
+            Stored::Gone => Err(RefreshError::NotFound),
+        }
+    }
+
+    /// The same for whoever has an answer, with or without a lease: the generation guards the write.
+    pub(super) async fn store_received(
+        &self,
+        row: &Connection,
+        app: &App,
+        spent: &Secret,
+        received: Received,
+        how: &Provenance,
+    ) -> Stored {
+        let now = self.clock.now();
+        let commit = self.commit_of(row, app, spent, &received, how);
+        let committed = self
+            .insist(row, || {
+                self.store
+                    .connection_commit(&row.id, row.generation, &commit, now)
+            })
+            .await;
+        if committed {
+            self.journal.settle(&row.id, row.generation, spent);
+            if how.spent_under.is_some() {
+                return Stored::Committed(after(row, commit, now));
+            }
+            return match self.reread(row).await {
+                Some(current) => Stored::Committed(current),
+                None => Stored::Gone,
+            };
+        }
+        let Some(current) = self.reread(row).await else {
+            self.journal.settle(&row.id, row.generation, spent);
+            return Stored::Gone;
+        };
+        // The row moved on meanwhile. Reconnected, or refreshed by another: what was received is of the past, and dropped.
+        if current.state == ConnectionState::Revoked && current.generation == row.generation + 1 {
+            // Disconnected: what was just received must not live on at the provider.
+            let token = received.tokens.refresh_token.as_ref().unwrap_or(spent);
+            if !self.leave_to_revoke(&current, token).await {
+                // Somebody was faster, and what they did decides.
+                return Stored::MovedOn(self.reread(row).await.unwrap_or(current));
+            }
+        }
+        self.journal.settle(&row.id, row.generation, spent);
+        Stored::MovedOn(current)
+    }
+
+    /// Leaves a token that lives on at the provider to the sweep's revocations, in the row that ended.
+    pub(super) async fn leave_to_revoke(&self, row: &Connection, token: &Secret) -> bool {
+        let key = row.app();
+        let sealed = self.vault.seal_refresh_token(sealed_to(row, &key), token);
+        let now = self.clock.now();
+        self.insist(row, || {
+            self.store
+                .connection_revoke_also(&row.id, row.generation, &sealed, now)
+        })
+        .await
+    }
+
+    fn commit_of(
+        &self,
+        row: &Connection,
+        app: &App,
+        spent: &Secret,
+        received: &Received,
+        how: &Provenance,
+    ) -> Commit {
+        let Received { tokens, at } = received;
+        let key = row.app();
+        let to = sealed_to(row, &key);
+        let expires_at = at.saturating_add(tokens.expires_in);
+        let in_streak = row
+            .refreshed_at
+            .is_some_and(|last| at.saturating_since(last) < STREAK);
+        Commit {
+            spent_under: how.spent_under.clone(),
+            access_token: self.vault.seal_access_token(to, &tokens.access_token),
+            refresh_token: self
+                .vault
+                .seal_refresh_token(to, tokens.refresh_token.as_ref().unwrap_or(spent)),
+            scope: tokens.scope.clone().unwrap_or_else(|| row.scope.clone()),
+            api_domain: api_domain(row, app, tokens),
+            expires_at,
+            refreshed_at: *at,
+            idle_deadline: app
+                .provider
+                .refresh_idle
+                .map(|idle| at.saturating_add(idle)),
+            early_renewals: match (how.early, in_streak) {
+                (false, _) => 0,
+                (true, false) => 1,
+                (true, true) => row.early_renewals.saturating_add(1),
+            },
+            due_at: due_at(app, *at, expires_at, how.asked_for, self.clock.now()),
+        }
+    }
+
+    /// The row as it is now: what was written has its end told, also when the answer to the write got lost.
+    pub(super) async fn reread(&self, row: &Connection) -> Option<Connection> {
+        self.insist(row, || self.store.connection_find(&row.id))
+            .await
+    }
+
+    /// Writes what only this process knows, for as long as it takes: whatever keeps the database from taking it may pass.
+    pub(super) async fn insist<T, W>(&self, row: &Connection, write: impl Fn() -> W) -> T
+    where
+        W: Future<Output = Result<T, StoreError>>,
+    {
+        let mut told = false;
+        loop {
+            match write().await {
+                Ok(written) => return written,
+                Err(error) => {
+                    if !told {
+                        told = true;
+                        tracing::error!(connection.id = %row.id, "holding the provider's answer until the database takes it: {:#}", anyhow::Error::from(error));
+                    }
+                    let pause = (Duration::from_millis(100), Duration::from_millis(300));
+                    tokio::time::sleep(random::between(pause.0, pause.1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Where an answer was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    AtTheProvider,
+    InAJournal,
+}
+
+/// What a row remembers of how its token came about.
+#[derive(Debug)]
+pub(super) struct Provenance {
+    pub(super) asked_for: Option<Timestamp>,
+    /// Its predecessor was good by its own word.
+    pub(super) early: bool,
+    pub(super) spent_under: Option<String>,
+}
+
+/// What became of an answer.
+#[derive(Debug)]
+pub(super) enum Stored {
+    Committed(Connection),
+    /// The row had another generation.
+    MovedOn(Connection),
+    Gone,
+}
+
+fn sealed_to<'a>(row: &'a Connection, app: &'a AppKey) -> SealedTo<'a> {
+    SealedTo {
+        id: &row.id,
+        app,
+        account_id: &row.account_id,
+        owner: &row.owner,
+    }
+}
+
+/// Where bearers go from now on: as the provider says, if it is a host of its own.
+fn api_domain(row: &Connection, app: &App, tokens: &Tokens) -> String {
+    match tokens
+        .api_domain
+        .as_deref()
+        .map(|text| app.provider.api_domain(text))
+    {
+        Some(Ok(domain)) => domain.as_str().to_owned(),
+        Some(Err(error)) => {
+            tracing::error!(connection.id = %row.id, "the provider named an api_domain that {error}: keeping the old one");
+            row.api_domain.clone()
+        }
+        None => row.api_domain.clone(),
+    }
+}
+
+/// The row as [`connection_commit`](pipekeeper_core::store::Store::connection_commit) leaves it for who has spent its token.
+fn after(row: &Connection, commit: Commit, now: Timestamp) -> Connection {
+    let was_active = row.state == ConnectionState::Active;
+    Connection {
+        access_token: commit.access_token,
+        refresh_token: commit.refresh_token,
+        scope: commit.scope,
+        api_domain: commit.api_domain,
+        expires_at: commit.expires_at,
+        refreshed_at: Some(commit.refreshed_at),
+        idle_deadline: commit.idle_deadline,
+        early_renewals: commit.early_renewals,
+        due_at: commit.due_at,
+        generation: row.generation + 1,
+        state: ConnectionState::Active,
+        state_reason: None,
+        state_since: if was_active { row.state_since } else { now },
+        in_doubt: row.in_doubt && !was_active,
+        lease_owner: None,
+        failures: 0,
+        retry_at: None,
+        last_error: None,
+        updated_at: now,
+        ..row.clone()
+    }
+}

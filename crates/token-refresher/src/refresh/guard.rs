@@ -1,0 +1,174 @@
+//! What may be our own mistake does not cost connections: apps that the provider refuses, secrets that are being changed,
+//! and refusals that come in masses.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pipekeeper_core::clock::{SharedClock, Timestamp};
+use pipekeeper_core::provider::App;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{Store, StoreError};
+
+use super::waits::lies_ahead;
+
+/// How often an app that the provider refuses is tried again.
+pub(super) const PROBE_EVERY: Duration = Duration::from_mins(1);
+
+/// Within this time only so many of an app's connections may be refused before it is taken for our mistake: Pipedrive words
+/// a wrong secret almost like a dead token.
+pub(super) const MASS_WINDOW: Duration = Duration::from_mins(10);
+const MASS_AT_LEAST: i64 = 3;
+const MASS_SHARE: i64 = 20;
+
+/// How long the number of an app's connections is believed.
+const COUNTED_FOR: Duration = Duration::from_mins(10);
+
+/// What is known of the apps; each process finds out for itself.
+#[derive(Debug)]
+pub(super) struct Guard {
+    store: Store,
+    clock: SharedClock,
+    apps: Mutex<HashMap<String, AppState>>,
+    /// Held from the look at an app's refusals until the next one is written.
+    rejecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct AppState {
+    held: Option<(&'static str, Timestamp)>,
+    second_secret: bool,
+    active: Option<(Timestamp, i64)>,
+    mass_rejection_until: Option<Timestamp>,
+}
+
+impl Guard {
+    pub(super) fn new(store: Store, clock: SharedClock) -> Self {
+        Self {
+            store,
+            clock,
+            apps: Mutex::default(),
+            rejecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The provider refuses our client: until then it is left alone.
+    pub(super) fn hold(&self, app: &App, word: &'static str) -> Timestamp {
+        let until = self.clock.now().saturating_add(PROBE_EVERY);
+        self.apps().entry(app.key.clone()).or_default().held = Some((word, until));
+        until
+    }
+
+    /// Why this app is left alone, and until when.
+    pub(super) fn held(&self, app: &App) -> Option<(&'static str, Timestamp)> {
+        let now = self.clock.now();
+        let held = self.apps().get(&app.key).and_then(|app| app.held);
+        held.filter(|(_, until)| lies_ahead(*until, now, PROBE_EVERY))
+    }
+
+    /// The provider answered this app as it answers one that it knows.
+    pub(super) fn known(&self, app: &App) {
+        if let Some(state) = self.apps().get_mut(&app.key) {
+            state.held = None;
+        }
+    }
+
+    /// The secret that the provider knew us by last, and the other one.
+    pub(super) fn secrets<'a>(&self, app: &'a App) -> (&'a Secret, Option<&'a Secret>) {
+        let second_first = self
+            .apps()
+            .get(&app.key)
+            .is_some_and(|app| app.second_secret);
+        match &app.second_client_secret {
+            Some(second) if second_first => (second, Some(&app.client_secret)),
+            second => (&app.client_secret, second.as_ref()),
+        }
+    }
+
+    /// The provider knows us by this secret.
+    pub(super) fn knows_us_by(&self, app: &App, secret: &Secret) {
+        let Some(second) = &app.second_client_secret else {
+            return;
+        };
+        let second = second.expose() == secret.expose();
+        let mut apps = self.apps();
+        let state = apps.entry(app.key.clone()).or_default();
+        if state.second_secret != second {
+            state.second_secret = second;
+            tracing::warn!(
+                app = app.key,
+                second,
+                "the provider knows us by the other client secret: remove the one that it refuses"
+            );
+        }
+    }
+
+    /// Held while one connection is declared dead, so that two can't both be the last that may.
+    pub(super) async fn one_at_a_time(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.rejecting.lock().await
+    }
+
+    /// Whether one more connection of this app may be declared dead. (Other processes count for themselves: each may
+    /// exceed it by one.)
+    pub(super) async fn may_reject(&self, app: &App) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let since = now.saturating_sub(MASS_WINDOW);
+        let key = app.app_key();
+        let rejected = self.store.rejections_since(&key, since).await?;
+        if rejected < MASS_AT_LEAST || rejected < (self.active(app).await? + rejected) / MASS_SHARE
+        {
+            return Ok(true);
+        }
+        let mut apps = self.apps();
+        let state = apps.entry(app.key.clone()).or_default();
+        let told = state.mass_rejection_until.is_some_and(|at| at > now);
+        state.mass_rejection_until = Some(now.saturating_add(MASS_WINDOW));
+        drop(apps);
+        if !told {
+            tracing::error!(
+                app = app.key,
+                rejected,
+                "mass_rejection: the provider refuses more refresh tokens at once than users revoke; they are kept. Check client_id and client_secret, then run `token-refresher recheck`"
+            );
+        }
+        metrics::counter!("pipekeeper_mass_rejections_total", "app" => app.key.clone())
+            .increment(1);
+        Ok(false)
+    }
+
+    /// Counted now and then: it takes a walk along an index.
+    async fn active(&self, app: &App) -> Result<i64, StoreError> {
+        let now = self.clock.now();
+        let counted = self.apps().get(&app.key).and_then(|app| app.active);
+        if let Some((at, active)) = counted
+            && now.saturating_since(at) < COUNTED_FOR
+        {
+            return Ok(active);
+        }
+        let active = self.store.connections_active(&app.app_key()).await?;
+        self.apps().entry(app.key.clone()).or_default().active = Some((now, active));
+        Ok(active)
+    }
+
+    /// The apps that don't work as they should: their keys, and a word each.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let now = self.clock.now();
+        let apps = self.apps();
+        let mut troubles: Vec<String> = apps
+            .iter()
+            .flat_map(|(key, app)| {
+                let held = app.held.filter(|(_, until)| *until > now);
+                let mass = app.mass_rejection_until.filter(|until| *until > now);
+                let held = held.map(|(word, _)| format!("app {key}: {word}"));
+                held.into_iter()
+                    .chain(mass.map(|_| format!("app {key}: mass_rejection")))
+            })
+            .collect();
+        troubles.sort();
+        troubles
+    }
+
+    fn apps(&self) -> MutexGuard<'_, HashMap<String, AppState>> {
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

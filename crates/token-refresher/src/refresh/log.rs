@@ -1,0 +1,47 @@
+//! `refresh_log`: what happened, for people. The tokens come first: it is written after everybody has been answered.
+
+use std::sync::{Mutex, PoisonError};
+
+use pipekeeper_core::store::{RefreshLogEntry, Store};
+
+/// Writes the lines of flights that end together in one go.
+#[derive(Debug)]
+pub(super) struct Log {
+    store: Store,
+    waiting: Mutex<Vec<RefreshLogEntry>>,
+    /// Held while lines are written; those that come meanwhile wait for the next who holds it.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Log {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            waiting: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) async fn write(&self, lines: Vec<RefreshLogEntry>) {
+        if lines.is_empty() {
+            return;
+        }
+        self.waiting().extend(lines);
+        let _one_at_a_time = self.writing.lock().await;
+        let lines = std::mem::take(&mut *self.waiting());
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.refresh_log_insert(&lines).await {
+            tracing::warn!(
+                lines = lines.len(),
+                "not written to refresh_log: {:#}",
+                anyhow::Error::from(error)
+            );
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<RefreshLogEntry>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,156 @@
+//! No newer token: what that means for the connection, and when it is tried again.
+
+use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::oauth::{TokenError, Unknown};
+use pipekeeper_core::random;
+use pipekeeper_core::store::SpendFailure;
+
+use super::guard::MASS_WINDOW;
+use super::renew::Spending;
+use super::waits::back_off;
+use super::{FlightResult, RefreshError, Refresher, adopt};
+use crate::spend::word_of;
+
+impl Refresher {
+    /// `invalid_grant` is a hint until the write that compares on the generation: a sibling may have been faster.
+    pub(super) async fn rejected(&self, spending: Spending<'_>, in_doubt: bool) -> FlightResult {
+        let Spending {
+            row, app, lease, ..
+        } = spending;
+        let now = self.clock.now();
+        self.guard.known(app);
+        if row.state == ConnectionState::ReauthRequired {
+            // Rechecked, and dead it is: since when and why stays as it was.
+            self.insist(row, || {
+                self.store
+                    .connection_still_refused(&row.id, &lease.owner, now)
+            })
+            .await;
+        } else {
+            let _one_at_a_time = self.guard.one_at_a_time().await;
+            if !self.insist(row, || self.guard.may_reject(app)).await {
+                return self.spared(spending, in_doubt).await;
+            }
+            let word = Some("invalid_grant");
+            let ended = self
+                .insist(row, || {
+                    self.store.connection_reauth_required(
+                        &row.id,
+                        row.generation,
+                        in_doubt,
+                        word,
+                        now,
+                    )
+                })
+                .await;
+            if ended {
+                tracing::error!(connection.id = %row.id, generation = row.generation, in_doubt, "the provider refused the refresh token: a new consent is needed");
+            }
+        }
+        adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?)
+    }
+
+    /// One refusal of too many at once: the connection is kept, and tried again when they have stopped.
+    async fn spared(&self, spending: Spending<'_>, in_doubt: bool) -> FlightResult {
+        let Spending { row, lease, .. } = spending;
+        let now = self.clock.now();
+        // Not all at once, and not before the window has moved on.
+        let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
+        let retry_at = now.saturating_add(wait);
+        let failure = SpendFailure {
+            retry_at,
+            last_error: "mass_rejection".to_owned(),
+            in_doubt,
+            due_at: row.due_at.max(retry_at),
+        };
+        self.insist(row, || {
+            self.store
+                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+        })
+        .await;
+        Err(RefreshError::Provider {
+            word: failure.last_error,
+            timed_out: false,
+            retry_at,
+            token_expires_at: row.expires_at,
+        })
+    }
+
+    /// Anything but a refusal of the grant.
+    pub(super) async fn failed(
+        &self,
+        spending: Spending<'_>,
+        error: TokenError,
+        in_doubt: bool,
+    ) -> FlightResult {
+        let Spending {
+            row, app, lease, ..
+        } = spending;
+        let now = self.clock.now();
+        let token_expires_at = row.expires_at;
+        if let TokenError::ClientRefused(word) = error {
+            // Ours to mend: no connection pays for it.
+            let retry_at = self.guard.hold(app, word);
+            if in_doubt && !row.in_doubt {
+                // The doubt of the first call outlives the refusal of the second.
+                let failure = SpendFailure {
+                    retry_at,
+                    last_error: word.to_owned(),
+                    in_doubt,
+                    due_at: row.due_at.max(retry_at),
+                };
+                self.insist(row, || {
+                    self.store
+                        .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+                })
+                .await;
+            } else {
+                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
+                    .await;
+            }
+            tracing::error!(
+                app = app.key,
+                "the provider refuses our client ({word}): check client_id and client_secret"
+            );
+            return Err(RefreshError::ClientMisconfigured {
+                word,
+                retry_at,
+                token_expires_at,
+            });
+        }
+        let asked = match &error {
+            TokenError::TurnedAway { retry_after, .. }
+            | TokenError::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
+            _ => None,
+        };
+        let retry_at = now.saturating_add(back_off(row.failures, asked));
+        let word = word_of(&error);
+        let failure = SpendFailure {
+            retry_at,
+            last_error: word.clone(),
+            in_doubt: matches!(&error, TokenError::Unknown(_)) || in_doubt,
+            due_at: row.due_at.max(retry_at),
+        };
+        self.insist(row, || {
+            self.store
+                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+        })
+        .await;
+        let timed_out = matches!(&error, TokenError::Unknown(Unknown::TimedOut(_)));
+        let not_sent = matches!(&error, TokenError::NotSent(_));
+        tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh ({word}): {:#}", anyhow::Error::from(error));
+        Err(if not_sent {
+            RefreshError::NotSent {
+                retry_at,
+                token_expires_at,
+            }
+        } else {
+            RefreshError::Provider {
+                timed_out,
+                word,
+                retry_at,
+                token_expires_at,
+            }
+        })
+    }
+}

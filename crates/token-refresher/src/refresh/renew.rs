@@ -1,0 +1,322 @@
+//! Under a lease: look before spending, spend, and once more where nobody knows what the first call did.
+
+use std::time::Duration;
+
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::oauth::{TokenAnswer, TokenError, Tokens, Unknown};
+use pipekeeper_core::provider::App;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{Connection, RefreshLogEntry, SpendFailure};
+use reqwest::StatusCode;
+
+use super::commit::Found;
+use super::lease::Lease;
+use super::waits::back_off;
+use super::{FlightResult, Outcome, Record, RefreshError, Refresher, Trigger, adopt, ended};
+use crate::journal::{Answer, JournalError};
+use crate::spend::{outcome_of, spend, word_of};
+
+/// What an attempt to spend came to.
+enum Attempt {
+    /// A journal has the answer.
+    Found(Received),
+    /// The lease is somebody else's, or nobody's; the row as it is, if it is.
+    Overtaken(Option<Box<Connection>>),
+    Unreadable(JournalError),
+    /// What is left of the lease is no time for a call.
+    TooLate,
+    Answered(Result<Received, TokenError>),
+}
+
+/// What the provider gave, and when.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) tokens: Tokens,
+    pub(super) at: Timestamp,
+}
+
+/// A connection, its app, and the token that is to be spent under this lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spending<'a> {
+    pub(super) row: &'a Connection,
+    pub(super) app: &'a App,
+    pub(super) token: &'a Secret,
+    pub(super) lease: &'a Lease,
+    pub(super) trigger: Trigger,
+}
+
+impl Refresher {
+    pub(super) async fn renew(
+        &self,
+        row: &Connection,
+        app: &App,
+        lease: &Lease,
+        trigger: Trigger,
+        record: &mut Record,
+    ) -> FlightResult {
+        let token = match self.vault.refresh_token(row) {
+            Ok(token) => token,
+            Err(error) => {
+                // One that was taken over is kept: for want of the key nobody has looked for its holder's answer.
+                if !lease.taken_over {
+                    self.store.lease_release(&row.id, &lease.owner).await?;
+                }
+                return Err(RefreshError::Sealed(error));
+            }
+        };
+        let spending = Spending {
+            row,
+            app,
+            token: &token,
+            lease,
+            trigger,
+        };
+        // Whoever had the lease may have been answered.
+        let mut in_doubt = row.in_doubt || lease.taken_over;
+        match self.attempts(spending, &mut in_doubt, record).await {
+            Attempt::Found(received) => self.commit(spending, received, Found::InAJournal).await,
+            Attempt::Overtaken(Some(current)) if current.generation == row.generation => {
+                Err(ended(&current).unwrap_or(RefreshError::Busy))
+            }
+            Attempt::Overtaken(Some(current)) => adopt(*current),
+            Attempt::Overtaken(None) => Err(RefreshError::NotFound),
+            Attempt::Unreadable(error) => self.unreadable(spending, error).await,
+            Attempt::TooLate => {
+                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
+                    .await;
+                Err(RefreshError::Busy)
+            }
+            Attempt::Answered(Ok(received)) => {
+                self.guard.known(app);
+                let result = self.commit(spending, received, Found::AtTheProvider).await;
+                if let (Ok(Outcome::Refreshed(row)), Some(last)) =
+                    (&result, record.attempts.last_mut())
+                {
+                    last.generation_after = Some(row.generation);
+                }
+                result
+            }
+            Attempt::Answered(Err(TokenError::InvalidGrant)) if in_doubt => {
+                // The last holder may have been frozen, and have written down its answer since the last look.
+                match self.look(spending).await {
+                    Ok(Some(received)) => self.commit(spending, received, Found::InAJournal).await,
+                    Ok(None) => self.rejected(spending, in_doubt).await,
+                    Err(error) => self.unreadable(spending, error).await,
+                }
+            }
+            Attempt::Answered(Err(TokenError::InvalidGrant)) => {
+                self.rejected(spending, in_doubt).await
+            }
+            Attempt::Answered(Err(error)) => self.failed(spending, error, in_doubt).await,
+        }
+    }
+
+    /// One attempt, and one more each where nobody knows what the first did, and where the provider knows us by our other
+    /// secret alone.
+    async fn attempts(
+        &self,
+        spending: Spending<'_>,
+        in_doubt: &mut bool,
+        record: &mut Record,
+    ) -> Attempt {
+        let (mut secret, mut other) = self.guard.secrets(spending.app);
+        let mut asked_again = false;
+        let mut last = None;
+        loop {
+            let attempt = self.attempt(spending, secret, *in_doubt, record).await;
+            match (&attempt, other) {
+                (Attempt::Answered(Err(TokenError::Unknown(unknown))), _) => {
+                    *in_doubt = true;
+                    // A provider that allows for lost answers does so for seconds: now or never.
+                    if asked_again || is_told_to_wait(unknown) {
+                        return attempt;
+                    }
+                    asked_again = true;
+                }
+                // Nothing was looked at but who we are.
+                (
+                    Attempt::Answered(Err(TokenError::ClientRefused("invalid_client"))),
+                    Some(second),
+                ) => {
+                    (secret, other) = (second, None);
+                }
+                (Attempt::TooLate, _) => return last.unwrap_or(attempt),
+                (Attempt::Answered(Ok(_) | Err(TokenError::InvalidGrant)), _) => {
+                    self.guard.knows_us_by(spending.app, secret);
+                    return attempt;
+                }
+                _ => return attempt,
+            }
+            last = Some(attempt);
+        }
+    }
+
+    /// Looks, and then calls.
+    async fn attempt(
+        &self,
+        spending: Spending<'_>,
+        secret: &Secret,
+        in_doubt: bool,
+        record: &mut Record,
+    ) -> Attempt {
+        let Spending { row, lease, .. } = spending;
+        let looked_at = self.clock.monotonic();
+        match self.look(spending).await {
+            Ok(Some(received)) => return Attempt::Found(received),
+            Ok(None) => {}
+            Err(error) if in_doubt || error.lacks_key() => return Attempt::Unreadable(error),
+            Err(error) => tracing::warn!(
+                connection.id = %row.id,
+                "spending without a look into the journals: {:#}", anyhow::Error::from(error)
+            ),
+        }
+        if in_doubt {
+            // A disk that takes nothing keeps an answer out of the journal, but not out of the row.
+            let current = self.reread(row).await;
+            let is_mine = current
+                .as_ref()
+                .is_some_and(|row| row.lease_owner.as_deref() == Some(&lease.owner));
+            if !is_mine {
+                return Attempt::Overtaken(current.map(Box::new));
+            }
+        }
+        if !self.may_call(lease) {
+            return Attempt::TooLate;
+        }
+        let looked_at = in_doubt.then_some(looked_at);
+        Attempt::Answered(self.call(spending, secret, looked_at, record).await)
+    }
+
+    /// The provider's answer to this very token, if a journal in reach has it.
+    async fn look(&self, spending: Spending<'_>) -> Result<Option<Received>, JournalError> {
+        let Spending { row, token, .. } = spending;
+        let found = self.journal.find(&row.id, row.generation, token).await?;
+        Ok(found.and_then(|answer| received(answer, spending.app)))
+    }
+
+    /// A lease was left by somebody whose answer can't be looked for: it waits until it can.
+    async fn unreadable(&self, spending: Spending<'_>, error: JournalError) -> FlightResult {
+        let Spending { row, lease, .. } = spending;
+        let now = self.clock.now();
+        let retry_at = now.saturating_add(back_off(row.failures, None));
+        let failure = SpendFailure {
+            retry_at,
+            last_error: "journal_unreadable".to_owned(),
+            in_doubt: true,
+            due_at: row.due_at.max(retry_at),
+        };
+        self.insist(row, || {
+            self.store
+                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+        })
+        .await;
+        tracing::error!(connection.id = %row.id, generation = row.generation, "no refresh: a journal that may hold the answer can't be read: {:#}", anyhow::Error::from(error));
+        Err(RefreshError::Provider {
+            word: failure.last_error,
+            timed_out: false,
+            retry_at,
+            token_expires_at: row.expires_at,
+        })
+    }
+
+    /// One call of the token endpoint; what came of it is recorded if it reached the provider.
+    async fn call(
+        &self,
+        spending: Spending<'_>,
+        secret: &Secret,
+        looked_at: Option<Duration>,
+        record: &mut Record,
+    ) -> Result<Received, TokenError> {
+        let Spending {
+            row,
+            app,
+            token,
+            lease,
+            trigger,
+        } = spending;
+        let (started_at, started) = (self.clock.now(), self.clock.monotonic());
+        let answer = spend(
+            &self.client,
+            app,
+            secret,
+            token,
+            self.in_time(lease, looked_at),
+        )
+        .await;
+        let took = self.clock.monotonic().saturating_sub(started);
+        let at = self.clock.now();
+        let answer = match answer {
+            Ok(answer) if answer.status.is_success() => {
+                self.write_down(spending, at, &answer).await;
+                let tokens = answer.interpret(&app.provider);
+                if tokens.is_err() {
+                    self.journal.settle(&row.id, row.generation, token);
+                }
+                tokens
+            }
+            Ok(answer) => answer.interpret(&app.provider),
+            Err(error) => Err(error),
+        };
+        metrics::histogram!("pipekeeper_refresh_duration_seconds", "provider" => app.provider.key.clone())
+            .record(took.as_secs_f64());
+        if !matches!(answer, Err(TokenError::NotSent(_))) {
+            record.attempts.push(RefreshLogEntry {
+                connection_id: row.id.clone(),
+                started_at,
+                trigger: trigger.as_str().to_owned(),
+                outcome: answer
+                    .as_ref()
+                    .err()
+                    .map_or("refreshed", outcome_of)
+                    .to_owned(),
+                generation_before: row.generation,
+                generation_after: None,
+                duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+                error: answer.as_ref().err().map(word_of),
+            });
+        }
+        answer.map(|tokens| Received { tokens, at })
+    }
+
+    /// Makes an answer durable, before anything can go wrong with it. If the disk does not take it, the database may.
+    async fn write_down(&self, spending: Spending<'_>, at: Timestamp, answer: &TokenAnswer) {
+        let Spending { row, token, .. } = spending;
+        let worked = self.journal.healthy();
+        let written = self
+            .journal
+            .record(&row.id, row.generation, token, at, &answer.body)
+            .await;
+        if let Err(error) = written {
+            metrics::counter!("pipekeeper_journal_failures_total").increment(1);
+            if worked {
+                tracing::error!(connection.id = %row.id, "an answer is not in the journal, it goes straight to the database: {:#}", anyhow::Error::from(error));
+            }
+        }
+    }
+}
+
+/// A provider that says when to come back is there, and has not done anything.
+fn is_told_to_wait(unknown: &Unknown) -> bool {
+    matches!(
+        unknown,
+        Unknown::Status {
+            retry_after: Some(_),
+            ..
+        }
+    )
+}
+
+/// A journaled answer as tokens. One that is none (a provider's error page with status 200) is as good as no answer.
+pub(super) fn received(answer: Answer, app: &App) -> Option<Received> {
+    let Answer { received_at, body } = answer;
+    let answer = TokenAnswer {
+        status: StatusCode::OK,
+        retry_after: None,
+        body,
+    };
+    let tokens = answer.interpret(&app.provider).ok()?;
+    Some(Received {
+        tokens,
+        at: received_at,
+    })
+}

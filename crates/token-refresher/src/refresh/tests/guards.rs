@@ -1,0 +1,213 @@
+//! What may be our own mistake costs no connections.
+
+use pipekeeper_core::oauth::basic_auth;
+
+use super::*;
+
+/// So many connections beside the first one.
+async fn crowd(world: &World, others: usize) -> Vec<ConnectionId> {
+    let mut ids = vec![world.id.clone()];
+    for other in 0..others {
+        ids.push(world.connect(&format!("user-{other}")).await);
+    }
+    ids
+}
+
+async fn states(world: &World, ids: &[ConnectionId]) -> Vec<ConnectionState> {
+    let mut states = Vec::new();
+    for id in ids {
+        states.push(world.row_of(id).await.state);
+    }
+    states
+}
+
+fn dead(states: &[ConnectionState]) -> usize {
+    states
+        .iter()
+        .filter(|state| **state == ConnectionState::ReauthRequired)
+        .count()
+}
+
+#[tokio::test]
+async fn a_mass_of_refusals_is_taken_for_our_mistake() {
+    let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
+    let ids = crowd(&world, 7).await;
+    let doors = [world.door(), world.door()];
+
+    for (turn, id) in ids.iter().enumerate() {
+        refresh(&doors[turn % 2], id, Some(1)).await.unwrap_err();
+    }
+
+    assert_eq!(dead(&states(&world, &ids).await), 3);
+    let spared = world.row_of(&ids[7]).await;
+    assert_eq!(
+        (spared.state, spared.lease_owner.as_deref()),
+        (ConnectionState::Active, None)
+    );
+    let retry_at = spared.retry_at.unwrap();
+    assert!((at(660)..=at(720)).contains(&retry_at), "{retry_at}");
+    assert_eq!(spared.last_error.as_deref(), Some("mass_rejection"));
+    for door in &doors {
+        assert_eq!(door.troubles(), ["app pipedrive: mass_rejection"]);
+    }
+
+    // When the window has moved on, as many more may go.
+    world.clock.advance(Duration::from_mins(12));
+    for id in &ids {
+        refresh(&doors[0], id, Some(1)).await.unwrap_err();
+    }
+    assert_eq!(dead(&states(&world, &ids).await), 6);
+}
+
+#[tokio::test]
+async fn of_many_connections_one_in_twenty_may_go_at_once() {
+    let world = World::answering((0..100).map(|_| refusal(400, "invalid_grant"))).await;
+    let ids = crowd(&world, 99).await;
+    let door = world.door();
+
+    for id in &ids {
+        refresh(&door, id, Some(1)).await.unwrap_err();
+    }
+
+    assert_eq!(dead(&states(&world, &ids).await), 5);
+}
+
+#[tokio::test]
+async fn a_recheck_revives_what_was_refused_by_mistake() {
+    let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    assert_eq!(
+        door.sweep_once().await.unwrap().refreshed,
+        0,
+        "not by itself"
+    );
+
+    assert_eq!(
+        world
+            .store
+            .connections_recheck(&app(), at(0))
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+
+    let row = world.row().await;
+    assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
+    assert_eq!((row.state_reason, row.lease_owner), (None, None));
+}
+
+#[tokio::test]
+async fn a_recheck_of_what_is_dead_changes_nothing() {
+    let world = World::answering((0..3).map(|_| refusal(400, "invalid_grant"))).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let before = world.row().await;
+    world.clock.advance(Duration::from_secs(7));
+    let now = at(7);
+
+    assert_eq!(
+        world.store.connections_recheck(&app(), now).await.unwrap(),
+        1
+    );
+    door.sweep_once().await.unwrap();
+    door.sweep_once().await.unwrap();
+
+    let row = world.row().await;
+    assert_eq!(
+        (row.state, row.state_reason, row.state_since, row.due_at),
+        (
+            before.state,
+            before.state_reason,
+            before.state_since,
+            before.due_at
+        )
+    );
+    assert_eq!((row.lease_owner, world.calls().await), (None, 2));
+}
+
+#[tokio::test]
+async fn a_recheck_goes_on_after_an_outage() {
+    let world = World::answering([refusal(400, "invalid_grant"), status(429), granted()]).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    world
+        .store
+        .connections_recheck(&app(), at(0))
+        .await
+        .unwrap();
+
+    door.sweep_once().await.unwrap();
+    assert_eq!(world.row().await.state, ConnectionState::ReauthRequired);
+    world.clock.advance(Duration::from_mins(1));
+    door.sweep_once().await.unwrap();
+
+    assert_eq!(world.row().await.state, ConnectionState::Active);
+}
+
+#[tokio::test]
+async fn a_change_of_credentials_has_refused_connections_rechecked() {
+    let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    door.recheck_after_changes().await.unwrap();
+    world.door().recheck_after_changes().await.unwrap();
+    assert_eq!(
+        door.sweep_once().await.unwrap().refreshed,
+        0,
+        "nothing has changed"
+    );
+
+    let changed = [("APPS__PIPEDRIVE__CLIENT_SECRET", "n3w")];
+    let door = world.door_with(&changed, &world.journals);
+    door.recheck_after_changes().await.unwrap();
+
+    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(world.row().await.state, ConnectionState::Active);
+}
+
+#[tokio::test]
+async fn the_second_secret_is_tried_when_the_first_is_refused() {
+    let world = World::answering([refusal(401, "invalid_client"), granted(), granted()]).await;
+    let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
+    let door = world.door_with(&settings, &world.journals);
+
+    assert_eq!(
+        refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+        2
+    );
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(
+        refreshed(refresh(&door, &world.id, Some(2)).await).generation,
+        3
+    );
+
+    let sent: Vec<_> = world
+        .requests("/token")
+        .await
+        .iter()
+        .map(|request| request.headers["authorization"].clone())
+        .collect();
+    let with = |secret| basic_auth(CLIENT_ID, &Secret::from(secret));
+    assert_eq!(sent, [with("s3cret"), with("n3w"), with("n3w")]);
+    assert_eq!(door.troubles(), [""; 0]);
+}
+
+#[tokio::test]
+async fn two_refused_secrets_are_our_fault() {
+    let refused = || refusal(400, "invalid_client");
+    let world = World::answering([refused(), refused()]).await;
+    let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
+    let door = world.door_with(&settings, &world.journals);
+
+    let end = refresh(&door, &world.id, Some(1)).await;
+
+    assert!(
+        matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
+        "{end:?}"
+    );
+    assert_eq!(world.calls().await, 2);
+    assert_eq!(world.row().await.state, ConnectionState::Active);
+    assert_eq!(door.troubles(), ["app pipedrive: invalid_client"]);
+}

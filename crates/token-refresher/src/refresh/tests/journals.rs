@@ -1,0 +1,303 @@
+//! An answer that reached a journal is never lost, and never asked for again.
+
+use pipekeeper_core::store::{Revocation, Sealed};
+
+use super::*;
+
+/// An answer to the token of generation 1, written down by a process that did not get to commit it.
+async fn written(world: &World, journal: &Journal) {
+    let body = tokens().to_string();
+    let spent = Secret::from("refresh-1");
+    journal
+        .record(&world.id, 1, &spent, at(0), body.as_bytes())
+        .await
+        .unwrap();
+}
+
+/// The lease of such a process.
+async fn leased(world: &World, journal: &Journal) {
+    let owner = format!("{}/0", journal.process());
+    let active = ConnectionState::Active;
+    assert!(
+        world
+            .store
+            .lease_acquire(&world.id, 1, active, &owner)
+            .await
+            .unwrap()
+    );
+}
+
+#[track_caller]
+fn replayed(result: FlightResult) -> Arc<Connection> {
+    match result {
+        Ok(Outcome::Replayed(row)) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_dead_holders_answer_is_committed_at_once_in_place_of_a_second_spend() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    written(&world, &dead).await;
+    drop(dead);
+
+    let row = replayed(world.refresh(Some(1)).await);
+
+    assert_eq!((row.generation, world.calls().await), (2, 0));
+    assert_eq!(
+        world.vault.refresh_token(&row).unwrap().expose(),
+        "refresh-2"
+    );
+    assert_eq!(*row, world.row().await);
+}
+
+#[tokio::test]
+async fn a_dead_holders_lease_is_taken_over_at_once() {
+    let world = World::answering([granted()]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    drop(dead);
+
+    let row = refreshed(world.refresh(Some(1)).await);
+
+    assert_eq!((row.generation, row.in_doubt), (2, false));
+}
+
+#[tokio::test]
+async fn what_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
+    let world = World::answering([refusal(400, "invalid_grant")]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    drop(dead);
+
+    let end = world.refresh(Some(1)).await;
+
+    let Err(RefreshError::Ended { reason, .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(reason.as_deref(), Some("answer_lost"));
+}
+
+#[tokio::test]
+async fn a_frozen_holders_answer_is_looked_for_when_its_lease_has_lasted() {
+    let world = World::answering([]).await;
+    let frozen = world.journal(&world.journals);
+    leased(&world, &frozen).await;
+    written(&world, &frozen).await;
+    let door = world.door();
+    let time = async {
+        while door.watch.0.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.clock.advance(Duration::from_secs(29));
+        assert_eq!(world.row().await.generation, 1, "it may be calling");
+        while door
+            .watch
+            .0
+            .lock()
+            .unwrap()
+            .values()
+            .any(|seen| seen.last.is_zero())
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.clock.advance(Duration::from_millis(1001));
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+
+    assert_eq!((replayed(end).generation, world.calls().await), (2, 0));
+}
+
+#[tokio::test]
+async fn a_sibling_that_wrote_its_answer_down_while_we_asked_is_believed_over_a_refusal() {
+    let world = World::new().await;
+    let frozen = Arc::new(world.journal(&world.journals));
+    leased(&world, &frozen).await;
+    let owner = format!("{}/0", frozen.process());
+    assert!(world.store.lease_release(&world.id, &owner).await.unwrap());
+    world
+        .database
+        .lines("UPDATE connections SET in_doubt = 1")
+        .unwrap();
+    let sibling = world.elsewhere({
+        let frozen = Arc::clone(&frozen);
+        move |_, id| {
+            let frozen = Arc::clone(&frozen);
+            async move {
+                let (body, spent) = (tokens().to_string(), Secret::from("refresh-1"));
+                frozen
+                    .record(&id, 1, &spent, at(0), body.as_bytes())
+                    .await
+                    .unwrap();
+            }
+        }
+    });
+    world
+        .answer([after(sibling, refusal(400, "invalid_grant"))])
+        .await;
+
+    let row = replayed(world.refresh(Some(1)).await);
+
+    assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
+}
+
+#[tokio::test]
+async fn what_dead_processes_left_is_replayed_without_a_caller() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    written(&world, &dead).await;
+    let door = world.door();
+    assert_eq!(door.replay_once().await.unwrap(), 0, "its process lives");
+    drop(dead);
+
+    assert_eq!(door.replay_once().await.unwrap(), 1);
+
+    let row = world.row().await;
+    assert_eq!((row.generation, row.lease_owner.as_deref()), (2, None));
+    assert_eq!(row.expires_at, at(3600));
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(world.calls().await, 0);
+}
+
+#[tokio::test]
+async fn a_late_answer_revives_a_refused_connection_in_doubt() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    let frozen = format!("{}/0", dead.process());
+    assert!(
+        world
+            .store
+            .lease_take_over(&world.id, &frozen, "heir/1")
+            .await
+            .unwrap()
+    );
+    written(&world, &dead).await;
+    drop(dead);
+    world
+        .store
+        .connection_reauth_required(&world.id, 1, true, None, at(0))
+        .await
+        .unwrap();
+
+    assert_eq!(world.door().replay_once().await.unwrap(), 1);
+
+    let row = world.row().await;
+    assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
+    assert!(row.in_doubt, "its token may have been spent since");
+}
+
+#[tokio::test]
+async fn an_answer_for_a_connection_that_ended_is_revoked() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    written(&world, &dead).await;
+    drop(dead);
+    let pending = Revocation::Pending;
+    world
+        .store
+        .connection_revoke(&world.id, 1, "disconnected", pending, at(0))
+        .await
+        .unwrap();
+    let door = world.door();
+
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+
+    let revocations = world.requests("/revoke").await;
+    assert!(
+        revocations
+            .iter()
+            .any(|sent| sent.body.starts_with(b"token=refresh-2&"))
+    );
+    let row = world.row().await;
+    assert_eq!(
+        (row.state, row.refresh_token),
+        (ConnectionState::Revoked, Sealed::default())
+    );
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_a_reconnect_overtook_is_dropped() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    written(&world, &dead).await;
+    drop(dead);
+    let again = world.consent(&world.id, "jane", "access-9", "refresh-9");
+    world
+        .store
+        .connection_reconnect(&world.id, 1, &again, at(0))
+        .await
+        .unwrap();
+    let before = world.row().await;
+
+    assert_eq!(world.door().replay_once().await.unwrap(), 0);
+
+    assert_eq!(world.row().await, before);
+    assert_eq!(world.requests("/revoke").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_database_that_went_back_in_time_heals() {
+    let answer = |turn: usize| {
+        let mut body = tokens();
+        body["access_token"] = json!(format!("access-{turn}"));
+        body["refresh_token"] = json!(format!("refresh-{turn}"));
+        plain(ResponseTemplate::new(200).set_body_json(body))
+    };
+    let world = World::answering((2..5).map(answer)).await;
+    world
+        .database
+        .lines("CREATE TABLE backup AS SELECT * FROM connections")
+        .unwrap();
+    let door = world.door();
+    for generation in 1..4 {
+        refreshed(refresh(&door, &world.id, Some(generation)).await);
+        world.clock.advance(Duration::from_mins(1));
+    }
+    for sql in [
+        "DELETE FROM connections",
+        "INSERT INTO connections SELECT * FROM backup",
+    ] {
+        world.database.lines(sql).unwrap();
+    }
+
+    let row = replayed(refresh(&door, &world.id, Some(1)).await);
+
+    assert_eq!((row.generation, world.calls().await), (4, 3));
+    assert_eq!(world.vault.access_token(&row).unwrap().expose(), "access-4");
+}
+
+#[tokio::test]
+async fn a_success_that_is_no_token_response_is_no_answer() {
+    let garbage = || plain(ResponseTemplate::new(200).set_body_string("<html>"));
+    let world = World::answering([garbage(), garbage(), granted()]).await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    world.clock.advance(Duration::from_mins(1));
+
+    assert_eq!(
+        refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+        2
+    );
+    assert_eq!(door.journal.depth(), 0);
+}
+
+#[tokio::test]
+async fn without_a_journal_the_answer_goes_straight_to_the_database() {
+    let world = World::answering([granted(), granted()]).await;
+    let door = world.door();
+    std::fs::remove_dir_all(world.journals.path()).unwrap();
+    std::fs::write(world.journals.path(), "no directory").unwrap();
+
+    let end = refresh(&door, &world.id, Some(1)).await;
+
+    // A file that is open can be written after its directory has gone: either way nothing is lost.
+    assert_eq!(refreshed(end).generation, 2);
+    std::fs::remove_file(world.journals.path()).unwrap();
+}

@@ -1,0 +1,195 @@
+//! What is done without being asked: renewal ahead of expiry, keep-alive, pending revocations, rechecks.
+//!
+//! All of it is found by an index range on (`state`, `due_at`), and all refreshes go through the door. Replicas share the
+//! work by the leases alone: who comes second finds the row newer, or somebody at it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::lifetime::{due_at_of, is_due};
+use pipekeeper_core::oauth::{self, TokenError};
+use pipekeeper_core::provider::{App, AppChoice};
+use pipekeeper_core::random;
+use pipekeeper_core::store::{Connection, DueFor, StoreError};
+use tracing::Instrument as _;
+
+use crate::refresh::{RefreshError, Refresher, Trigger};
+
+/// Rows are read so many at a time.
+const PAGE: u16 = 200;
+
+/// How long the sweep waits for one connection before it turns to the next; the refresh itself goes on.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Rows that can't be helped now are looked at again after this long, at least and at most: not all at once.
+const LATER: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins(5));
+
+/// What one sweep came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub refreshed: usize,
+    pub postponed: usize,
+    pub revoked: usize,
+    /// No newer token: the door said why.
+    pub failed: usize,
+}
+
+impl Refresher {
+    /// Does all that is due.
+    ///
+    /// # Errors
+    /// The database can't be used. What is not done stays due.
+    pub async fn sweep_once(self: &Arc<Self>) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        for due_for in [DueFor::Revocation, DueFor::Refresh, DueFor::Recheck] {
+            // Some places at the token endpoint stay free for callers who wait.
+            let at_once = (self.timing().max_concurrent_calls * 3 / 4).max(1);
+            let mut done = self
+                .due(due_for)
+                .map_ok(|row| async move { Ok(self.attend(due_for, row).await) })
+                .try_buffer_unordered(at_once)
+                .boxed();
+            while let Some(did) = done.try_next().await? {
+                match did {
+                    Did::Refreshed => swept.refreshed += 1,
+                    Did::Postponed => swept.postponed += 1,
+                    Did::Revoked => swept.revoked += 1,
+                    Did::Nothing => swept.failed += 1,
+                }
+            }
+        }
+        if swept != Swept::default() {
+            tracing::debug!(?swept, "swept");
+        }
+        Ok(swept)
+    }
+
+    /// The rows that are due, each once, until the process is told to stop.
+    fn due(
+        self: &Arc<Self>,
+        due_for: DueFor,
+    ) -> impl Stream<Item = Result<Connection, StoreError>> + Send {
+        let now = self.now();
+        let pages = stream::try_unfold(Some(None), move |after| async move {
+            let Some(after) = after.filter(|_| !self.is_stopping()) else {
+                return Ok::<_, StoreError>(None);
+            };
+            let after: Option<(Timestamp, _)> = after;
+            let after = after.as_ref().map(|(at, id)| (*at, id));
+            let page = self
+                .store()
+                .connections_due(due_for, now, after, PAGE)
+                .await?;
+            let next = page
+                .last()
+                .filter(|_| page.len() == usize::from(PAGE))
+                .map(|last| Some((last.due_at, last.id.clone())));
+            Ok(Some((stream::iter(page.into_iter().map(Ok)), next)))
+        });
+        pages.try_flatten()
+    }
+
+    async fn attend(self: &Arc<Self>, due_for: DueFor, row: Connection) -> Did {
+        let span =
+            tracing::info_span!("sweep", connection.id = %row.id, generation = row.generation);
+        let attended = async {
+            let AppChoice::One(app) = self.apps().find(Some(&row.app_id), Some(&row.platform))
+            else {
+                return self.postpone(&row, later(self.now())).await;
+            };
+            match due_for {
+                DueFor::Revocation => self.revoke(app, &row).await,
+                DueFor::Recheck => self.have_refreshed(&row, Trigger::Recheck).await,
+                DueFor::Refresh => {
+                    let now = self.now();
+                    if !is_due(app, &row, now) {
+                        return self.postpone(&row, due_at_of(app, &row, now)).await;
+                    }
+                    let trigger = if row.last_used_at.is_some() && now < row.expires_at {
+                        Trigger::Sweep
+                    } else {
+                        Trigger::KeepAlive
+                    };
+                    self.have_refreshed(&row, trigger).await
+                }
+            }
+        };
+        match attended.instrument(span).await {
+            Ok(did) => did,
+            Err(error) => {
+                tracing::debug!(connection.id = %row.id, "left for the next sweep: {:#}", anyhow::Error::from(error));
+                Did::Nothing
+            }
+        }
+    }
+
+    async fn have_refreshed(
+        self: &Arc<Self>,
+        row: &Connection,
+        trigger: Trigger,
+    ) -> Result<Did, StoreError> {
+        let end = self
+            .refresh(&row.id, Some(row.generation), trigger, PATIENCE)
+            .await;
+        match end {
+            Ok(_) => Ok(Did::Refreshed),
+            // The row is left as it was, and would be first in the next sweep, too.
+            Err(RefreshError::ClientMisconfigured { .. } | RefreshError::Sealed(_)) => {
+                self.postpone(row, later(self.now())).await
+            }
+            Err(_) => Ok(Did::Nothing),
+        }
+    }
+
+    async fn postpone(&self, row: &Connection, until: Timestamp) -> Result<Did, StoreError> {
+        self.store()
+            .connection_postpone(&row.id, row.generation, until)
+            .await?;
+        Ok(Did::Postponed)
+    }
+
+    /// Tells the provider that a connection was disconnected here (RFC 7009), until it has heard it.
+    async fn revoke(&self, app: &App, row: &Connection) -> Result<Did, StoreError> {
+        let token = match self.vault().refresh_token(row) {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::error!(
+                    "a disconnected grant can't be revoked: {:#}",
+                    anyhow::Error::from(error)
+                );
+                return self.postpone(row, later(self.now())).await;
+            }
+        };
+        match oauth::revoke(self.client(), app, &token).await {
+            // A grant that the provider knows nothing of has ended, too.
+            Ok(()) | Err(TokenError::InvalidGrant) => {
+                self.store()
+                    .connection_revocation_told(&row.id, row.generation, self.now())
+                    .await?;
+                tracing::info!("revoked at the provider");
+                Ok(Did::Revoked)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "a disconnected grant lives on at the provider for now: {:#}",
+                    anyhow::Error::from(error)
+                );
+                self.postpone(row, later(self.now())).await
+            }
+        }
+    }
+}
+
+/// What was done about one row.
+enum Did {
+    Refreshed,
+    Postponed,
+    Revoked,
+    Nothing,
+}
+
+fn later(now: Timestamp) -> Timestamp {
+    now.saturating_add(random::between(LATER.0, LATER.1))
+}

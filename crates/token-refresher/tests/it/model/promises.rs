@@ -1,0 +1,59 @@
+//! What must hold of a state; what must hold of a step is said where the step is taken.
+
+use super::search::Promise;
+use super::state::{ConnectionState, Family, Reason, State};
+
+/// The first promise that this state breaks. `rests`: nothing is left to happen of itself.
+pub(super) fn broken(state: &State, rests: bool) -> Option<Promise> {
+    let of_any_state: [(Promise, Check); 1] = [(Promise::LostIsToldAsLost, lost_is_told_as_lost)];
+    let of_rest: [(Promise, Check); 3] = [
+        (Promise::ReauthOnlyIfDead, reauth_only_if_dead),
+        (Promise::NothingLeftBehind, nothing_left_behind),
+        (Promise::NewestIsHeld, newest_is_held),
+    ];
+    let at_rest = of_rest.iter().filter(|_| rests);
+    let mut all = of_any_state.iter().chain(at_rest);
+    all.find(|(_, holds)| !holds(state))
+        .map(|(promise, _)| *promise)
+}
+
+type Check = fn(&State) -> bool;
+
+/// The newest consent: the one that the row has, or is to have.
+fn grant(state: &State) -> Family {
+    state.books.families[usize::from(state.books.consents - 1)]
+}
+
+/// The provider would renew it, and its token is not lost with a destroyed answer.
+fn is_good(family: Family) -> bool {
+    family.alive && !family.lost
+}
+
+fn reauth_only_if_dead(state: &State) -> bool {
+    !matches!(state.row.state, ConnectionState::ReauthRequired(_)) || !is_good(grant(state))
+}
+
+fn nothing_left_behind(state: &State) -> bool {
+    state.row.state != ConnectionState::Revoked
+        || !state.books.families.iter().copied().any(is_good)
+}
+
+fn lost_is_told_as_lost(state: &State) -> bool {
+    let of_row = state
+        .row
+        .refresh_token
+        .map(|token| state.books.families[usize::from(token.family)]);
+    state.row.state != ConnectionState::ReauthRequired(Reason::Rejected)
+        || !of_row.is_some_and(|family| family.ended_by_reuse)
+}
+
+fn newest_is_held(state: &State) -> bool {
+    let newest = state.books.consents - 1;
+    let family = grant(state);
+    state.row.state != ConnectionState::Active
+        || !is_good(family)
+        || state
+            .row
+            .refresh_token
+            .is_some_and(|token| token.family == newest && token.serial == family.serial)
+}

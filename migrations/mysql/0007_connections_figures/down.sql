@@ -1,0 +1,3 @@
+ALTER TABLE connections
+    DROP KEY connections_by_state_since,
+    DROP KEY connections_idle;

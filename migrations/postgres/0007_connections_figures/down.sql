@@ -1,0 +1,2 @@
+DROP INDEX connections_by_state_since;
+DROP INDEX connections_idle;
