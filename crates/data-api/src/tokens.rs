@@ -389,6 +389,7 @@ impl Tokens {
             refused.generation,
         );
         let trace = trace.clone();
+        tracing::info!(connection.id = %id, generation, "asking token-refresher for a newer token");
         let call = async move {
             refresher
                 .refresh(&id, generation, &trace)

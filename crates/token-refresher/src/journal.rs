@@ -39,7 +39,7 @@ use self::slot::Slot;
 use self::writer::{Origin, Writer};
 
 #[cfg(test)]
-pub(crate) use self::disk::forgetful::ForgetfulDisk;
+pub(crate) use self::disk::forgetful::{ForgetfulDisk, Trouble};
 
 /// How long an answer waits for the disk before it is committed without: well within what a lease leaves for it
 /// ([`crate::config::LEASE_MARGIN`]).

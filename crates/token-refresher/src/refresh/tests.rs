@@ -167,6 +167,10 @@ impl World {
 
     /// One that is configured otherwise, and has a journal where others may not see it.
     fn door_with(&self, settings: &[(&str, &str)], journals: &TestDirectory) -> Arc<Refresher> {
+        self.door_of(settings, self.journal(journals))
+    }
+
+    fn door_of(&self, settings: &[(&str, &str)], journal: Journal) -> Arc<Refresher> {
         let set = |key: &str, value: &str| (format!("PIPEKEEPER__{key}"), value.to_owned());
         let provider = |key: &str, value: &str| set(&format!("PROVIDERS__PIPEDRIVE__{key}"), value);
         let uri = self.provider.uri();
@@ -203,7 +207,7 @@ impl World {
             self.vault.clone(),
             apps,
             client,
-            self.journal(journals),
+            journal,
             timing(),
         ))
     }

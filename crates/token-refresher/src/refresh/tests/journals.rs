@@ -3,6 +3,7 @@
 use pipekeeper_core::store::{Revocation, Sealed};
 
 use super::*;
+use crate::journal::{ForgetfulDisk, Trouble};
 
 /// An answer to the token of generation 1, written down by a process that did not get to commit it.
 async fn written(world: &World, journal: &Journal) {
@@ -288,16 +289,77 @@ async fn a_success_that_is_no_token_response_is_no_answer() {
     assert_eq!(door.journal.depth(), 0);
 }
 
+/// A process whose disk forgets what was not synced.
+fn on(disk: &ForgetfulDisk, world: &World) -> Journal {
+    let clock = Arc::<ManualClock>::clone(&world.clock);
+    let patience = Duration::from_secs(60);
+    let disk = Arc::new(disk.clone());
+    let vault = world.vault.clone();
+    Journal::open_on(disk, patience, world.journals.path(), DAY, vault, clock).unwrap()
+}
+
+/// Were the commit first, a database that loses its last moments (or takes them back) would leave nobody with the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_committed_before_its_answer_is_synced() {
+    let world = World::answering([granted()]).await;
+    let disk = ForgetfulDisk::default();
+    let door = world.door_of(&[], on(&disk, &world));
+    disk.hold_syncs();
+    let caller = {
+        let (door, id) = (Arc::clone(&door), world.id.clone());
+        world
+            .tasks
+            .spawn(async move { refresh(&door, &id, Some(1)).await })
+    };
+    let held = disk.clone();
+    tokio::task::spawn_blocking(move || held.wait_for_a_held_sync())
+        .await
+        .unwrap();
+
+    assert_eq!(world.calls().await, 1, "the provider has answered");
+    assert_eq!(world.row().await.generation, 1);
+
+    disk.let_syncs_go();
+    assert_eq!(refreshed(caller.await.unwrap()).generation, 2);
+}
+
+/// What was synced outlives the power; the database had not heard of it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synced_answer_outlives_a_power_cut_before_its_commit() {
+    let world = World::answering([]).await;
+    let disk = ForgetfulDisk::default();
+    let journal = on(&disk, &world);
+    leased(&world, &journal).await;
+    written(&world, &journal).await;
+    disk.crash();
+    journal.die();
+    drop(journal);
+
+    let row = replayed(world.refresh(Some(1)).await);
+
+    assert_eq!((row.generation, world.calls().await), (2, 0));
+}
+
 #[tokio::test]
-async fn without_a_journal_the_answer_goes_straight_to_the_database() {
-    let world = World::answering([granted(), granted()]).await;
-    let door = world.door();
-    std::fs::remove_dir_all(world.journals.path()).unwrap();
-    std::fs::write(world.journals.path(), "no directory").unwrap();
+async fn with_a_disk_that_takes_nothing_the_answer_goes_straight_to_the_database() {
+    for trouble in [Trouble::ReadOnly, Trouble::Full(10)] {
+        let world = World::answering([granted(), granted()]).await;
+        let disk = ForgetfulDisk::default();
+        let door = world.door_of(&[], on(&disk, &world));
+        disk.trouble(trouble);
 
-    let end = refresh(&door, &world.id, Some(1)).await;
+        assert_eq!(
+            refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+            2
+        );
+        assert_eq!(door.troubles(), ["journal: can't be written"]);
 
-    // A file that is open can be written after its directory has gone: either way nothing is lost.
-    assert_eq!(refreshed(end).generation, 2);
-    std::fs::remove_file(world.journals.path()).unwrap();
+        disk.mend();
+        world.clock.advance(Duration::from_mins(1));
+        assert_eq!(
+            refreshed(refresh(&door, &world.id, Some(2)).await).generation,
+            3
+        );
+        assert_eq!(door.troubles(), [""; 0]);
+    }
 }
