@@ -47,7 +47,7 @@ pub(crate) struct Token {
     /// `Authorization`, marked sensitive.
     pub(crate) bearer: HeaderValue,
     pub(crate) api_domain: ApiDomain,
-    expires_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
     policy: RefreshPolicy,
     renewal_due: Timestamp,
     /// On the monotonic clock.
@@ -164,7 +164,7 @@ impl Tokens {
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
         let trusted_since = self.clock.monotonic().saturating_sub(TRUSTED);
-        let token = self.read_since(&slot, selected, trusted_since).await?;
+        let token = self.known_since(&slot, selected, trusted_since).await?;
         let now = self.clock.now();
         let (is_due, has_ended) = (now >= token.renewal_due, now >= token.expires_at);
         match token.policy {
@@ -250,7 +250,7 @@ impl Tokens {
         since: Duration,
     ) -> Result<Arc<Token>, NoToken> {
         let slot = self.slot(selected);
-        self.read_since(&slot, selected, since).await
+        self.known_since(&slot, selected, since).await
     }
 
     /// The row's token after token-refresher was asked for one newer than `refused`.
@@ -272,6 +272,7 @@ impl Tokens {
         if let Some(token) = another() {
             return Ok(token);
         }
+        // There is a newer one: no use for what is known without the database.
         let renewed_at = self.clock.monotonic();
         self.read_since(&slot, selected, renewed_at).await
     }
@@ -283,6 +284,25 @@ impl Tokens {
         }
     }
 
+    /// The same, and what was read last while the database is away.
+    async fn known_since(
+        &self,
+        slot: &Slot,
+        selected: &Selected,
+        since: Duration,
+    ) -> Result<Arc<Token>, NoToken> {
+        match self.read_since(slot, selected, since).await {
+            Err(NoToken::Store(error)) if error.is_unavailable() => {
+                let now = self.clock.monotonic();
+                slot.token()
+                    .filter(|token| now.saturating_sub(token.read_at) < TRUSTED_WITHOUT_STORE)
+                    .ok_or(NoToken::Store(error))
+            }
+            read => read,
+        }
+    }
+
+    /// The token that the row holds, or held no earlier than that.
     async fn read_since(
         &self,
         slot: &Slot,
@@ -305,10 +325,7 @@ impl Tokens {
                     Some(Arc::clone(&token));
                 Ok(token)
             }
-            Err(NoToken::Store(error)) if error.is_unavailable() => slot
-                .token()
-                .filter(|token| read_at.saturating_sub(token.read_at) < TRUSTED_WITHOUT_STORE)
-                .ok_or(NoToken::Store(error)),
+            Err(NoToken::Store(error)) if error.is_unavailable() => Err(NoToken::Store(error)),
             Err(error) => {
                 *slot.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Err(error)

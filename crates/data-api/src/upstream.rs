@@ -80,14 +80,20 @@ impl Upstream {
             match response.status().as_u16() {
                 401 => {
                     refused += 1;
+                    // A token that has ended since it was sent says nothing of the grant.
+                    let verdict = if self.clock.now() < token.expires_at {
+                        UpstreamError::StillRefused
+                    } else {
+                        UpstreamError::Outrun
+                    };
                     if refused == SENDS_MAX {
-                        return Err(UpstreamError::StillRefused);
+                        return Err(verdict);
                     }
                     let current = self.tokens.reread(selected, started).await?;
                     token = if !current.is(&token) {
                         current
                     } else if refreshed {
-                        return Err(UpstreamError::StillRefused);
+                        return Err(verdict);
                     } else {
                         refreshed = true;
                         self.tokens.newer(selected, &current, trace).await?
@@ -154,6 +160,9 @@ pub(crate) enum UpstreamError {
     /// Refreshed once, tried again, refused again.
     #[error("Pipedrive refuses a token that was just refreshed")]
     StillRefused,
+    /// This request took longer than its newest token lived.
+    #[error("the token ended before it could be used")]
+    Outrun,
     #[error("Pipedrive's rate limit is reached")]
     RateLimited(RateLimit),
     #[error("Pipedrive did not answer in time")]
@@ -228,6 +237,11 @@ impl From<UpstreamError> for Problem {
                 Code::TokenInvalidated,
                 "Pipedrive refuses this connection's token although it was just refreshed; connect it again.",
             ),
+            UpstreamError::Outrun => Self::new(
+                Code::RefreshBusy,
+                "The token ended while this request was waiting; ask again.",
+            )
+            .retry_after(Some(Duration::from_secs(1))),
             UpstreamError::RateLimited(RateLimit { daily: true, wait }) => Self::new(
                 Code::UpstreamDailyBudget,
                 "The company's daily budget of API tokens is spent; it is renewed at midnight of Pipedrive's server.",

@@ -2,8 +2,8 @@
 
 pub(crate) mod notice;
 
-use actix_web::web::{Bytes, Data};
-use actix_web::{HttpResponse, delete, get, post};
+use actix_web::web::{Bytes, Data, Query};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +15,8 @@ use crate::outside;
 use crate::settings::Settings;
 use crate::world::books::{Stats, count, entries};
 use crate::world::grants::GrantState;
-use crate::world::holder::Selection;
+use crate::world::holder::{Holder, Selection};
+use crate::world::log::{Event, Happened, Log, Page};
 use crate::world::people::NewPerson;
 use crate::world::{Reset, Shared};
 
@@ -133,7 +134,9 @@ pub(crate) async fn expire(body: Bytes, shared: Data<Shared>) -> Result<HttpResp
 #[post("/_sim/revoke")]
 pub(crate) async fn revoke(body: Bytes, shared: Data<Shared>) -> Result<HttpResponse, Refused> {
     let selection: Selection = read(&body)?;
-    let revoked = shared.world().grants.end(&selection, GrantState::Revoked);
+    let mut world = shared.world();
+    let revoked = world.grants.end(&selection, GrantState::Revoked);
+    ended(&mut world.log, Happened::RevokedByControl, &revoked);
     Ok(HttpResponse::Ok().json(json!({"revoked": revoked.len()})))
 }
 
@@ -207,7 +210,9 @@ pub(crate) async fn uninstall(body: Bytes, shared: Data<Shared>) -> Result<HttpR
             );
         }
         let uninstalled = if order.kill {
-            world.grants.end(&selection, GrantState::Uninstalled).len()
+            let gone = world.grants.end(&selection, GrantState::Uninstalled);
+            ended(&mut world.log, Happened::Uninstall, &gone);
+            gone.len()
         } else {
             0
         };
@@ -234,6 +239,42 @@ pub(crate) async fn uninstall(body: Bytes, shared: Data<Shared>) -> Result<HttpR
         uninstalled,
         notices,
     }))
+}
+
+fn ended(log: &mut Log, call: Happened, holders: &[Holder]) {
+    for holder in holders {
+        log.add(Event {
+            call,
+            company_id: Some(holder.company_id),
+            user_id: Some(holder.user_id),
+            outcome: "ok".to_owned(),
+            ended: true,
+            ..Event::default()
+        });
+    }
+}
+
+/// Query of `GET /_sim/log`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Since {
+    since: u64,
+}
+
+/// What happened to grants, oldest first, ten thousand events at most; `next` asks for the rest. The last 200 000 are kept.
+#[utoipa::path(
+    tag = "controls",
+    params(("since" = Option<u64>, Query, description = "the first event that is wanted, by number")),
+    responses((status = 200, body = Page), (status = 400, description = "error says why")),
+)]
+#[get("/_sim/log")]
+pub(crate) async fn events(
+    request: HttpRequest,
+    shared: Data<Shared>,
+) -> Result<HttpResponse, Refused> {
+    let Query(Since { since }) = Query::from_query(request.query_string())
+        .map_err(|_unreadable| Refused::from("since is not a number, or not alone"))?;
+    Ok(HttpResponse::Ok().json(shared.world().log.since(since)))
 }
 
 /// Adds a person to a company.

@@ -22,13 +22,13 @@ pub(crate) struct Rule {
     #[serde(default = "once")]
     pub(crate) times: i64,
     pub(crate) fault: Fault,
-    /// For `slow_ms`.
+    /// For `slow_ms`, and for a `call` that is made `after_answer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ms: Option<u64>,
     /// For `changed_api_domain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_domain: Option<String>,
-    /// For `call`.
+    /// For `call`; `{query}` in it stands for the query of the request that was hit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
     /// For `call`; `GET` if not given.
@@ -176,6 +176,20 @@ pub(crate) enum When {
     AfterCommit,
     /// Half of the answer is on its way.
     MidAnswer,
+    /// All of it is; `ms` after that, if given.
+    AfterAnswer,
+}
+
+impl When {
+    /// As in the rule.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BeforeCommit => "before_commit",
+            Self::AfterCommit => "after_commit",
+            Self::MidAnswer => "mid_answer",
+            Self::AfterAnswer => "after_answer",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -228,6 +242,7 @@ enum Left {
 pub(crate) struct Request<'a> {
     pub(crate) target: Target,
     pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
     pub(crate) grant: Option<&'a str>,
 }
 
@@ -299,11 +314,13 @@ mod tests {
     const REFRESH: Request<'static> = Request {
         target: Target::Token,
         path: "/oauth/token",
+        query: "",
         grant: Some("refresh_token"),
     };
     const SEARCH: Request<'static> = Request {
         target: Target::Api,
         path: "/api/v2/persons/search",
+        query: "",
         grant: None,
     };
 

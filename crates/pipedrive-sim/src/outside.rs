@@ -9,17 +9,22 @@ use rand::{Rng as _, SeedableRng as _};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Milliseconds since 1970, the only clock of the simulator.
+/// Microseconds since 1970, the only clock of the simulator.
 #[expect(
     clippy::disallowed_methods,
     reason = "the simulator shares no code with the services, so it has a clock of its own"
 )]
-pub(crate) fn now_ms() -> u64 {
+pub(crate) fn now_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
         })
+}
+
+/// The same in milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    now_us() / 1000
 }
 
 /// The way Pipedrive writes instants, with milliseconds.

@@ -38,6 +38,7 @@ fn provider(config: &mut ServiceConfig<'_>) {
 fn controls(config: &mut ServiceConfig<'_>) {
     config
         .service(control::stats)
+        .service(control::events)
         .service(control::reset)
         .service(control::settings)
         .service(control::change_settings)

@@ -3,6 +3,7 @@
 pub(crate) mod books;
 pub(crate) mod grants;
 pub(crate) mod holder;
+pub(crate) mod log;
 pub(crate) mod people;
 pub(crate) mod tokens;
 
@@ -18,6 +19,7 @@ use crate::settings::Settings;
 use crate::simulator::App;
 use books::Counters;
 use grants::Grants;
+use log::Log;
 use people::Company;
 
 /// What all workers share.
@@ -36,6 +38,7 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) counters: Counters,
     pub(crate) grants: Grants,
+    pub(crate) log: Log,
     pub(crate) companies: BTreeMap<u64, Company>,
     pub(crate) random: Random,
     users: HashMap<(u64, u64), Bytes>,
@@ -48,6 +51,7 @@ impl Shared {
             faults: Faults::default(),
             counters: Counters::default(),
             grants: Grants::default(),
+            log: Log::default(),
             companies: BTreeMap::new(),
             random: Random::new(seed),
             users: HashMap::new(),

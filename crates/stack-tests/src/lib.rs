@@ -4,6 +4,7 @@
     reason = "indexing a serde_json::Value gives null where there is nothing, it does not panic"
 )]
 
+pub mod chaos;
 pub mod client;
 pub mod load;
 pub mod processes;

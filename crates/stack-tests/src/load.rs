@@ -16,6 +16,24 @@ pub struct Measured {
     pub p99: Duration,
 }
 
+impl Measured {
+    /// # Errors
+    /// Nothing was answered.
+    pub fn of(mut took: Vec<Duration>, elapsed: Duration) -> anyhow::Result<Self> {
+        ensure!(!took.is_empty(), "no request was answered");
+        took.sort_unstable();
+        let at = |hundredths: usize| {
+            took.get((took.len() * hundredths / 100).min(took.len() - 1))
+                .copied()
+        };
+        Ok(Self {
+            per_second: f64::from(u32::try_from(took.len())?) / elapsed.as_secs_f64(),
+            p50: at(50).context("no request was answered")?,
+            p99: at(99).context("no request was answered")?,
+        })
+    }
+}
+
 /// When a run is over.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
@@ -48,8 +66,7 @@ pub async fn run(
                     return Ok::<_, anyhow::Error>(took);
                 }
                 let sent = now();
-                stream.write_all(&request).await?;
-                read_answer(&mut stream, &mut buffer).await?;
+                exchange(&mut stream, &request, &mut buffer).await?;
                 took.push(sent.elapsed());
             }
         });
@@ -58,22 +75,16 @@ pub async fn run(
     while let Some(took) = senders.join_next().await {
         all.extend(took??);
     }
-    let elapsed = started.elapsed().as_secs_f64();
-    ensure!(!all.is_empty(), "no request was answered");
-    all.sort_unstable();
-    let at = |hundredths: usize| {
-        all.get((all.len() * hundredths / 100).min(all.len() - 1))
-            .copied()
-    };
-    Ok(Measured {
-        per_second: f64::from(u32::try_from(all.len())?) / elapsed,
-        p50: at(50).context("no request was answered")?,
-        p99: at(99).context("no request was answered")?,
-    })
+    Measured::of(all, started.elapsed())
 }
 
-/// Reads one answer with a Content-Length, and checks that it is a success.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<()> {
+/// Sends a request and reads its answer into the buffer: one with a Content-Length, and a success. Gives back its body.
+pub async fn exchange<'a>(
+    stream: &mut TcpStream,
+    request: &[u8],
+    buffer: &'a mut [u8],
+) -> anyhow::Result<&'a [u8]> {
+    stream.write_all(request).await?;
     let mut filled = 0;
     let (head, length) = loop {
         let free = buffer
@@ -109,7 +120,9 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Resul
         ensure!(read > 0, "the answer was cut");
         filled += read;
     }
-    Ok(())
+    buffer
+        .get(head..head + length)
+        .context("within what was read")
 }
 
 /// The bytes of a request.

@@ -22,7 +22,7 @@ use crate::stack::{stand_in, variable};
 
 pub const SIMULATOR: &str = "pipedrive-sim";
 
-/// The processes, in the order in which they start.
+/// The services, in the order in which their processes start.
 pub const SERVICES: [&str; 3] = ["token-refresher", "data-api", "auth-capture"];
 
 /// How long a process may take to become ready, and to end.
@@ -41,7 +41,10 @@ pub struct Plan {
     /// A registration with the real Pipedrive: no simulator is started.
     pub registration: Option<Registration>,
     pub without: Vec<String>,
-    /// `SERVICE.SECTION.KEY` and its value.
+    /// Second, third and fourth processes of token-refresher and data-api: `data-api-2`. A data-api asks the token-refresher
+    /// of its own number, if there is one.
+    pub more: Vec<String>,
+    /// `SERVICE.SECTION.KEY` and its value, or `PROCESS.SECTION.KEY` for one of several.
     pub set: Vec<(String, String)>,
 }
 
@@ -61,16 +64,34 @@ impl Plan {
             database_url: None,
             registration: None,
             without: Vec::new(),
+            more: Vec::new(),
             set: Vec::new(),
         }
     }
 
+    /// Every process that this plan starts, in order.
+    pub fn processes(&self) -> Vec<String> {
+        let more = |service: &'static str| {
+            let of_service = move |process: &&String| service_of(process) == service;
+            self.more.iter().filter(of_service).cloned()
+        };
+        let services = SERVICES
+            .into_iter()
+            .flat_map(|service| std::iter::once(service.to_owned()).chain(more(service)));
+        std::iter::once(SIMULATOR.to_owned())
+            .chain(services)
+            .filter(|process| self.starts(process))
+            .collect()
+    }
+
     pub fn port(&self, process: &str) -> u16 {
+        // 2, 3 and 4 lie between those of the first ones and the simulator's.
+        let later = 2 * (number_of(process) - 1);
         self.base_port
-            + match process {
+            + match service_of(process) {
                 "auth-capture" => 0,
-                "data-api" => 1,
-                "token-refresher" => 2,
+                "data-api" => 1 + later,
+                "token-refresher" => 2 + later,
                 _ => 10,
             }
     }
@@ -94,6 +115,54 @@ impl Plan {
 
     fn secret_file(&self, name: &str) -> PathBuf {
         self.data.join("secrets").join(name)
+    }
+
+    /// Makes what the processes need, and looks whether their ports are free.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        prepare(self)?;
+        check_ports(self)
+    }
+
+    /// How a process is started.
+    pub fn command(&self, process: &str) -> anyhow::Result<Command> {
+        let binary = sibling(service_of(process))?;
+        let log = self.data.join("logs").join(format!("{process}.log"));
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(binary);
+        command
+            // Of its own: a terminal's Ctrl-C is for whoever started this, who then asks each process to stop, once.
+            .process_group(0)
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if process == SIMULATOR {
+            let app = self.registration();
+            command
+                .arg("--listen")
+                .arg(format!("127.0.0.1:{}", self.port(process)))
+                .arg("--app")
+                .arg(format!(
+                    "{}:{}:{}",
+                    app.client_id,
+                    app.client_secret.expose(),
+                    app.redirect_url
+                ));
+        } else {
+            // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
+            command.env_clear().envs(environment(self, process));
+        }
+        Ok(command)
+    }
+
+    /// What answers 200 once the process is ready.
+    pub fn ready_url(&self, process: &str) -> String {
+        let path = if process == SIMULATOR {
+            "/_sim/healthz"
+        } else {
+            "/readyz"
+        };
+        format!("{}{path}", self.url(process))
     }
 
     /// What a caller of this stack knows.
@@ -143,8 +212,7 @@ impl Processes {
     /// # Errors
     /// Also a port that is taken.
     pub fn prepare(plan: Plan) -> anyhow::Result<Self> {
-        prepare(&plan)?;
-        check_ports(&plan)?;
+        plan.prepare()?;
         Ok(Self {
             plan,
             children: BTreeMap::new(),
@@ -153,44 +221,17 @@ impl Processes {
 
     /// Starts everything and waits until all of it is ready.
     pub async fn start_all(&mut self) -> anyhow::Result<()> {
-        let all = std::iter::once(SIMULATOR).chain(SERVICES);
-        let wanted: Vec<_> = all.filter(|process| self.plan.starts(process)).collect();
-        for process in wanted {
-            self.start_one(process).await?;
+        for process in self.plan.processes() {
+            self.start_one(&process).await?;
         }
         Ok(())
     }
 
     /// Starts one process, or starts it again, and waits until it is ready.
     pub async fn start_one(&mut self, process: &str) -> anyhow::Result<()> {
-        let binary = sibling(process)?;
-        let log = self.plan.data.join("logs").join(format!("{process}.log"));
-        let log = File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new(binary);
-        command
-            // Of its own: a terminal's Ctrl-C is for whoever started this, who then asks each process to stop, once.
-            .process_group(0)
-            .kill_on_drop(true)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        if process == SIMULATOR {
-            let app = self.plan.registration();
-            command
-                .arg("--listen")
-                .arg(format!("127.0.0.1:{}", self.plan.port(process)))
-                .arg("--app")
-                .arg(format!(
-                    "{}:{}:{}",
-                    app.client_id,
-                    app.client_secret.expose(),
-                    app.redirect_url
-                ));
-        } else {
-            // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
-            command.env_clear().envs(environment(&self.plan, process));
-        }
-        let child = command
+        let child = self
+            .plan
+            .command(process)?
             .spawn()
             .with_context(|| format!("start {process}"))?;
         self.children.insert(process.to_owned(), child);
@@ -198,12 +239,7 @@ impl Processes {
     }
 
     async fn await_ready(&mut self, process: &str) -> anyhow::Result<()> {
-        let path = if process == SIMULATOR {
-            "/_sim/healthz"
-        } else {
-            "/readyz"
-        };
-        let url = format!("{}{path}", self.plan.url(process));
+        let url = self.plan.ready_url(process);
         let http = Client::http()?;
         let polling = async {
             loop {
@@ -277,30 +313,41 @@ impl Processes {
 
     /// Stops everything, callers first.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let all = std::iter::once(SIMULATOR).chain(SERVICES);
-        let running: Vec<_> = all
-            .filter(|process| self.children.contains_key(*process))
-            .collect();
-        for process in running.into_iter().rev() {
-            let ended = self.children.get_mut(process).map(Child::try_wait);
+        for process in self.plan.processes().into_iter().rev() {
+            let ended = self.children.get_mut(&process).map(Child::try_wait);
             if let Some(Ok(None)) = ended {
-                self.stop_one(process).await?;
+                self.stop_one(&process).await?;
             }
         }
         Ok(())
     }
 }
 
-/// The environment of a service: its whole configuration.
-fn environment(plan: &Plan, service: &str) -> Vec<(String, String)> {
+/// `data-api` of `data-api-2`.
+pub fn service_of(process: &str) -> &str {
+    match process.rsplit_once('-') {
+        Some((service, number)) if number.parse::<u16>().is_ok() => service,
+        _ => process,
+    }
+}
+
+/// 2 of `data-api-2`, 1 of `data-api`.
+fn number_of(process: &str) -> u16 {
+    let number = process.rsplit('-').next().unwrap_or_default();
+    number.parse().unwrap_or(1)
+}
+
+/// The environment of a process: its whole configuration.
+fn environment(plan: &Plan, process: &str) -> Vec<(String, String)> {
+    let service = service_of(process);
     let secret = |name: &str| plan.secret_file(name).display().to_string();
     let registration = plan.registration();
     let mut keys = vec![
         ("encryption.keys_file", secret("encryption.keys")),
-        ("http.listen", format!("127.0.0.1:{}", plan.port(service))),
+        ("http.listen", format!("127.0.0.1:{}", plan.port(process))),
         (
             "http.metrics_listen",
-            format!("127.0.0.1:{}", plan.port(service) + 1000),
+            format!("127.0.0.1:{}", plan.port(process) + 1000),
         ),
         ("apps.pipedrive.client_id", registration.client_id),
         (
@@ -322,8 +369,17 @@ fn environment(plan: &Plan, service: &str) -> Vec<(String, String)> {
     }
     if service == "token-refresher" {
         keys.push(("webhook.password_file", secret("refresher.password")));
+        keys.push((
+            "journal.directory",
+            plan.data.join("journal").display().to_string(),
+        ));
     } else {
-        let refresher = plan.url("token-refresher");
+        let own = format!("token-refresher-{}", number_of(process));
+        let refresher = if plan.more.contains(&own) {
+            plan.url(&own)
+        } else {
+            plan.url("token-refresher")
+        };
         keys.push((
             "refresher.url",
             format!("{refresher}/webhook/pipedrive/refresh"),
@@ -343,7 +399,10 @@ fn environment(plan: &Plan, service: &str) -> Vec<(String, String)> {
         .map(|(key, value)| (variable(key), value))
         .collect();
     for (path, value) in &plan.set {
-        if let Some((_, key)) = path.split_once('.').filter(|(to, _)| *to == service) {
+        let fits = path
+            .split_once('.')
+            .filter(|(to, _)| *to == service || *to == process);
+        if let Some((_, key)) = fits {
             // A key and its file exclude each other; the one that was set here is meant.
             env.remove(&variable(&format!("{key}_file")));
             env.insert(variable(key), value.clone());
@@ -386,12 +445,9 @@ fn write_once(path: &Path, secret: impl FnOnce() -> Secret) -> anyhow::Result<()
 
 fn check_ports(plan: &Plan) -> anyhow::Result<()> {
     let mut taken = Vec::new();
-    for process in std::iter::once(SIMULATOR)
-        .chain(SERVICES)
-        .filter(|process| plan.starts(process))
-    {
-        let metrics = (process != SIMULATOR).then(|| plan.port(process) + 1000);
-        for port in std::iter::once(plan.port(process)).chain(metrics) {
+    for process in plan.processes() {
+        let metrics = (process != SIMULATOR).then(|| plan.port(&process) + 1000);
+        for port in std::iter::once(plan.port(&process)).chain(metrics) {
             if TcpListener::bind(("127.0.0.1", port)).is_err() {
                 taken.push(format!("{port} ({process})"));
             }

@@ -9,7 +9,7 @@ use pipekeeper_core::config::Sources;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Store};
-use pipekeeper_core::test_util::{Gate, TestDatabase};
+use pipekeeper_core::test_util::{Gate, TestDatabase, TestDirectory};
 use pipekeeper_service::{Loaded, Server, Service};
 use token_refresher::TokenRefresher;
 use tokio::task::JoinHandle;
@@ -51,6 +51,7 @@ pub struct Stack {
     store: Store,
     simulator: Simulator,
     database: TestDatabase,
+    _journal: TestDirectory,
 }
 
 impl Deref for Stack {
@@ -99,12 +100,14 @@ impl Stack {
             ..Options::default()
         };
         let simulator = Simulator::start(options).await?;
+        let journal = TestDirectory::create();
         let stop = CancellationToken::new();
         let plan = Plan {
             database_url,
             keys: Keyring::generate("test"),
             simulator: simulator.url(),
             app: app.clone(),
+            journal: journal.path().display().to_string(),
             set: owned(setup.set),
         };
 
@@ -149,12 +152,18 @@ impl Stack {
             store: database.store(),
             simulator,
             database,
+            _journal: journal,
         })
     }
 
     /// A store on the stack's database, past any gate.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The stack's database, past any gate.
+    pub fn database_url(&self) -> Secret {
+        self.database.url()
     }
 
     /// What the services seal with.
@@ -247,6 +256,7 @@ struct Plan {
     keys: Secret,
     simulator: String,
     app: App,
+    journal: String,
     set: Vec<(String, String)>,
 }
 
@@ -307,6 +317,7 @@ impl Plan {
         }
         if service == "token-refresher" {
             keys.push(("webhook.password", REFRESHER_PASSWORD.to_owned()));
+            keys.push(("journal.directory", self.journal.clone()));
         } else {
             keys.push((
                 "refresher.url",

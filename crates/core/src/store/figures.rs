@@ -28,7 +28,7 @@ pub struct IdleDeadlines {
 }
 
 impl Store {
-    /// How many of an app's rows the provider has refused since then, and refuses still.
+    /// How many of an app's rows the provider has refused since then, and refuses still; without those whose answers got lost.
     pub async fn rejections_since(
         &self,
         app: &AppKey,
@@ -39,6 +39,7 @@ impl Store {
             .filter(c::app_id.eq(&app.app_id))
             .filter(c::state.eq(ConnectionState::ReauthRequired.as_str()))
             .filter(c::state_since.ge(since))
+            .filter(c::state_reason.eq("rejected"))
             .select(how_many())
             .get_result(conn))
     }

@@ -70,6 +70,7 @@ pub(crate) async fn pass(
         Request {
             target: Target::Api,
             path: request.path(),
+            query: request.query_string(),
             grant: None,
         },
     );

@@ -8,6 +8,7 @@ use actix_web::HttpResponse;
 use actix_web::body::{self, BodyStream, SizedStream};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
+use actix_web::rt;
 use actix_web::web::Bytes;
 use futures_util::stream;
 use tokio::time::{sleep, timeout};
@@ -24,30 +25,46 @@ const FLUSH: Duration = Duration::from_millis(30);
 
 /// The fault of one request, if any.
 #[derive(Debug, Default)]
-pub(crate) struct Play(Option<Arc<Rule>>);
+pub(crate) struct Play {
+    rule: Option<Arc<Rule>>,
+    /// The request's.
+    query: String,
+}
 
 impl Play {
     pub(crate) fn draw(shared: &Shared, request: Request<'_>) -> Self {
-        Self(shared.world().faults.take(request))
+        Self {
+            rule: shared.world().faults.take(request),
+            query: request.query.to_owned(),
+        }
+    }
+
+    /// The fault's name, as the log has it.
+    pub(crate) fn name(&self) -> Option<String> {
+        let rule = self.rule.as_deref()?;
+        Some(match rule.fault {
+            Fault::Call => format!("call {}", rule.when().name()),
+            fault => fault.name().to_owned(),
+        })
     }
 
     /// What the token answer is to name, if that is the fault.
     pub(crate) fn api_domain(&self) -> Option<&str> {
-        let rule = self.0.as_deref()?;
+        let rule = self.rule.as_deref()?;
         rule.api_domain
             .as_deref()
             .filter(|_| rule.fault == Fault::ChangedApiDomain)
     }
 
     pub(crate) fn answers(&self) -> Answers {
-        self.0
+        self.rule
             .as_ref()
             .map_or(Answers::Whole, |rule| rule.fault.answers())
     }
 
     /// What comes before the commit. An answer given here stands in for the real one.
     pub(crate) async fn before(&self, shared: &Shared) -> Option<(HttpResponse, Fault)> {
-        let rule = self.0.as_deref()?;
+        let rule = self.rule.as_deref()?;
         let answer = match rule.fault {
             Fault::InternalError => internal_error(),
             Fault::MaintenancePage => page(StatusCode::SERVICE_UNAVAILABLE, MAINTENANCE),
@@ -74,7 +91,7 @@ impl Play {
                 return None;
             }
             Fault::Call if rule.when() == When::BeforeCommit => {
-                call(rule).await;
+                call(rule, &self.query).await;
                 return None;
             }
             Fault::Call
@@ -88,7 +105,13 @@ impl Play {
 
     /// What comes after the commit, with the answer as it was to be.
     pub(crate) async fn after(self, shared: &Shared, answer: HttpResponse) -> HttpResponse {
-        let Some(rule) = self.0 else { return answer };
+        let Self {
+            rule: Some(rule),
+            query,
+        } = self
+        else {
+            return answer;
+        };
         match (rule.fault, rule.when()) {
             (Fault::CommitThenReset, _) => cut(),
             (Fault::CommitThenHang, _) => {
@@ -97,10 +120,20 @@ impl Play {
             }
             (Fault::Truncated, _) => in_two_halves(answer, Between::Break).await,
             (Fault::Call, When::AfterCommit) => {
-                call(&rule).await;
+                call(&rule, &query).await;
                 answer
             }
-            (Fault::Call, When::MidAnswer) => in_two_halves(answer, Between::Call(rule)).await,
+            (Fault::Call, When::MidAnswer) => {
+                in_two_halves(answer, Between::Call(rule, query)).await
+            }
+            (Fault::Call, When::AfterAnswer) => {
+                // the answer is on its way as soon as this function returns
+                rt::spawn(async move {
+                    sleep(Duration::from_millis(rule.ms.unwrap_or_default())).await;
+                    call(&rule, &query).await;
+                });
+                answer
+            }
             _ => answer,
         }
     }
@@ -123,7 +156,7 @@ async fn hold(shared: &Shared) {
 
 enum Between {
     Break,
-    Call(Arc<Rule>),
+    Call(Arc<Rule>, String),
 }
 
 enum Part {
@@ -145,9 +178,9 @@ async fn in_two_halves(answer: HttpResponse, between: Between) -> HttpResponse {
                 sleep(FLUSH).await;
                 Some((broken(), Part::End))
             }
-            Part::Second(second, Between::Call(rule)) => {
+            Part::Second(second, Between::Call(rule, query)) => {
                 sleep(FLUSH).await;
-                call(&rule).await;
+                call(&rule, &query).await;
                 Some((Ok(second), Part::End))
             }
             Part::End => None,
@@ -158,10 +191,11 @@ async fn in_two_halves(answer: HttpResponse, between: Between) -> HttpResponse {
 }
 
 /// What the other side answers is of no interest: the fault is there to act at this instant.
-async fn call(rule: &Rule) {
+async fn call(rule: &Rule, query: &str) {
     let (Some(url), Ok(client)) = (&rule.url, outside::http_client()) else {
         return;
     };
+    let url = url.replace("{query}", query);
     let request = match rule.method.unwrap_or(Method::Get) {
         Method::Get => client.get(url),
         Method::Post => client.post(url),

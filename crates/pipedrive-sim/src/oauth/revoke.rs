@@ -8,7 +8,8 @@ use crate::faults::play::Play;
 use crate::faults::{Request, Target};
 use crate::oauth::client::{Form, authenticate};
 use crate::world::Shared;
-use crate::world::books::count;
+use crate::world::books::{count, fingerprint};
+use crate::world::log::{Event, Happened};
 use crate::world::tokens::Revoked;
 
 /// Revokes a refresh token, and the whole grant with it, or an access token alone.
@@ -31,6 +32,7 @@ pub(crate) async fn revoke(
         Request {
             target: Target::Revoke,
             path: request.path(),
+            query: request.query_string(),
             grant: None,
         },
     );
@@ -49,12 +51,30 @@ fn commit(request: &HttpRequest, form: &Form, shared: &Shared) -> HttpResponse {
     let mut world = shared.world();
     match checked {
         Ok((app, token)) => {
-            let hit = match world.grants.revoke(&app.client_id, token) {
+            let holder = world
+                .grants
+                .of_refresh_token(token)
+                .map(|(holder, _)| holder);
+            let (company_id, user_id) = holder
+                .map(|holder| (holder.company_id, holder.user_id))
+                .unzip();
+            let revoked = world.grants.revoke(&app.client_id, token);
+            let hit = match revoked {
                 Revoked::Grant => "grant",
                 Revoked::AccessToken => "access_token",
                 Revoked::Nothing => "nothing",
             };
             count(&mut world.counters.revocations, hit);
+            world.log.add(Event {
+                call: Happened::Revoke,
+                company_id,
+                user_id,
+                presented: Some(fingerprint(token)),
+                outcome: hit.to_owned(),
+                ended: revoked == Revoked::Grant,
+                query: request.query_string().to_owned(),
+                ..Event::default()
+            });
             HttpResponse::Ok().json(json!({"success": true}))
         }
         Err(error) => {

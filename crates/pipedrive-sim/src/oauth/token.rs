@@ -1,7 +1,10 @@
 //! `POST /oauth/token`: codes and refresh tokens become tokens.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, post};
 use serde_json::json;
@@ -15,6 +18,9 @@ use crate::oauth::error::OAuthError;
 use crate::outside;
 use crate::settings::Settings;
 use crate::simulator::App;
+use crate::world::books::fingerprint;
+use crate::world::grants::GrantState;
+use crate::world::log::{Event, Happened};
 use crate::world::tokens::{CodeRefused, Issued, RefreshRefused};
 use crate::world::{Shared, World};
 
@@ -54,7 +60,8 @@ pub(crate) async fn token_request_with_slash(
     respond(&request, &body, &shared).await
 }
 
-async fn respond(request: &HttpRequest, body: &[u8], shared: &Shared) -> HttpResponse {
+async fn respond(request: &HttpRequest, body: &[u8], shared: &Data<Shared>) -> HttpResponse {
+    let arrived_at_us = outside::now_us();
     let form = Form::parse(body);
     let grant_type = form.get("grant_type").unwrap_or_default();
     let play = Play::draw(
@@ -62,29 +69,94 @@ async fn respond(request: &HttpRequest, body: &[u8], shared: &Shared) -> HttpRes
         Request {
             target: Target::Token,
             path: request.path(),
+            query: request.query_string(),
             grant: Some(grant_type),
         },
     );
     if let Some((answer, fault)) = play.before(shared).await {
-        shared.world().counters.token(grant_type, fault.name());
-        return answer;
+        let mut world = shared.world();
+        world.counters.token(grant_type, fault.name());
+        let seq = event_of(request, &form, &play, &world).map(|event| {
+            world.log.add(Event {
+                outcome: fault.name().to_owned(),
+                arrived_at_us: Some(arrived_at_us),
+                ..event
+            })
+        });
+        return Told::when_answered(answer, shared, seq);
     }
     let delay = shared.world().settings.token_delay_ms;
     if delay > 0 {
         sleep(Duration::from_millis(delay)).await;
     }
 
-    let answer = commit(request, &form, shared, &play);
-    play.after(shared, answer).await
+    let (answer, seq) = commit(request, &form, shared, &play, arrived_at_us);
+    let answer = play.after(shared, answer).await;
+    Told::when_answered(answer, shared, seq)
+}
+
+/// What the log says of a call before its outcome; only exchanges and refreshes are in it.
+fn event_of(request: &HttpRequest, form: &Form, play: &Play, world: &World) -> Option<Event> {
+    let call = match form.get("grant_type") {
+        Some("refresh_token") => Happened::Refresh,
+        Some("authorization_code") => Happened::Exchange,
+        _ => return None,
+    };
+    let presented = form.get("refresh_token");
+    let holder = presented.and_then(|token| world.grants.of_refresh_token(token));
+    Some(Event {
+        call,
+        company_id: holder.map(|(holder, _)| holder.company_id),
+        user_id: holder.map(|(holder, _)| holder.user_id),
+        presented: presented.map(fingerprint),
+        fault: play.name(),
+        query: request.query_string().to_owned(),
+        ..Event::default()
+    })
 }
 
 /// Everything that a token request changes, in one go.
-fn commit(request: &HttpRequest, form: &Form, shared: &Shared, play: &Play) -> HttpResponse {
+fn commit(
+    request: &HttpRequest,
+    form: &Form,
+    shared: &Shared,
+    play: &Play,
+    arrived_at_us: u64,
+) -> (HttpResponse, Option<u64>) {
     let mut world = shared.world();
+    let event = event_of(request, form, play, &world);
+    let is_alive = |world: &World| {
+        let found = form
+            .get("refresh_token")
+            .and_then(|token| world.grants.of_refresh_token(token));
+        found.is_some_and(|(_, state)| state == GrantState::Active)
+    };
+    let was_alive = is_alive(&world);
+    let reused_before = world.counters.refresh_token_reuse;
     let issued =
         authenticate(shared, request, form).and_then(|app| exchange(&mut world, app, form));
+    let reused = world.counters.refresh_token_reuse > reused_before;
+    let ended = was_alive && !is_alive(&world);
+    let seq = event.map(|event| {
+        let (outcome, issued) = match &issued {
+            Ok(issued) => ("ok", Some(issued.refresh_token.as_str())),
+            Err(_) if reused => ("reuse", None),
+            Err(error) => (error.word(), None),
+        };
+        let holder = issued.and_then(|token| world.grants.of_refresh_token(token));
+        let event = Event {
+            company_id: holder.map_or(event.company_id, |(holder, _)| Some(holder.company_id)),
+            user_id: holder.map_or(event.user_id, |(holder, _)| Some(holder.user_id)),
+            issued: issued.map(fingerprint),
+            outcome: outcome.to_owned(),
+            ended,
+            arrived_at_us: Some(arrived_at_us),
+            ..event
+        };
+        world.log.add(event)
+    });
     let grant_type = form.get("grant_type").unwrap_or_default();
-    match issued {
+    let answer = match issued {
         Ok(issued) => {
             let outcome = match play.answers() {
                 Answers::Whole => "ok",
@@ -102,7 +174,8 @@ fn commit(request: &HttpRequest, form: &Form, shared: &Shared, play: &Play) -> H
             world.counters.token(grant_type, error.word());
             error.answer_as_set(world.settings.invalid_client_status)
         }
-    }
+    };
+    (answer, seq)
 }
 
 fn exchange(world: &mut World, app: &App, form: &Form) -> Result<Issued, OAuthError> {
@@ -172,6 +245,44 @@ fn answer(issued: &Issued, settings: &Settings, api_domain: &str) -> HttpRespons
         "scope": issued.scope,
         "api_domain": api_domain,
     }))
+}
+
+/// A body that tells the log when all of it has been handed to the connection.
+struct Told {
+    body: BoxBody,
+    shared: Data<Shared>,
+    seq: u64,
+}
+
+impl Told {
+    fn when_answered(
+        answer: HttpResponse,
+        shared: &Data<Shared>,
+        seq: Option<u64>,
+    ) -> HttpResponse {
+        let Some(seq) = seq else { return answer };
+        let shared = shared.clone();
+        answer.map_body(|_, body| BoxBody::new(Self { body, shared, seq }))
+    }
+}
+
+impl MessageBody for Told {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let part = Pin::new(&mut self.body).poll_next(context);
+        if matches!(part, Poll::Ready(None)) {
+            self.shared.world().log.answered(self.seq);
+        }
+        part
+    }
 }
 
 /// The origin under which the caller knows this simulator.

@@ -109,7 +109,7 @@ impl Entry {
     }
 }
 
-fn fingerprint(token: &str) -> String {
+pub(crate) fn fingerprint(token: &str) -> String {
     let mut digest = hex::encode(Sha256::digest(token.as_bytes()));
     digest.truncate(16);
     digest

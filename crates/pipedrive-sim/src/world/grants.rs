@@ -178,6 +178,12 @@ impl Grants {
         Ok(self.issued(id, access_token, refresh_token))
     }
 
+    /// Whose refresh token this is or was, and how the grant stands.
+    pub(crate) fn of_refresh_token(&self, token: &str) -> Option<(&Holder, GrantState)> {
+        let grant = self.grant(self.refresh_tokens.get(token)?.grant)?;
+        Some((&grant.holder, grant.state))
+    }
+
     /// The grant behind a bearer, and the token's own books, if it is good now.
     pub(crate) fn bearer(&mut self, token: &str, now: u64) -> Option<(&Grant, &mut AccessToken)> {
         let access = self.access_tokens.get_mut(token)?;

@@ -255,6 +255,7 @@ async fn every_url_is_described() {
             "/_sim/expire",
             "/_sim/faults",
             "/_sim/healthz",
+            "/_sim/log",
             "/_sim/persons",
             "/_sim/reset",
             "/_sim/revoke",

@@ -9,6 +9,7 @@ mod callback;
 mod controls;
 mod faults;
 mod limits;
+mod log;
 mod oauth;
 mod persons;
 mod rotation;

@@ -119,10 +119,10 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
     let problem = answer.expect_problem(409, "TOKEN_INVALIDATED");
     assert_eq!(problem["state"], "revoked");
     assert_eq!(row(&stack, &connection).await.state.as_str(), "revoked");
-    assert_eq!(
-        stack.stats().await.unwrap()["revocations"],
-        json!({"grant": 1})
-    );
+    until("the sweep has told the provider", || async {
+        stack.stats().await.unwrap()["revocations"] == json!({"grant": 1})
+    })
+    .await;
 }
 
 /// A reconnect while the call is under way: the newer consent stays.

@@ -122,6 +122,23 @@ pub(crate) async fn api_that_refuses_everything_costs_few_refreshes_at_once(back
     assert_eq!(row(&stack, &connection).await.state.as_str(), "active");
 }
 
+/// A 401 to a token that has ended by now says nothing of the grant.
+pub(crate) async fn token_that_ends_before_it_is_used_is_no_dead_connection(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    settings(&stack, json!({"access_ttl_secs": 1})).await;
+    stack.connect(1, 1).await.unwrap();
+    fault(
+        &stack,
+        json!({"on": "api", "fault": "slow_ms", "ms": 1500, "times": 0, "route": "persons"}),
+    )
+    .await;
+
+    let answer = stack.person(EMAIL).await.unwrap();
+
+    answer.expect_problem(503, "REFRESH_BUSY");
+    assert_eq!(answer.retry_after(), 1);
+}
+
 /// The waits between renewals grow: 1, 2, 4 … seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn api_that_refuses_everything_costs_few_refreshes_in_ten_seconds() {

@@ -4,7 +4,13 @@
 #[cfg(test)]
 mod accounts;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
+mod client_secrets;
+#[cfg(test)]
 mod consent;
+#[cfg(test)]
+mod crowd;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
@@ -16,9 +22,13 @@ mod keys;
 #[cfg(test)]
 mod logins;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod person_answers;
+#[cfg(test)]
+mod policies;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
@@ -68,6 +78,21 @@ promises! { every backend:
         fifty_callers_cost_one_refresh_of_a_single_use_token
         two_refreshers_and_two_data_apis_cost_one_refresh
         api_that_refuses_everything_costs_few_refreshes_at_once
+        token_that_ends_before_it_is_used_is_no_dead_connection
+    }
+    policies {
+        failing_refresh_ahead_is_not_felt
+        first_use_of_a_connection_brings_the_sweep_to_it
+        on_401_a_token_is_sent_until_it_is_refused
+        every_request_goes_with_a_token_of_the_last_half_minute
+        every_request_heals_a_401_all_the_same
+        every_request_goes_out_although_the_token_cannot_be_renewed
+        every_request_goes_out_although_the_refresh_takes_too_long
+        every_request_of_a_dead_grant_is_refused
+    }
+    client_secrets {
+        consent_goes_through_by_the_second_secret
+        notice_is_taken_from_who_knows_either_secret
     }
     consent {
         install_connects_the_one_who_consented
@@ -182,5 +207,6 @@ promises! { every server:
         refreshed_token_outlives_a_cut_before_its_commit
         new_grant_outlives_a_cut_before_it_is_stored
         silent_database_is_given_up_on
+        newer_token_that_cannot_be_read_is_no_dead_connection
     }
 }

@@ -2,10 +2,11 @@
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
+use stack_tests::client::REFRESH;
 use stack_tests::stack::in_background;
 use stack_tests::{Answer, Setup, Stack};
 
-use crate::support::{EMAIL, NAME, refreshes, row, settings, until};
+use crate::support::{EMAIL, NAME, expire, refreshes, row, settings, until};
 
 async fn gated(backend: Backend, set: &[(&str, &str)]) -> Stack {
     let setup = Setup {
@@ -156,4 +157,26 @@ pub(crate) async fn silent_database_is_given_up_on(backend: Backend) {
         stack.person(EMAIL).await.unwrap().status == 200
     })
     .await;
+}
+
+/// token-refresher has renewed the token, and data-api can't read it: the refused one is not tried again, and nobody is told
+/// that the connection is dead.
+pub(crate) async fn newer_token_that_cannot_be_read_is_no_dead_connection(backend: Backend) {
+    let stack = gated(backend, &[]).await;
+    stack.connect(1, 1).await.unwrap();
+    let direct = stack.database_url();
+    let set = [("token-refresher.database.url", direct.expose())];
+    let refresher = stack.add_refresher(&set).await;
+    let url = format!("{}{REFRESH}", refresher.token_refresher);
+    let client = stack
+        .add_data_api(&[("data-api.refresher.url", url.as_str())])
+        .await;
+    client.person(EMAIL).await.unwrap().expect(200);
+    expire(&stack).await;
+    stack.gate.as_ref().unwrap().cut();
+
+    let answer = client.person(EMAIL).await.unwrap();
+
+    answer.expect_problem(503, "STORE_UNAVAILABLE");
+    assert_eq!(refreshes(&stack).await, 1);
 }

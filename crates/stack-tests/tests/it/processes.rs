@@ -40,7 +40,7 @@ pub(crate) fn free_base_port() -> u16 {
     let offset = u16::try_from(std::process::id() % 300).unwrap() * 40;
     loop {
         let base = 16_000 + (offset + NEXT.fetch_add(20, Ordering::Relaxed)) % 14_000;
-        let ports = (base..base + 11).chain(base + 1000..base + 1003);
+        let ports = (base..base + 11).chain(base + 1000..base + 1011);
         if ports
             .into_iter()
             .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
@@ -181,16 +181,7 @@ fn assert_logs_show_none_of(data: &Path, more: &[String]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_refreshers_work_is_taken_up_by_the_next() {
     let directory = Directory::new();
-    let mut plan = Plan::new(directory.0.clone(), free_base_port());
-    for (key, secs) in [
-        ("timeout_secs", "1"),
-        ("lease_secs", "3"),
-        ("orphan_grace_secs", "0"),
-        ("default_deadline_secs", "20"),
-    ] {
-        plan.set
-            .push((format!("token-refresher.refresh.{key}"), secs.to_owned()));
-    }
+    let plan = Plan::new(directory.0.clone(), free_base_port());
     let mut processes = Processes::start(plan.clone()).await.unwrap();
     let client = plan.client().unwrap();
     let connection = client.connect(1, 1).await.unwrap();

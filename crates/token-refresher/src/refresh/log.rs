@@ -1,8 +1,12 @@
 //! `refresh_log`: what happened, for people. The tokens come first: it is written after everybody has been answered.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use pipekeeper_core::store::{RefreshLogEntry, Store};
+
+/// How long lines wait for others to be written with: on `SQLite` each write is a sync of its own.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Writes the lines of flights that end together in one go.
 #[derive(Debug)]
@@ -28,10 +32,11 @@ impl Log {
         }
         self.waiting().extend(lines);
         let _one_at_a_time = self.writing.lock().await;
-        let lines = std::mem::take(&mut *self.waiting());
-        if lines.is_empty() {
+        if self.waiting().is_empty() {
             return;
         }
+        tokio::time::sleep(GATHER).await;
+        let lines = std::mem::take(&mut *self.waiting());
         if let Err(error) = self.store.refresh_log_insert(&lines).await {
             tracing::warn!(
                 lines = lines.len(),

@@ -28,7 +28,8 @@ impl Refresher {
             .await;
         } else {
             let _one_at_a_time = self.guard.one_at_a_time().await;
-            if !self.insist(row, || self.guard.may_reject(app)).await {
+            // One whose answer got lost dies of that, and not of a mistake in our credentials.
+            if !in_doubt && !self.insist(row, || self.guard.may_reject(app)).await {
                 return self.spared(spending, in_doubt).await;
             }
             let word = Some("invalid_grant");

@@ -37,10 +37,9 @@ pub(crate) async fn rejections_are_counted_per_app_and_time(backend: Backend) {
     assert!(ended.await.unwrap());
 
     let since = async |secs| store.rejections_since(&app(), at(secs)).await.unwrap();
-    assert_eq!(since(0).await, 3);
-    assert_eq!(since(10).await, 2);
-    assert_eq!(since(11).await, 1);
-    assert_eq!(since(21).await, 0);
+    assert_eq!(since(0).await, 2);
+    assert_eq!(since(10).await, 1);
+    assert_eq!(since(11).await, 0, "a lost answer is no rejection");
     assert_eq!(store.connections_active(&app()).await.unwrap(), 2);
     assert_eq!(store.connections_active(&other_app()).await.unwrap(), 0);
 }

@@ -72,6 +72,32 @@ async fn of_many_connections_one_in_twenty_may_go_at_once() {
     assert_eq!(dead(&states(&world, &ids).await), 5);
 }
 
+/// A crash of ours, or of the provider's, may lose many answers at once: they die of that, and nobody is spared to die later.
+#[tokio::test]
+async fn lost_answers_are_no_mass_of_refusals() {
+    let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
+    let ids = crowd(&world, 9).await;
+    let door = world.door();
+    for id in &ids[..6] {
+        let active = ConnectionState::Active;
+        let store = &world.store;
+        assert!(store.lease_acquire(id, 1, active, "frozen").await.unwrap());
+        assert!(store.lease_take_over(id, "frozen", "heir").await.unwrap());
+        assert!(store.lease_release(id, "heir").await.unwrap());
+    }
+
+    for id in &ids {
+        refresh(&door, id, Some(1)).await.unwrap_err();
+    }
+
+    assert_eq!(dead(&states(&world, &ids[..6]).await), 6);
+    assert_eq!(
+        dead(&states(&world, &ids[6..]).await),
+        3,
+        "and three by the provider's word"
+    );
+}
+
 #[tokio::test]
 async fn a_recheck_revives_what_was_refused_by_mistake() {
     let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;

@@ -1,0 +1,106 @@
+//! What a thousand connections cost, and what a million do: the sweep's renewals, and the webhook.
+
+use std::io::{self, Write as _};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pipekeeper_core::clock::SystemClock;
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::store::{AppKey, Backend};
+use pipekeeper_core::test_util::TestDatabase;
+use serde_json::json;
+use stack_tests::client::{Client, REFRESH};
+use stack_tests::load::Measured;
+use stack_tests::processes::{Plan, Processes};
+
+use super::provider::Provider;
+use super::refresh::{connections, inside};
+use super::{line, now};
+
+const ROWS: [u32; 2] = [1000, 1_000_000];
+
+/// What Pipedrive's token endpoint may well take.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// Connections that are due when the sweep begins.
+const DUE: usize = 6000;
+
+pub(super) async fn scale(mut plan: Plan, backend: Backend) -> anyhow::Result<()> {
+    let provider = Provider::start(DELAY, Duration::from_hours(1)).await?;
+    let database = TestDatabase::migrated(backend).await;
+    plan.database_url = Some(database.url());
+    plan.without = vec!["data-api".to_owned(), "auth-capture".to_owned()];
+    plan.set = vec![
+        (
+            "token-refresher.providers.pipedrive.token_url".to_owned(),
+            provider.url.clone(),
+        ),
+        (
+            "token-refresher.sweep.every_secs".to_owned(),
+            "1".to_owned(),
+        ),
+        (
+            "token-refresher.refresh.max_concurrent_calls".to_owned(),
+            "64".to_owned(),
+        ),
+    ];
+    let mut out = io::stdout();
+    let mut seeded = 0;
+    for rows in ROWS {
+        let app = AppKey {
+            platform: "Pipedrive".to_owned(),
+            app_id: pipedrive_sim::DEFAULT_CLIENT_ID.to_owned(),
+        };
+        let clock = SystemClock::shared();
+        database.seed(seeded..rows, &app, clock.now());
+        database.analyze();
+        seeded = rows;
+
+        let mut processes = Processes::prepare(plan.clone())?;
+        let (store, vault) = inside(&plan)?;
+        let ids = connections(&store, &vault, &app.app_id, DUE).await?;
+        for id in &ids {
+            store.connection_touch(id, clock.now(), clock.now()).await?;
+        }
+        let before = provider.calls.load(Ordering::Relaxed);
+        let started = now();
+        processes.start_all().await?;
+        while provider.calls.load(Ordering::Relaxed) < before + DUE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = started.elapsed();
+        writeln!(
+            out,
+            "{backend}, {rows} connections\n  sweep: {DUE} renewals in {:.1} s with a provider that takes {} ms: {:.0}/s",
+            took.as_secs_f64(),
+            DELAY.as_millis(),
+            f64::from(u32::try_from(DUE)?) / took.as_secs_f64(),
+        )?;
+        let id = ids.first().context("there are some")?;
+        let measured = already_newer(&plan.client()?, id).await?;
+        line(&mut out, "  webhook that finds a newer token", &measured)?;
+        processes.stop().await?;
+    }
+    Ok(())
+}
+
+async fn already_newer(client: &Client, id: &ConnectionId) -> anyhow::Result<Measured> {
+    let started = now();
+    let mut took = Vec::new();
+    for _ in 0..2000 {
+        let sent = now();
+        client
+            .http
+            .post(format!("{}{REFRESH}", client.token_refresher))
+            .basic_auth(&client.refresher.0, Some(client.refresher.1.expose()))
+            .json(&json!({"connectionId": id, "generation": -1}))
+            .send()
+            .await?
+            .error_for_status()?
+            .bytes()
+            .await?;
+        took.push(sent.elapsed());
+    }
+    Measured::of(took, started.elapsed())
+}

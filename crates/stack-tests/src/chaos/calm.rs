@@ -1,0 +1,84 @@
+//! After the schedule: everything is put back, and the sweep has the time that it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::account::Row;
+use super::load::{Answered, Outcome, ask};
+use super::world::{DATA_APIS, World};
+
+/// Longer than any back-off.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Access tokens of an hour: one more renewal, and there is rest.
+const ACCESS_TTL_SECS: u64 = 3_600;
+
+/// Faults end, processes are there, access tokens live long again.
+pub(super) async fn put_back(world: &World) -> anyhow::Result<()> {
+    let faults = format!("{}/_sim/faults", world.client.simulator);
+    world.client.http.delete(faults).send().await?;
+    let settings = json!({"access_ttl_secs": ACCESS_TTL_SECS});
+    world.client.sim("settings", &settings).await?;
+    world.crew.all_ready().await
+}
+
+/// Waits until every row is at rest, but not for those that the mass-rejection guard keeps from it for ten minutes; those
+/// that are not, and why.
+pub(super) async fn settle(world: &World) -> anyhow::Result<Vec<String>> {
+    let begun = world.chronicle.now_us();
+    let patience_us = i64::try_from(PATIENCE.as_micros())?;
+    loop {
+        let (mut restless, mut hope) = (Vec::new(), false);
+        for account in &world.accounts {
+            let row = account.row(world).await?;
+            if let Some(why) = unrest(&row, world.chronicle.now_us()) {
+                restless.push(format!("company {}: {why}", row.company));
+                hope |= row.last_error.as_deref() != Some("mass_rejection");
+            }
+        }
+        if !hope || world.chronicle.now_us() - begun > patience_us {
+            return Ok(restless);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn unrest(row: &Row, now_us: i64) -> Option<String> {
+    let half_us = i64::try_from(ACCESS_TTL_SECS / 2).unwrap_or_default() * 1_000_000;
+    if let Some(owner) = &row.lease_owner {
+        Some(format!("{owner} has the lease"))
+    } else if row.revoke_pending {
+        Some("the provider has not been told that it was disconnected".to_owned())
+    } else if row.state == "active" && row.expires_at_us < now_us + half_us {
+        Some(format!(
+            "active, and not renewed (generation {}, in doubt: {}, last error: {})",
+            row.generation,
+            row.in_doubt,
+            row.last_error.as_deref().unwrap_or("none")
+        ))
+    } else {
+        None
+    }
+}
+
+/// One request for every connection that lives: its own data, at once.
+pub(super) async fn ask_all(world: &Arc<World>) -> anyhow::Result<Vec<Answered>> {
+    let mut answers = Vec::new();
+    for (account, data_api) in world.accounts.iter().zip(DATA_APIS.iter().cycle()) {
+        if account.row(world).await?.state != "active" {
+            continue;
+        }
+        let client = world.client_of(data_api, "token-refresher");
+        let mut answered = ask(world, &client, data_api, account).await;
+        if let Outcome::Status { status, said, .. } = answered.outcome {
+            // Nothing is wrong any more that could excuse it.
+            answered.outcome = Outcome::Wrong {
+                said: format!("{status} at rest: {said}"),
+            };
+        }
+        answers.push(answered);
+    }
+    Ok(answers)
+}

@@ -1,0 +1,86 @@
+//! Statement 4: every data request got the right answer or an honest 429, 502, 503 or 504.
+
+use super::clock;
+use super::windows::{down, ended};
+use crate::chaos::evidence::Evidence;
+use crate::chaos::load::{Answered, Outcome};
+
+/// Never another account's data, never a wrong 401; no answer at all only while the data-api was being restarted.
+pub(super) fn data_is_right_or_honestly_missing(evidence: &Evidence) -> Vec<String> {
+    let (ended, down) = (ended(evidence), down(evidence));
+    let is_over = |answered: &Answered| {
+        let windows = ended.get(&answered.company);
+        windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
+    };
+    let is_down = |answered: &Answered| {
+        let windows = down.get(answered.process.as_str());
+        windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
+    };
+    evidence
+        .data
+        .iter()
+        .filter_map(|answered| match &answered.outcome {
+            Outcome::Right
+            | Outcome::Status {
+                status: 429 | 502..=504,
+                ..
+            } => None,
+            Outcome::Wrong { said } => Some((answered, format!("was answered `{said}`"))),
+            Outcome::Status {
+                status: 401, code, ..
+            } if code == "TOKEN_INVALIDATED" && is_over(answered) => None,
+            Outcome::Status { status, said, .. } => {
+                Some((answered, format!("got a wrong {status}: {said}")))
+            }
+            Outcome::Broken { .. } if is_down(answered) => None,
+            Outcome::Broken { how } => Some((
+                answered,
+                format!("got no answer although the process was there: {how}"),
+            )),
+        })
+        .map(|(answered, what)| of_request(answered, &what))
+        .collect()
+}
+
+/// The refresh webhook's 409 says that a connection is over only when it is.
+pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<String> {
+    let ended = ended(evidence);
+    evidence
+        .refreshes
+        .iter()
+        .filter_map(|answered| match &answered.outcome {
+            Outcome::Right
+            | Outcome::Broken { .. }
+            | Outcome::Status {
+                status: 429 | 502..=504,
+                ..
+            } => None,
+            // Renewed a moment ago and refused again: the connection lives.
+            Outcome::Status {
+                status: 409, said, ..
+            } if said.contains("refused_after_renewal") => None,
+            Outcome::Status { status: 409, .. }
+                if ended.get(&answered.company).is_some_and(|windows| {
+                    windows.iter().any(|window| window.touches(answered))
+                }) =>
+            {
+                None
+            }
+            Outcome::Wrong { said } => Some((answered, format!("was answered `{said}`"))),
+            Outcome::Status { status, said, .. } => {
+                Some((answered, format!("got a wrong {status}: {said}")))
+            }
+        })
+        .map(|(answered, what)| of_request(answered, &what))
+        .collect()
+}
+
+fn of_request(answered: &Answered, what: &str) -> String {
+    format!(
+        "4. a request for company {} of {}, {} to {}, {what}",
+        answered.company,
+        answered.process,
+        clock(answered.began_us),
+        clock(answered.ended_us)
+    )
+}
