@@ -70,6 +70,15 @@ pub fn is_due(app: &App, row: &Connection, now: Timestamp) -> bool {
     now >= sweep.due_at(row.last_used_at, now, |most| most)
 }
 
+/// Whether somebody has asked for a row's token within a day.
+pub fn is_in_use(row: &Connection, now: Timestamp) -> bool {
+    row.last_used_at.is_some_and(|at| was_recent(at, now))
+}
+
+fn was_recent(at: Timestamp, now: Timestamp) -> bool {
+    now.saturating_since(at) < IN_USE
+}
+
 /// What the sweep's times depend on.
 #[derive(Debug, Clone, Copy)]
 struct Sweep {
@@ -100,7 +109,7 @@ impl Sweep {
             let wait = (idle / 2).saturating_sub(early(idle / 20));
             self.minted_at.saturating_add(wait)
         });
-        let in_use = last_asked_for.is_some_and(|at| now.saturating_since(at) < IN_USE);
+        let in_use = last_asked_for.is_some_and(|at| was_recent(at, now));
         match self.policy {
             RefreshPolicy::BeforeExpiry if in_use => {
                 let soonest = self.minted_at.saturating_add(SWEEP_PAUSE);

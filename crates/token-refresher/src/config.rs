@@ -36,7 +36,7 @@ pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// The times that the protocol keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
-    pub(crate) call: Duration,
+    pub(crate) call_timeout: Duration,
     pub(crate) lease: Duration,
     pub(crate) orphan_grace: Duration,
     pub(crate) minted_recently: Duration,
@@ -149,7 +149,7 @@ impl Timing {
             );
         }
         Self {
-            call: secs(raw.timeout_secs),
+            call_timeout: secs(raw.timeout_secs),
             lease: secs(raw.lease_secs),
             orphan_grace: secs(raw.orphan_grace_secs),
             minted_recently: secs(raw.minted_recently_secs),
@@ -161,8 +161,8 @@ impl Timing {
 
     pub(crate) fn call_limits(&self) -> Limits {
         Limits {
-            connect: self.call.min(Duration::from_secs(3)),
-            total: self.call,
+            connect: self.call_timeout.min(Duration::from_secs(3)),
+            total: self.call_timeout,
         }
     }
 }

@@ -4,7 +4,7 @@ mod config;
 mod figures;
 mod journal;
 mod recheck;
-pub mod refresh;
+mod refresh;
 mod routes;
 mod spend;
 mod sweep;

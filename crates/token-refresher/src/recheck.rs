@@ -1,10 +1,10 @@
 //! Grants that the provider refused, once more: when an operator asks, and when an app's credentials have changed.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Store, StoreError};
-use pipekeeper_core::vault::Vault;
+use pipekeeper_core::store::StoreError;
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
@@ -16,7 +16,7 @@ pub(crate) async fn recheck(
     config: Loaded<TokenRefresher>,
 ) -> anyhow::Result<String> {
     let store = config.open_store()?;
-    let now = pipekeeper_core::clock::SystemClock::shared().now();
+    let now = SystemClock::shared().now();
     let mut told = Vec::new();
     for chosen in config.own.apps.iter() {
         if app.is_none_or(|key| chosen.key == key) {
@@ -27,43 +27,45 @@ pub(crate) async fn recheck(
             ));
         }
     }
-    if told.is_empty() {
-        bail!("no app `{}` is configured", app.context("there are apps")?);
+    match app {
+        Some(key) if told.is_empty() => bail!("no app `{key}` is configured"),
+        _ => Ok(told.join("\n")),
     }
-    Ok(told.join("\n"))
 }
 
 impl Refresher {
-    /// Has the refused connections of apps rechecked whose credentials are not those that were seen last.
+    /// Has the refused connections of apps rechecked whose credentials are not those that were seen last. Once per process:
+    /// while some have the new ones and some the old, each would undo the other's note.
     pub(crate) async fn recheck_after_changes(&self) -> Result<(), StoreError> {
-        for app in self.apps().iter() {
-            if changed(self.store(), self.vault(), app, self.now()).await? {
-                let rows = self
-                    .store()
-                    .connections_recheck(&app.app_key(), self.now())
-                    .await?;
-                tracing::warn!(
-                    app = app.key,
-                    rows,
-                    "the app's credentials have changed: refused connections are taken through the door again"
-                );
-            }
+        self.rechecked
+            .get_or_try_init(async || {
+                for app in self.apps().iter() {
+                    self.recheck_if_changed(app).await?;
+                }
+                Ok(())
+            })
+            .await
+            .copied()
+    }
+
+    async fn recheck_if_changed(&self, app: &App) -> Result<(), StoreError> {
+        let (store, key, now) = (self.store(), app.app_key(), self.now());
+        // Which of two secrets stands first does not matter.
+        let mut secrets: Vec<&str> = app.client_secrets().map(Secret::expose).collect();
+        secrets.sort_unstable();
+        let secrets = Secret::new(secrets.join("\n"));
+        let fingerprint = self.vault().fingerprint(&secrets).to_string();
+        let noted = store.app_credentials(&key).await?;
+        if noted.is_some_and(|noted| noted != fingerprint) {
+            // Before they are noted: a process that ends in between leaves it to the next.
+            let rows = store.connections_recheck(&key, now).await?;
+            tracing::warn!(
+                app = app.key,
+                rows,
+                "the app's credentials have changed: refused connections are taken through the door again"
+            );
         }
+        store.app_credentials_note(&key, &fingerprint, now).await?;
         Ok(())
     }
-}
-
-async fn changed(
-    store: &Store,
-    vault: &Vault,
-    app: &App,
-    now: pipekeeper_core::clock::Timestamp,
-) -> Result<bool, StoreError> {
-    // Which of two secrets stands first does not matter.
-    let mut secrets: Vec<&str> = app.client_secrets().map(Secret::expose).collect();
-    secrets.sort_unstable();
-    let fingerprint = vault.fingerprint(&Secret::new(secrets.join("\n")));
-    store
-        .app_credentials_changed(&app.app_key(), &fingerprint.to_string(), now)
-        .await
 }

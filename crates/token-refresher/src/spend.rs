@@ -111,31 +111,6 @@ impl Body for GuardedForm {
     }
 }
 
-/// What `refresh_log` calls the end of an attempt.
-pub(crate) fn outcome_of(error: &TokenError) -> &'static str {
-    match error {
-        TokenError::InvalidGrant => "rejected",
-        TokenError::ClientRefused(_) => "our_fault",
-        TokenError::NotSent(_) => "not_sent",
-        TokenError::TurnedAway { .. } => "turned_away",
-        TokenError::Unknown(_) => "unknown",
-    }
-}
-
-/// A word for `last_error` and `refresh_log.error`: no secrets, no bodies.
-pub(crate) fn word_of(error: &TokenError) -> String {
-    match error {
-        TokenError::InvalidGrant => "invalid_grant".to_owned(),
-        TokenError::ClientRefused(word) => (*word).to_owned(),
-        TokenError::NotSent(_) => "not_reached".to_owned(),
-        TokenError::TurnedAway { status, .. }
-        | TokenError::Unknown(Unknown::Status { status, .. }) => format!("http_{status}"),
-        TokenError::Unknown(Unknown::TimedOut(_)) => "timeout".to_owned(),
-        TokenError::Unknown(Unknown::Broken(_)) => "connection_broke".to_owned(),
-        TokenError::Unknown(Unknown::Garbled) => "garbled_answer".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::lifetime::{due_at_of, is_due};
+use pipekeeper_core::lifetime::{due_at_of, is_due, is_in_use};
 use pipekeeper_core::oauth::{self, TokenError};
 use pipekeeper_core::provider::{App, AppChoice};
 use pipekeeper_core::random;
@@ -28,12 +28,12 @@ const LATER: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins
 
 /// What one sweep came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    pub refreshed: usize,
-    pub postponed: usize,
-    pub revoked: usize,
+pub(crate) struct Swept {
+    pub(crate) refreshed: usize,
+    pub(crate) postponed: usize,
+    pub(crate) revoked: usize,
     /// No newer token: the door said why.
-    pub failed: usize,
+    pub(crate) failed: usize,
 }
 
 impl Refresher {
@@ -41,7 +41,7 @@ impl Refresher {
     ///
     /// # Errors
     /// The database can't be used. What is not done stays due.
-    pub async fn sweep_once(self: &Arc<Self>) -> Result<Swept, StoreError> {
+    pub(crate) async fn sweep_once(self: &Arc<Self>) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         for due_for in [DueFor::Revocation, DueFor::Refresh, DueFor::Recheck] {
             // Some places at the token endpoint stay free for callers who wait.
@@ -56,7 +56,7 @@ impl Refresher {
                     Did::Refreshed => swept.refreshed += 1,
                     Did::Postponed => swept.postponed += 1,
                     Did::Revoked => swept.revoked += 1,
-                    Did::Nothing => swept.failed += 1,
+                    Did::Failed => swept.failed += 1,
                 }
             }
         }
@@ -107,7 +107,7 @@ impl Refresher {
                     if !is_due(app, &row, now) {
                         return self.postpone(&row, due_at_of(app, &row, now)).await;
                     }
-                    let trigger = if row.last_used_at.is_some() && now < row.expires_at {
+                    let trigger = if is_in_use(&row, now) {
                         Trigger::Sweep
                     } else {
                         Trigger::KeepAlive
@@ -120,7 +120,7 @@ impl Refresher {
             Ok(did) => did,
             Err(error) => {
                 tracing::debug!(connection.id = %row.id, "left for the next sweep: {:#}", anyhow::Error::from(error));
-                Did::Nothing
+                Did::Failed
             }
         }
     }
@@ -139,7 +139,7 @@ impl Refresher {
             Err(RefreshError::ClientMisconfigured { .. } | RefreshError::Sealed(_)) => {
                 self.postpone(row, later(self.now())).await
             }
-            Err(_) => Ok(Did::Nothing),
+            Err(_) => Ok(Did::Failed),
         }
     }
 
@@ -187,7 +187,7 @@ enum Did {
     Refreshed,
     Postponed,
     Revoked,
-    Nothing,
+    Failed,
 }
 
 fn later(now: Timestamp) -> Timestamp {

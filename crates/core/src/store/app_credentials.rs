@@ -9,9 +9,18 @@ use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 
 impl Store {
+    /// The fingerprint that was noted last.
+    pub async fn app_credentials(&self, app: &AppKey) -> Result<Option<String>, StoreError> {
+        let noted = on_conn!(self, |conn| table
+            .find((&app.platform, &app.app_id))
+            .select(a::fingerprint)
+            .load(conn))?;
+        Ok(noted.into_iter().next())
+    }
+
     /// Notes this fingerprint, and says whether it replaced another: of several processes that note the same one, one hears
     /// that it did.
-    pub async fn app_credentials_changed(
+    pub async fn app_credentials_note(
         &self,
         app: &AppKey,
         fingerprint: &str,

@@ -23,7 +23,7 @@ impl Refresher {
         &self,
         spending: Spending<'_>,
         received: Received,
-        found: Found,
+        source: Source,
     ) -> FlightResult {
         let Spending {
             row,
@@ -43,15 +43,15 @@ impl Refresher {
             asked_for,
             early,
             // Only who has spent it, under a lease of its own, knows that nobody else has.
-            spent_under: (found == Found::AtTheProvider).then(|| lease.owner.clone()),
+            spent_under: (source == Source::Provider).then(|| lease.owner.clone()),
         };
         match self.store_received(row, app, token, received, &how).await {
             Stored::Committed(row) => {
                 tracing::info!(connection.id = %row.id, generation = row.generation, trigger = trigger.as_str(), "refreshed");
                 let row = Arc::new(row);
-                Ok(match found {
-                    Found::AtTheProvider => Outcome::Refreshed(row),
-                    Found::InAJournal => Outcome::Replayed(row),
+                Ok(match source {
+                    Source::Provider => Outcome::Refreshed(row),
+                    Source::Journal => Outcome::Replayed(row),
                 })
             }
             Stored::MovedOn(current) => adopt(current),
@@ -159,7 +159,8 @@ impl Refresher {
             .await
     }
 
-    /// Writes what only this process knows, for as long as it takes: whatever keeps the database from taking it may pass.
+    /// Goes on until the database answers, whatever keeps it from that: what a refresh came to must not be dropped, and what
+    /// follows depends on it.
     pub(super) async fn insist<T, W>(&self, row: &Connection, write: impl Fn() -> W) -> T
     where
         W: Future<Output = Result<T, StoreError>>,
@@ -171,7 +172,7 @@ impl Refresher {
                 Err(error) => {
                     if !told {
                         told = true;
-                        tracing::error!(connection.id = %row.id, "holding the provider's answer until the database takes it: {:#}", anyhow::Error::from(error));
+                        tracing::error!(connection.id = %row.id, "a refresh waits for the database: {:#}", anyhow::Error::from(error));
                     }
                     let pause = (Duration::from_millis(100), Duration::from_millis(300));
                     tokio::time::sleep(random::between(pause.0, pause.1)).await;
@@ -181,14 +182,14 @@ impl Refresher {
     }
 }
 
-/// Where an answer was found.
+/// Where an answer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    AtTheProvider,
-    InAJournal,
+pub(super) enum Source {
+    Provider,
+    Journal,
 }
 
-/// What a row remembers of how its token came about.
+/// How an answer came about, as far as the row depends on it.
 #[derive(Debug)]
 pub(super) struct Provenance {
     pub(super) asked_for: Option<Timestamp>,

@@ -38,7 +38,7 @@ pub(super) struct Guard {
 struct AppState {
     held: Option<(&'static str, Timestamp)>,
     second_secret: bool,
-    active: Option<(Timestamp, i64)>,
+    active_count: Option<(Timestamp, i64)>,
     mass_rejection_until: Option<Timestamp>,
 }
 
@@ -66,13 +66,6 @@ impl Guard {
         held.filter(|(_, until)| lies_ahead(*until, now, PROBE_EVERY))
     }
 
-    /// The provider answered this app as it answers one that it knows.
-    pub(super) fn known(&self, app: &App) {
-        if let Some(state) = self.apps().get_mut(&app.key) {
-            state.held = None;
-        }
-    }
-
     /// The secret that the provider knew us by last, and the other one.
     pub(super) fn secrets<'a>(&self, app: &'a App) -> (&'a Secret, Option<&'a Secret>) {
         let second_first = self
@@ -85,14 +78,15 @@ impl Guard {
         }
     }
 
-    /// The provider knows us by this secret.
-    pub(super) fn knows_us_by(&self, app: &App, secret: &Secret) {
-        let Some(second) = &app.second_client_secret else {
-            return;
-        };
-        let second = second.expose() == secret.expose();
+    /// The provider answered as it answers a client that it knows, by this secret.
+    pub(super) fn known_by(&self, app: &App, secret: &Secret) {
+        let second = app
+            .second_client_secret
+            .as_ref()
+            .is_some_and(|second| second.expose() == secret.expose());
         let mut apps = self.apps();
         let state = apps.entry(app.key.clone()).or_default();
+        state.held = None;
         if state.second_secret != second {
             state.second_secret = second;
             tracing::warn!(
@@ -139,14 +133,14 @@ impl Guard {
     /// Counted now and then: it takes a walk along an index.
     async fn active(&self, app: &App) -> Result<i64, StoreError> {
         let now = self.clock.now();
-        let counted = self.apps().get(&app.key).and_then(|app| app.active);
+        let counted = self.apps().get(&app.key).and_then(|app| app.active_count);
         if let Some((at, active)) = counted
             && now.saturating_since(at) < COUNTED_FOR
         {
             return Ok(active);
         }
         let active = self.store.connections_active(&app.app_key()).await?;
-        self.apps().entry(app.key.clone()).or_default().active = Some((now, active));
+        self.apps().entry(app.key.clone()).or_default().active_count = Some((now, active));
         Ok(active)
     }
 

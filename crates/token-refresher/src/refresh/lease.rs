@@ -56,7 +56,7 @@ pub(super) struct Seen {
 
 impl Watch {
     /// Notes that `owner` holds the lease, and says for how long it has been seen to.
-    fn look(&self, id: &ConnectionId, owner: &str, now: Duration, gap: Duration) -> Duration {
+    fn held_for(&self, id: &ConnectionId, owner: &str, now: Duration, gap: Duration) -> Duration {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() > WATCHED_MAX {
             all.retain(|_, seen| now.saturating_sub(seen.last) < gap);
@@ -109,7 +109,7 @@ impl Refresher {
 
     /// Whether a call begun now ends, and its answer is in the journal, while the lease is still respected.
     pub(super) fn may_call(&self, lease: &Lease) -> bool {
-        lease.age(&self.clock) + self.timing.call + LEASE_MARGIN <= self.timing.lease
+        lease.age(&self.clock) + self.timing.call_timeout + LEASE_MARGIN <= self.timing.lease
     }
 
     /// Asked when the token leaves: a process may have been frozen since it decided to call. Where the token's last holder
@@ -136,7 +136,9 @@ impl Refresher {
             orphan_grace,
             ..
         } = self.timing;
-        let held_for = self.watch.look(id, owner, self.clock.monotonic(), lease);
+        let held_for = self
+            .watch
+            .held_for(id, owner, self.clock.monotonic(), lease);
         match self.journal.holder(owner).await {
             Holder::Gone => true,
             Holder::Running => held_for > lease,

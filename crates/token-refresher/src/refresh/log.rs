@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use pipekeeper_core::oauth::{TokenError, Unknown};
 use pipekeeper_core::store::{RefreshLogEntry, Store};
 
 /// How long lines wait for others to be written with: on `SQLite` each write is a sync of its own.
@@ -48,5 +49,30 @@ impl Log {
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<RefreshLogEntry>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What `refresh_log` calls the end of an attempt.
+pub(super) fn outcome_of(error: &TokenError) -> &'static str {
+    match error {
+        TokenError::InvalidGrant => "rejected",
+        TokenError::ClientRefused(_) => "our_fault",
+        TokenError::NotSent(_) => "not_sent",
+        TokenError::TurnedAway { .. } => "turned_away",
+        TokenError::Unknown(_) => "unknown",
+    }
+}
+
+/// A word for `last_error` and `refresh_log.error`: no secrets, no bodies.
+pub(super) fn word_of(error: &TokenError) -> String {
+    match error {
+        TokenError::InvalidGrant => "invalid_grant".to_owned(),
+        TokenError::ClientRefused(word) => (*word).to_owned(),
+        TokenError::NotSent(_) => "not_reached".to_owned(),
+        TokenError::TurnedAway { status, .. }
+        | TokenError::Unknown(Unknown::Status { status, .. }) => format!("http_{status}"),
+        TokenError::Unknown(Unknown::TimedOut(_)) => "timeout".to_owned(),
+        TokenError::Unknown(Unknown::Broken(_)) => "connection_broke".to_owned(),
+        TokenError::Unknown(Unknown::Garbled) => "garbled_answer".to_owned(),
     }
 }

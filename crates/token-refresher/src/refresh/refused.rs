@@ -1,15 +1,17 @@
 //! No newer token: what that means for the connection, and when it is tried again.
 
+use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::oauth::{TokenError, Unknown};
 use pipekeeper_core::random;
 use pipekeeper_core::store::SpendFailure;
 
 use super::guard::MASS_WINDOW;
+use super::log::word_of;
 use super::renew::Spending;
 use super::waits::back_off;
 use super::{FlightResult, RefreshError, Refresher, adopt};
-use crate::spend::word_of;
+use crate::journal::JournalError;
 
 impl Refresher {
     /// `invalid_grant` is a hint until the write that compares on the generation: a sibling may have been faster.
@@ -18,7 +20,6 @@ impl Refresher {
             row, app, lease, ..
         } = spending;
         let now = self.clock.now();
-        self.guard.known(app);
         if row.state == ConnectionState::ReauthRequired {
             // Rechecked, and dead it is: since when and why stays as it was.
             self.insist(row, || {
@@ -30,7 +31,7 @@ impl Refresher {
             let _one_at_a_time = self.guard.one_at_a_time().await;
             // One whose answer got lost dies of that, and not of a mistake in our credentials.
             if !in_doubt && !self.insist(row, || self.guard.may_reject(app)).await {
-                return self.spared(spending, in_doubt).await;
+                return self.spared(spending).await;
             }
             let word = Some("invalid_grant");
             let ended = self
@@ -52,29 +53,35 @@ impl Refresher {
     }
 
     /// One refusal of too many at once: the connection is kept, and tried again when they have stopped.
-    async fn spared(&self, spending: Spending<'_>, in_doubt: bool) -> FlightResult {
-        let Spending { row, lease, .. } = spending;
-        let now = self.clock.now();
+    async fn spared(&self, spending: Spending<'_>) -> FlightResult {
         // Not all at once, and not before the window has moved on.
         let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
-        let retry_at = now.saturating_add(wait);
-        let failure = SpendFailure {
+        let retry_at = self.clock.now().saturating_add(wait);
+        self.put_off(spending, "mass_rejection", retry_at, false)
+            .await;
+        Err(provider(
+            "mass_rejection".to_owned(),
+            false,
             retry_at,
-            last_error: "mass_rejection".to_owned(),
-            in_doubt,
-            due_at: row.due_at.max(retry_at),
-        };
-        self.insist(row, || {
-            self.store
-                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
-        })
-        .await;
-        Err(RefreshError::Provider {
-            word: failure.last_error,
-            timed_out: false,
-            retry_at,
-            token_expires_at: row.expires_at,
-        })
+            spending,
+        ))
+    }
+
+    /// A lease was left by somebody whose answer can't be looked for: it waits until it can.
+    pub(super) async fn unreadable(
+        &self,
+        spending: Spending<'_>,
+        error: JournalError,
+    ) -> FlightResult {
+        let row = spending.row;
+        let word = "journal_unreadable";
+        let retry_at = self
+            .clock
+            .now()
+            .saturating_add(back_off(row.failures, None));
+        self.put_off(spending, word, retry_at, true).await;
+        tracing::error!(connection.id = %row.id, generation = row.generation, "no refresh: a journal that may hold the answer can't be read: {:#}", anyhow::Error::from(error));
+        Err(provider(word.to_owned(), false, retry_at, spending))
     }
 
     /// Anything but a refusal of the grant.
@@ -87,24 +94,14 @@ impl Refresher {
         let Spending {
             row, app, lease, ..
         } = spending;
-        let now = self.clock.now();
         let token_expires_at = row.expires_at;
-        if let TokenError::ClientRefused(word) = error {
+        let word = word_of(&error);
+        if let TokenError::ClientRefused(refused) = error {
             // Ours to mend: no connection pays for it.
-            let retry_at = self.guard.hold(app, word);
+            let retry_at = self.guard.hold(app, refused);
             if in_doubt && !row.in_doubt {
                 // The doubt of the first call outlives the refusal of the second.
-                let failure = SpendFailure {
-                    retry_at,
-                    last_error: word.to_owned(),
-                    in_doubt,
-                    due_at: row.due_at.max(retry_at),
-                };
-                self.insist(row, || {
-                    self.store
-                        .connection_spend_failed(&row.id, &lease.owner, &failure, now)
-                })
-                .await;
+                self.put_off(spending, &word, retry_at, in_doubt).await;
             } else {
                 self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
                     .await;
@@ -114,7 +111,7 @@ impl Refresher {
                 "the provider refuses our client ({word}): check client_id and client_secret"
             );
             return Err(RefreshError::ClientMisconfigured {
-                word,
+                word: refused,
                 retry_at,
                 token_expires_at,
             });
@@ -124,19 +121,12 @@ impl Refresher {
             | TokenError::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
             _ => None,
         };
-        let retry_at = now.saturating_add(back_off(row.failures, asked));
-        let word = word_of(&error);
-        let failure = SpendFailure {
-            retry_at,
-            last_error: word.clone(),
-            in_doubt: matches!(&error, TokenError::Unknown(_)) || in_doubt,
-            due_at: row.due_at.max(retry_at),
-        };
-        self.insist(row, || {
-            self.store
-                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
-        })
-        .await;
+        let retry_at = self
+            .clock
+            .now()
+            .saturating_add(back_off(row.failures, asked));
+        let in_doubt = matches!(&error, TokenError::Unknown(_)) || in_doubt;
+        self.put_off(spending, &word, retry_at, in_doubt).await;
         let timed_out = matches!(&error, TokenError::Unknown(Unknown::TimedOut(_)));
         let not_sent = matches!(&error, TokenError::NotSent(_));
         tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh ({word}): {:#}", anyhow::Error::from(error));
@@ -146,12 +136,44 @@ impl Refresher {
                 token_expires_at,
             }
         } else {
-            RefreshError::Provider {
-                timed_out,
-                word,
-                retry_at,
-                token_expires_at,
-            }
+            provider(word, timed_out, retry_at, spending)
         })
+    }
+
+    /// Ends the lease of a spend that came to nothing, and says when to come back.
+    async fn put_off(
+        &self,
+        spending: Spending<'_>,
+        word: &str,
+        retry_at: Timestamp,
+        in_doubt: bool,
+    ) {
+        let Spending { row, lease, .. } = spending;
+        let failure = SpendFailure {
+            retry_at,
+            last_error: word.to_owned(),
+            in_doubt,
+            due_at: row.due_at.max(retry_at),
+        };
+        let now = self.clock.now();
+        self.insist(row, || {
+            self.store
+                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+        })
+        .await;
+    }
+}
+
+fn provider(
+    word: String,
+    timed_out: bool,
+    retry_at: Timestamp,
+    spending: Spending<'_>,
+) -> RefreshError {
+    RefreshError::Provider {
+        word,
+        timed_out,
+        retry_at,
+        token_expires_at: spending.row.expires_at,
     }
 }

@@ -6,15 +6,15 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::oauth::{TokenAnswer, TokenError, Tokens, Unknown};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Connection, RefreshLogEntry, SpendFailure};
+use pipekeeper_core::store::{Connection, RefreshLogEntry};
 use reqwest::StatusCode;
 
-use super::commit::Found;
+use super::commit::Source;
 use super::lease::Lease;
-use super::waits::back_off;
-use super::{FlightResult, Outcome, Record, RefreshError, Refresher, Trigger, adopt, ended};
+use super::log::{outcome_of, word_of};
+use super::{FlightResult, Outcome, RefreshError, Refresher, Report, Trigger, adopt, ended};
 use crate::journal::{Answer, JournalError};
-use crate::spend::{outcome_of, spend, word_of};
+use crate::spend::spend;
 
 /// What an attempt to spend came to.
 enum Attempt {
@@ -52,7 +52,7 @@ impl Refresher {
         app: &App,
         lease: &Lease,
         trigger: Trigger,
-        record: &mut Record,
+        report: &mut Report,
     ) -> FlightResult {
         let token = match self.vault.refresh_token(row) {
             Ok(token) => token,
@@ -73,8 +73,8 @@ impl Refresher {
         };
         // Whoever had the lease may have been answered.
         let mut in_doubt = row.in_doubt || lease.taken_over;
-        match self.attempts(spending, &mut in_doubt, record).await {
-            Attempt::Found(received) => self.commit(spending, received, Found::InAJournal).await,
+        match self.attempts(spending, &mut in_doubt, report).await {
+            Attempt::Found(received) => self.commit(spending, received, Source::Journal).await,
             Attempt::Overtaken(Some(current)) if current.generation == row.generation => {
                 Err(ended(&current).unwrap_or(RefreshError::Busy))
             }
@@ -87,10 +87,9 @@ impl Refresher {
                 Err(RefreshError::Busy)
             }
             Attempt::Answered(Ok(received)) => {
-                self.guard.known(app);
-                let result = self.commit(spending, received, Found::AtTheProvider).await;
+                let result = self.commit(spending, received, Source::Provider).await;
                 if let (Ok(Outcome::Refreshed(row)), Some(last)) =
-                    (&result, record.attempts.last_mut())
+                    (&result, report.attempts.last_mut())
                 {
                     last.generation_after = Some(row.generation);
                 }
@@ -99,7 +98,7 @@ impl Refresher {
             Attempt::Answered(Err(TokenError::InvalidGrant)) if in_doubt => {
                 // The last holder may have been frozen, and have written down its answer since the last look.
                 match self.look(spending).await {
-                    Ok(Some(received)) => self.commit(spending, received, Found::InAJournal).await,
+                    Ok(Some(received)) => self.commit(spending, received, Source::Journal).await,
                     Ok(None) => self.rejected(spending, in_doubt).await,
                     Err(error) => self.unreadable(spending, error).await,
                 }
@@ -117,13 +116,13 @@ impl Refresher {
         &self,
         spending: Spending<'_>,
         in_doubt: &mut bool,
-        record: &mut Record,
+        report: &mut Report,
     ) -> Attempt {
         let (mut secret, mut other) = self.guard.secrets(spending.app);
         let mut asked_again = false;
         let mut last = None;
         loop {
-            let attempt = self.attempt(spending, secret, *in_doubt, record).await;
+            let attempt = self.attempt(spending, secret, *in_doubt, report).await;
             match (&attempt, other) {
                 (Attempt::Answered(Err(TokenError::Unknown(unknown))), _) => {
                     *in_doubt = true;
@@ -142,7 +141,7 @@ impl Refresher {
                 }
                 (Attempt::TooLate, _) => return last.unwrap_or(attempt),
                 (Attempt::Answered(Ok(_) | Err(TokenError::InvalidGrant)), _) => {
-                    self.guard.knows_us_by(spending.app, secret);
+                    self.guard.known_by(spending.app, secret);
                     return attempt;
                 }
                 _ => return attempt,
@@ -157,7 +156,7 @@ impl Refresher {
         spending: Spending<'_>,
         secret: &Secret,
         in_doubt: bool,
-        record: &mut Record,
+        report: &mut Report,
     ) -> Attempt {
         let Spending { row, lease, .. } = spending;
         let looked_at = self.clock.monotonic();
@@ -184,7 +183,7 @@ impl Refresher {
             return Attempt::TooLate;
         }
         let looked_at = in_doubt.then_some(looked_at);
-        Attempt::Answered(self.call(spending, secret, looked_at, record).await)
+        Attempt::Answered(self.call(spending, secret, looked_at, report).await)
     }
 
     /// The provider's answer to this very token, if a journal in reach has it.
@@ -194,38 +193,13 @@ impl Refresher {
         Ok(found.and_then(|answer| received(answer, spending.app)))
     }
 
-    /// A lease was left by somebody whose answer can't be looked for: it waits until it can.
-    async fn unreadable(&self, spending: Spending<'_>, error: JournalError) -> FlightResult {
-        let Spending { row, lease, .. } = spending;
-        let now = self.clock.now();
-        let retry_at = now.saturating_add(back_off(row.failures, None));
-        let failure = SpendFailure {
-            retry_at,
-            last_error: "journal_unreadable".to_owned(),
-            in_doubt: true,
-            due_at: row.due_at.max(retry_at),
-        };
-        self.insist(row, || {
-            self.store
-                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
-        })
-        .await;
-        tracing::error!(connection.id = %row.id, generation = row.generation, "no refresh: a journal that may hold the answer can't be read: {:#}", anyhow::Error::from(error));
-        Err(RefreshError::Provider {
-            word: failure.last_error,
-            timed_out: false,
-            retry_at,
-            token_expires_at: row.expires_at,
-        })
-    }
-
     /// One call of the token endpoint; what came of it is recorded if it reached the provider.
     async fn call(
         &self,
         spending: Spending<'_>,
         secret: &Secret,
         looked_at: Option<Duration>,
-        record: &mut Record,
+        report: &mut Report,
     ) -> Result<Received, TokenError> {
         let Spending {
             row,
@@ -260,7 +234,7 @@ impl Refresher {
         metrics::histogram!("pipekeeper_refresh_duration_seconds", "provider" => app.provider.key.clone())
             .record(took.as_secs_f64());
         if !matches!(answer, Err(TokenError::NotSent(_))) {
-            record.attempts.push(RefreshLogEntry {
+            report.attempts.push(RefreshLogEntry {
                 connection_id: row.id.clone(),
                 started_at,
                 trigger: trigger.as_str().to_owned(),

@@ -38,7 +38,7 @@ client_secret = "s3cret"
 
 fn timing() -> Timing {
     Timing {
-        call: Duration::from_secs(10),
+        call_timeout: Duration::from_secs(10),
         lease: Duration::from_secs(30),
         orphan_grace: Duration::from_mins(1),
         minted_recently: Duration::from_secs(5),

@@ -8,11 +8,14 @@ pub(crate) async fn a_change_of_credentials_is_told_once(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     let changed = async |app, fingerprint, secs| {
-        let changed = store.app_credentials_changed(&app, fingerprint, at(secs));
+        let changed = store.app_credentials_note(&app, fingerprint, at(secs));
         changed.await.unwrap()
     };
 
+    assert_eq!(store.app_credentials(&app()).await.unwrap(), None);
     assert!(!changed(app(), "one", 1).await, "first seen");
+    let noted = store.app_credentials(&app()).await.unwrap();
+    assert_eq!(noted.as_deref(), Some("one"));
     assert!(!changed(app(), "one", 2).await);
     assert!(!changed(other_app(), "two", 2).await, "another app");
     assert!(changed(app(), "two", 3).await);
@@ -30,7 +33,7 @@ pub(crate) async fn of_several_processes_one_hears_of_new_credentials(backend: B
             let store = database.store();
             processes.spawn(async move {
                 let app = app();
-                let changed = store.app_credentials_changed(&app, fingerprint, at(1));
+                let changed = store.app_credentials_note(&app, fingerprint, at(1));
                 changed.await.unwrap()
             });
         }

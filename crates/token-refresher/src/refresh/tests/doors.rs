@@ -353,7 +353,7 @@ async fn a_lease_does_not_wait_for_a_place() {
     let world = World::answering([granted()]).await;
     let door = world.door();
     let places = u32::try_from(timing().max_concurrent_calls).unwrap();
-    let places_there = &door.calls["pipedrive"];
+    let places_there = &door.places["pipedrive"];
     let all = places_there.acquire_many(places).await.unwrap();
     let time = async {
         tokio::time::sleep(Duration::from_millis(50)).await;

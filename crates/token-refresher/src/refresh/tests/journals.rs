@@ -292,7 +292,7 @@ async fn a_success_that_is_no_token_response_is_no_answer() {
 /// A process whose disk forgets what was not synced.
 fn on(disk: &ForgetfulDisk, world: &World) -> Journal {
     let clock = Arc::<ManualClock>::clone(&world.clock);
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     let disk = Arc::new(disk.clone());
     let vault = world.vault.clone();
     Journal::open_on(disk, patience, world.journals.path(), DAY, vault, clock).unwrap()

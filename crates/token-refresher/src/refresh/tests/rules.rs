@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use pipekeeper_core::crypto::OpenError;
+use pipekeeper_core::store::StoreError;
+
 use super::*;
+use crate::refresh::end::outcome_word;
 
 async fn row_with(early_renewals: i32, refreshed_at: Option<Timestamp>) -> Connection {
     let mut row = World::new().await.row().await;
