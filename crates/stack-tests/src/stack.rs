@@ -303,7 +303,7 @@ impl Plan {
             ("http.listen", "127.0.0.1:0".to_owned()),
             ("http.metrics_listen", "127.0.0.1:0".to_owned()),
             ("http.workers", "2".to_owned()),
-            ("http.shutdown_grace_secs", "5".to_owned()),
+            ("http.shutdown_grace_secs", "15".to_owned()),
             ("telemetry.format", "pretty".to_owned()),
             ("telemetry.filter", test_log_filter()),
             ("apps.pipedrive.client_id", self.app.client_id.clone()),

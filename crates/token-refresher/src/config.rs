@@ -19,7 +19,6 @@ pub struct Config {
     pub(crate) webhook: WebhookSection,
     pub(crate) timing: Timing,
     pub(crate) journal: JournalSection,
-    pub(crate) sweep_every: Duration,
 }
 
 /// `[journal]`.
@@ -43,6 +42,7 @@ pub(crate) struct Timing {
     pub(crate) default_deadline: Duration,
     pub(crate) max_concurrent_calls: usize,
     pub(crate) log_kept: Duration,
+    pub(crate) sweep_every: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +65,6 @@ impl Config {
             webhook: WebhookSection::load(loader),
             timing: Timing::load(loader),
             journal: JournalSection::load(loader),
-            sweep_every: sweep_every(loader),
         }
     }
 }
@@ -98,6 +97,12 @@ impl JournalSection {
     }
 }
 
+/// What `[http]` says beside what every service reads of it.
+#[derive(Debug, Deserialize)]
+struct RawGrace {
+    shutdown_grace_secs: u16,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSweep {
@@ -128,13 +133,26 @@ impl Timing {
                 max_concurrent_calls: 1,
                 log_days: 1,
             });
+        let secs = |secs: u16| Duration::from_secs(secs.into());
         if raw.timeout_secs == 0 {
             loader.problem("refresh.timeout_secs", "is 0");
+        }
+        if raw.log_days == 0 {
+            loader.problem("refresh.log_days", "is 0");
+        }
+        // A stopping process ends the calls that it has begun.
+        let grace = loader.section::<RawGrace>("http");
+        if grace.is_some_and(|http| {
+            secs(http.shutdown_grace_secs) < secs(raw.timeout_secs) + LEASE_MARGIN
+        }) {
+            loader.problem(
+                "http.shutdown_grace_secs",
+                "is less than refresh.timeout_secs and two seconds: a stopping process would cut off the calls it has begun",
+            );
         }
         if raw.max_concurrent_calls == 0 {
             loader.problem("refresh.max_concurrent_calls", "is 0");
         }
-        let secs = |secs: u16| Duration::from_secs(secs.into());
         // A lease that ends before its holder's calls do would let a second process spend the same token.
         if secs(raw.lease_secs) <= secs(raw.timeout_secs) * 2 + LEASE_MARGIN {
             loader.problem(
@@ -156,6 +174,7 @@ impl Timing {
             default_deadline: secs(raw.default_deadline_secs),
             max_concurrent_calls: raw.max_concurrent_calls.into(),
             log_kept: Duration::from_hours(24 * u64::from(raw.log_days)),
+            sweep_every: sweep_every(loader),
         }
     }
 
@@ -163,6 +182,74 @@ impl Timing {
         Limits {
             connect: self.call_timeout.min(Duration::from_secs(3)),
             total: self.call_timeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pipekeeper_core::config::{Loader, Sources};
+
+    use super::Timing;
+
+    /// The keys that are complained of.
+    fn problems(set: &[(&str, &str)]) -> Vec<String> {
+        let variable = |(key, value): &(&str, &str)| {
+            let name = key.to_uppercase().replace('.', "__");
+            (format!("PIPEKEEPER__{name}"), (*value).to_owned())
+        };
+        let mut loader = Loader::new(&Sources {
+            defaults: include_str!("../config.default.toml"),
+            file: None,
+            env: set.iter().map(variable).collect(),
+        })
+        .unwrap();
+        Timing::load(&mut loader);
+        let told = loader.finish().err().map(|told| told.to_string());
+        told.unwrap_or_default()
+            .lines()
+            .filter_map(|line| Some(line.trim().split_once(": ")?.0.to_owned()))
+            .filter(|key| key.contains('.') && !key.starts_with("database"))
+            .collect()
+    }
+
+    #[test]
+    fn the_shipped_timings_hold() {
+        assert_eq!(problems(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn timings_that_do_not_hold_are_named() {
+        for (set, key) in [
+            (
+                [("refresh.lease_secs", "22")].as_slice(),
+                "refresh.lease_secs",
+            ),
+            (&[("refresh.timeout_secs", "14")], "refresh.lease_secs"),
+            (
+                &[("http.shutdown_grace_secs", "11")],
+                "http.shutdown_grace_secs",
+            ),
+            (
+                &[("refresh.default_deadline_secs", "61")],
+                "refresh.default_deadline_secs",
+            ),
+            (&[("refresh.timeout_secs", "0")], "refresh.timeout_secs"),
+            (
+                &[("refresh.max_concurrent_calls", "0")],
+                "refresh.max_concurrent_calls",
+            ),
+            (&[("refresh.log_days", "0")], "refresh.log_days"),
+            (&[("sweep.every_secs", "0")], "sweep.every_secs"),
+        ] {
+            assert_eq!(problems(set), [key], "{set:?}");
+        }
+        for holds in [
+            [("refresh.lease_secs", "23")].as_slice(),
+            &[("refresh.timeout_secs", "13")],
+            &[("http.shutdown_grace_secs", "12")],
+        ] {
+            assert_eq!(problems(holds), [""; 0], "{holds:?}");
         }
     }
 }

@@ -112,10 +112,15 @@ impl Service for TokenRefresher {
         every(&context, REPORT_EVERY, &door, |door| async move {
             door.report().await
         });
-        every(&context, config.sweep_every, &door, |door| async move {
-            door.recheck_after_changes().await?;
-            door.sweep_once().await.map(drop)
-        });
+        every(
+            &context,
+            config.timing.sweep_every,
+            &door,
+            |door| async move {
+                door.recheck_after_changes().await?;
+                door.sweep_once().await.map(drop)
+            },
+        );
         Ok(Self {
             door,
             webhook: config.webhook,

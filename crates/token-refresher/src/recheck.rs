@@ -56,7 +56,10 @@ impl Refresher {
         let secrets = Secret::new(secrets.join("\n"));
         let fingerprint = self.vault().fingerprint(&secrets).to_string();
         let noted = store.app_credentials(&key).await?;
-        if noted.is_some_and(|noted| noted != fingerprint) {
+        if noted.as_deref() == Some(fingerprint.as_str()) {
+            return Ok(());
+        }
+        if noted.is_some() {
             // Before they are noted: a process that ends in between leaves it to the next.
             let rows = store.connections_recheck(&key, now).await?;
             tracing::warn!(

@@ -8,7 +8,7 @@
 //!    journaled before it is read.
 //! 5. *Commit* by compare on the generation (`commit`), or say what the refusal means (`refused`, `guard`).
 //!
-//! Beside it `replay` commits what processes that are gone were answered.
+//! A disconnected grant is revoked through the same door (`revoke`). Beside it `replay` commits what processes that are gone were answered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,7 @@ mod log;
 mod refused;
 mod renew;
 mod replay;
+mod revoke;
 mod waits;
 
 pub(crate) use end::{FlightResult, Outcome, RefreshError};
@@ -59,6 +60,8 @@ pub(crate) enum Trigger {
     KeepAlive,
     /// A grant that was refused before: perhaps it was our mistake.
     Recheck,
+    /// A grant that ended here, and that its provider has yet to be told of.
+    Revocation,
 }
 
 impl Trigger {
@@ -68,6 +71,7 @@ impl Trigger {
             Self::Sweep => "sweep",
             Self::KeepAlive => "keep_alive",
             Self::Recheck => "recheck",
+            Self::Revocation => "revocation",
         }
     }
 
@@ -141,10 +145,6 @@ impl Refresher {
         &self.vault
     }
 
-    pub(crate) fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }
@@ -174,13 +174,16 @@ impl Refresher {
         let answered = async {
             loop {
                 let flight = self.board(id, have, trigger);
-                // One about another generation is none of ours, and one that nobody waits for gives up sooner.
-                let (same, same_trigger) = (flight.have == have, flight.trigger == trigger);
-                if trigger.is_background() && !same_trigger {
+                let (same_generation, began) = (flight.have == have, flight.trigger);
+                if trigger.is_background() && began != trigger {
                     return Err(RefreshError::Busy);
                 }
                 let result = flight.end().await;
-                if same && (same_trigger || !matches!(result, Err(RefreshError::Busy))) {
+                // One that nobody waits for gives up sooner, and a revocation is no answer to who wants a token.
+                let answers_us = began == trigger
+                    || (began != Trigger::Revocation && !matches!(result, Err(RefreshError::Busy)));
+                // One about another generation is none of ours.
+                if same_generation && answers_us {
                     return result;
                 }
             }
@@ -201,42 +204,68 @@ impl Refresher {
         let gives_up_after = self.timing.lease + self.timing.orphan_grace + LEASE_POLL.1 * 4;
         let begun = self.clock.monotonic();
         let mut pause = LEASE_POLL.0;
+        let mut waiting_since = None;
+        let told_wait = |since: Option<Duration>| {
+            let waited = since.map_or(Duration::ZERO, |since| {
+                self.clock.monotonic().saturating_sub(since)
+            });
+            metrics::histogram!("pipekeeper_refresh_lease_wait_seconds")
+                .record(waited.as_secs_f64());
+        };
         loop {
-            let row = self
-                .store
-                .connection_find(id)
-                .await?
-                .ok_or(RefreshError::NotFound)?;
+            let mut row = self.find(id).await?;
             let AppChoice::One(app) = self.apps.find(Some(&row.app_id), Some(&row.platform)) else {
                 return Err(RefreshError::UnknownApp);
             };
             report.provider.clone_from(&app.provider.key);
+            if trigger == Trigger::Revocation {
+                return self.revoke(app, row).await;
+            }
             if self.is_newer(&row, have, trigger)? {
+                if waiting_since.is_some() {
+                    told_wait(waiting_since);
+                }
                 return Ok(Outcome::AlreadyNewer(Arc::new(row)));
             }
-            // A place first: a lease must not wait in a queue.
-            let place = self.place(app).await;
-            self.check_held(app, &row)?;
-            if let Some(lease) = self.acquire(&row).await? {
-                let waited = self.clock.monotonic().saturating_sub(begun);
-                metrics::histogram!("pipekeeper_refresh_lease_wait_seconds")
-                    .record(waited.as_secs_f64());
-                match self.renew(&row, app, &lease, trigger, report).await? {
-                    Outcome::Replayed(row) if self.is_past(&row).await => {
-                        have = Some(row.generation);
-                        continue;
+            if self.may_be_taken(&row).await {
+                // A place first: a lease must not wait in a queue.
+                let (place, queued) = self.place(app).await;
+                if queued {
+                    row = self.find(id).await?;
+                    if self.is_newer(&row, have, trigger)? {
+                        return Ok(Outcome::AlreadyNewer(Arc::new(row)));
                     }
-                    outcome => return Ok(outcome),
                 }
+                self.check_held(app, &row)?;
+                // Nothing is begun that the process might not be there to end.
+                if self.is_stopping() {
+                    return Err(RefreshError::Busy);
+                }
+                if let Some(lease) = self.acquire(&row).await? {
+                    told_wait(waiting_since);
+                    match self.renew(&row, app, &lease, trigger, report).await? {
+                        Outcome::Replayed(row) if self.is_past(&row).await => {
+                            have = Some(row.generation);
+                            continue;
+                        }
+                        outcome => return Ok(outcome),
+                    }
+                }
+                drop(place);
             }
-            drop(place);
-            let waited = self.clock.monotonic().saturating_sub(begun);
-            if trigger.is_background() || waited > gives_up_after {
+            let now = self.clock.monotonic();
+            let since = *waiting_since.get_or_insert(now);
+            if trigger.is_background() || now.saturating_sub(begun.min(since)) > gives_up_after {
                 return Err(RefreshError::Busy);
             }
             tokio::time::sleep(random::between(pause, pause * 2)).await;
             pause = (pause * 2).min(LEASE_POLL.1);
         }
+    }
+
+    async fn find(&self, id: &ConnectionId) -> Result<Connection, RefreshError> {
+        let found = self.store.connection_find(id).await?;
+        found.ok_or(RefreshError::NotFound)
     }
 
     /// An answer from a journal may have had its time: the journals hold the next one, or it is renewed.
@@ -251,9 +280,15 @@ impl Refresher {
         next.is_ok_and(|next| next.is_some())
     }
 
-    /// A place at the provider's token endpoint.
-    async fn place(&self, app: &App) -> Option<SemaphorePermit<'_>> {
-        self.places.get(&app.provider.key)?.acquire().await.ok()
+    /// A place at the provider's token endpoint, and whether it had to be waited for.
+    async fn place(&self, app: &App) -> (Option<SemaphorePermit<'_>>, bool) {
+        let Some(places) = self.places.get(&app.provider.key) else {
+            return (None, false);
+        };
+        match places.try_acquire() {
+            Ok(place) => (Some(place), false),
+            Err(_all_taken) => (places.acquire().await.ok(), true),
+        }
     }
 
     /// Whether the row's token is newer than what the caller has; an error if it may not be renewed now.

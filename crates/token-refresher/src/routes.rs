@@ -32,7 +32,7 @@ struct RefreshBody {
     account_id: Option<String>,
     owner: Option<String>,
     connection_id: Option<String>,
-    /// The generation of the token that failed; without it, a token minted in the last 5 s counts as newer.
+    /// The generation of the token that failed; without it, a token minted in the last `refresh.minted_recently_secs` counts as newer.
     generation: Option<i64>,
     /// How long the caller waits.
     #[schema(rename = "deadline_ms")]
@@ -87,7 +87,9 @@ pub(crate) async fn refresh(
         .map_err(|error| problem_of(error, service.door.now()))?;
     let (word, row) = match &outcome {
         Outcome::Refreshed(row) | Outcome::Replayed(row) => (RefreshOutcome::Refreshed, row),
-        Outcome::AlreadyNewer(row) | Outcome::Adopted(row) => (RefreshOutcome::AlreadyNewer, row),
+        Outcome::AlreadyNewer(row) | Outcome::Adopted(row) | Outcome::Revoked(row) => {
+            (RefreshOutcome::AlreadyNewer, row)
+        }
     };
     pipekeeper_service::record(&row.id, row.generation);
     Ok(HttpResponse::Ok().json(refreshed(word, row)))

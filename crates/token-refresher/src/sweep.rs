@@ -3,22 +3,25 @@
 //! All of it is found by an index range on (`state`, `due_at`), and all refreshes go through the door. Replicas share the
 //! work by the leases alone: who comes second finds the row newer, or somebody at it.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::lifetime::{due_at_of, is_due, is_in_use};
-use pipekeeper_core::oauth::{self, TokenError};
-use pipekeeper_core::provider::{App, AppChoice};
+use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::random;
 use pipekeeper_core::store::{Connection, DueFor, StoreError};
 use tracing::Instrument as _;
 
-use crate::refresh::{RefreshError, Refresher, Trigger};
+use crate::refresh::{Outcome, RefreshError, Refresher, Trigger};
 
 /// Rows are read so many at a time.
 const PAGE: u16 = 200;
+
+/// Revocations, and rechecks, that are under way at a time.
+const ASIDE: usize = 8;
 
 /// How long the sweep waits for one connection before it turns to the next; the refresh itself goes on.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -36,32 +39,57 @@ pub(crate) struct Swept {
     pub(crate) failed: usize,
 }
 
+impl Add for Swept {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            refreshed: self.refreshed + other.refreshed,
+            postponed: self.postponed + other.postponed,
+            revoked: self.revoked + other.revoked,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
 impl Refresher {
     /// Does all that is due.
     ///
     /// # Errors
     /// The database can't be used. What is not done stays due.
     pub(crate) async fn sweep_once(self: &Arc<Self>) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
-        for due_for in [DueFor::Revocation, DueFor::Refresh, DueFor::Recheck] {
-            // Some places at the token endpoint stay free for callers who wait.
-            let at_once = (self.timing().max_concurrent_calls * 3 / 4).max(1);
-            let mut done = self
-                .due(due_for)
-                .map_ok(|row| async move { Ok(self.attend(due_for, row).await) })
-                .try_buffer_unordered(at_once)
-                .boxed();
-            while let Some(did) = done.try_next().await? {
-                match did {
-                    Did::Refreshed => swept.refreshed += 1,
-                    Did::Postponed => swept.postponed += 1,
-                    Did::Revoked => swept.revoked += 1,
-                    Did::Failed => swept.failed += 1,
-                }
-            }
-        }
+        // Some places at the token endpoint stay free for callers who wait.
+        let at_once = (self.timing().max_concurrent_calls * 3 / 4).max(1);
+        let (renewed, revoked, rechecked) = tokio::join!(
+            self.sweep_for(DueFor::Refresh, at_once),
+            self.sweep_for(DueFor::Revocation, ASIDE),
+            self.sweep_for(DueFor::Recheck, ASIDE),
+        );
+        let swept = renewed? + revoked? + rechecked?;
         if swept != Swept::default() {
             tracing::debug!(?swept, "swept");
+        }
+        Ok(swept)
+    }
+
+    async fn sweep_for(
+        self: &Arc<Self>,
+        due_for: DueFor,
+        at_once: usize,
+    ) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        let mut done = self
+            .due(due_for)
+            .map_ok(|row| async move { Ok(self.attend(due_for, row).await) })
+            .try_buffer_unordered(at_once)
+            .boxed();
+        while let Some(did) = done.try_next().await? {
+            match did {
+                Did::Refreshed => swept.refreshed += 1,
+                Did::Postponed => swept.postponed += 1,
+                Did::Revoked => swept.revoked += 1,
+                Did::Failed => swept.failed += 1,
+            }
         }
         Ok(swept)
     }
@@ -100,7 +128,7 @@ impl Refresher {
                 return self.postpone(&row, later(self.now())).await;
             };
             match due_for {
-                DueFor::Revocation => self.revoke(app, &row).await,
+                DueFor::Revocation => self.have_refreshed(&row, Trigger::Revocation).await,
                 DueFor::Recheck => self.have_refreshed(&row, Trigger::Recheck).await,
                 DueFor::Refresh => {
                     let now = self.now();
@@ -134,9 +162,13 @@ impl Refresher {
             .refresh(&row.id, Some(row.generation), trigger, PATIENCE)
             .await;
         match end {
+            Ok(Outcome::Revoked(_)) => Ok(Did::Revoked),
             Ok(_) => Ok(Did::Refreshed),
             // The row is left as it was, and would be first in the next sweep, too.
             Err(RefreshError::ClientMisconfigured { .. } | RefreshError::Sealed(_)) => {
+                self.postpone(row, later(self.now())).await
+            }
+            Err(RefreshError::Provider { .. }) if trigger == Trigger::Revocation => {
                 self.postpone(row, later(self.now())).await
             }
             Err(_) => Ok(Did::Failed),
@@ -148,37 +180,6 @@ impl Refresher {
             .connection_postpone(&row.id, row.generation, until)
             .await?;
         Ok(Did::Postponed)
-    }
-
-    /// Tells the provider that a connection was disconnected here (RFC 7009), until it has heard it.
-    async fn revoke(&self, app: &App, row: &Connection) -> Result<Did, StoreError> {
-        let token = match self.vault().refresh_token(row) {
-            Ok(token) => token,
-            Err(error) => {
-                tracing::error!(
-                    "a disconnected grant can't be revoked: {:#}",
-                    anyhow::Error::from(error)
-                );
-                return self.postpone(row, later(self.now())).await;
-            }
-        };
-        match oauth::revoke(self.client(), app, &token).await {
-            // A grant that the provider knows nothing of has ended, too.
-            Ok(()) | Err(TokenError::InvalidGrant) => {
-                self.store()
-                    .connection_revocation_told(&row.id, row.generation, self.now())
-                    .await?;
-                tracing::info!("revoked at the provider");
-                Ok(Did::Revoked)
-            }
-            Err(error) => {
-                tracing::warn!(
-                    "a disconnected grant lives on at the provider for now: {:#}",
-                    anyhow::Error::from(error)
-                );
-                self.postpone(row, later(self.now())).await
-            }
-        }
     }
 }
 

@@ -28,10 +28,11 @@ pub struct IdleDeadlines {
 }
 
 impl Store {
-    /// How many of an app's rows the provider has refused since then, and refuses still; without those whose answers got lost.
+    /// How many of an app's rows the provider has refused since then for this reason, and refuses still.
     pub async fn rejections_since(
         &self,
         app: &AppKey,
+        reason: &str,
         since: Timestamp,
     ) -> Result<i64, StoreError> {
         on_conn!(self, |conn| table
@@ -39,7 +40,7 @@ impl Store {
             .filter(c::app_id.eq(&app.app_id))
             .filter(c::state.eq(ConnectionState::ReauthRequired.as_str()))
             .filter(c::state_since.ge(since))
-            .filter(c::state_reason.eq("rejected"))
+            .filter(c::state_reason.eq(reason))
             .select(how_many())
             .get_result(conn))
     }

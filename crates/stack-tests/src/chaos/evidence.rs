@@ -24,7 +24,7 @@ pub struct Evidence {
     pub rows: Vec<Row>,
     /// Rows as they were when a new consent was about to mend them.
     pub deaths: Vec<Row>,
-    /// By directory: when each answer was written down, by the fingerprint of the refresh token in it.
+    /// By directory: when each answer that is written down was received, by the fingerprint of the refresh token in it.
     pub journals: BTreeMap<String, BTreeMap<String, Micros>>,
     /// The directory that each refresher reads.
     pub reach: BTreeMap<String, String>,

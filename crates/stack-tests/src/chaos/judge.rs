@@ -1,4 +1,9 @@
-//! The four statements, checked from what is left after a run.
+//! The four statements, checked from what is left after a run:
+//!
+//! 1. every reuse of a refresh token is explained by an answer that never reached a journal (`reuse`);
+//! 2. every grant that the provider holds as good is `active` here, with the newest refresh token (`rows`);
+//! 3. nothing is `reauth_required` that the provider didn't refuse; destroyed answers are told as `answer_lost` (`rows`);
+//! 4. every data request got the right answer or an honest 429, 502, 503 or 504 (`answers`).
 
 mod answers;
 mod reuse;

@@ -20,7 +20,9 @@ impl Inner {
                 self.index().retain(&known, |_| false);
             }
         }
-        slots.iter().try_for_each(|slot| self.read_slot(slot))
+        // One that can't be read keeps nobody from the others.
+        let read = slots.iter().map(|slot| self.read_slot(slot));
+        read.fold(Ok(()), Result::and)
     }
 
     pub(super) fn read_slot(&self, slot: &str) -> Result<(), JournalError> {

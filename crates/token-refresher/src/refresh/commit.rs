@@ -34,7 +34,9 @@ impl Refresher {
         } = spending;
         let asked_for = match trigger {
             Trigger::Webhook => Some(self.clock.now()),
-            Trigger::Sweep | Trigger::KeepAlive | Trigger::Recheck => row.last_used_at,
+            Trigger::Sweep | Trigger::KeepAlive | Trigger::Recheck | Trigger::Revocation => {
+                row.last_used_at
+            }
         };
         // Was the renewed token good by its own word? Then it was a 401 that asked.
         let early =

@@ -17,6 +17,8 @@ pub(crate) enum Outcome {
     AlreadyNewer(Arc<Connection>),
     /// The same, found out only after a race with them.
     Adopted(Arc<Connection>),
+    /// The provider has been told that the connection ended here.
+    Revoked(Arc<Connection>),
 }
 
 /// Why there is no newer token.
@@ -95,15 +97,17 @@ pub(super) fn ended(row: &Connection) -> Option<RefreshError> {
     }
 }
 
-/// The outcomes that metrics count.
-pub(super) fn outcome_word(result: &FlightResult) -> &'static str {
+/// The outcomes that metrics count; `asked`: whether a provider was.
+pub(super) fn outcome_word(result: &FlightResult, asked: bool) -> &'static str {
     match result {
         Ok(Outcome::Refreshed(_)) => "refreshed",
         Ok(Outcome::Replayed(_)) => "replayed",
         Ok(Outcome::AlreadyNewer(_)) => "already_newer",
         Ok(Outcome::Adopted(_)) => "adopted",
         Err(RefreshError::NotFound) => "not_found",
-        Err(RefreshError::Ended { .. }) => "rejected",
+        Ok(Outcome::Revoked(_)) => "revoked",
+        Err(RefreshError::Ended { .. }) if asked => "rejected",
+        Err(RefreshError::Ended { .. }) => "ended",
         Err(RefreshError::RefusedAfterRenewal { .. }) => "refused_after_renewal",
         Err(RefreshError::TryLater { .. }) => "try_later",
         Err(RefreshError::Busy) => "busy",

@@ -45,37 +45,39 @@ impl Refresher {
         have: Option<i64>,
         trigger: Trigger,
     ) -> Flight {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        match flights.entry(id.clone()) {
-            Entry::Occupied(flight) => flight.get().clone(),
-            Entry::Vacant(place) => {
-                let (tell, ended) = watch::channel(None);
-                let flight = Flight {
-                    have,
-                    trigger,
-                    ended,
-                };
-                place.insert(flight.clone());
-                let (door, id) = (Arc::clone(self), id.clone());
-                let landing = Landing {
-                    door: Arc::clone(self),
-                    id: id.clone(),
-                };
-                let span = tracing::Span::current();
-                let task = async move {
-                    let mut report = Report::default();
-                    let result = door.fly(&id, have, trigger, &mut report).await;
-                    metrics::counter!("pipekeeper_refresh_total", "provider" => report.provider, "outcome" => outcome_word(&result))
-                        .increment(1);
-                    // Off the board before its end is told: who comes now is answered by the row.
-                    drop(landing);
-                    tell.send_replace(Some(result));
-                    door.log.write(report.attempts).await;
-                };
-                self.tasks.spawn(task.instrument(span));
-                flight
-            }
+        let (tell, ended) = watch::channel(None);
+        let flight = Flight {
+            have,
+            trigger,
+            ended,
+        };
+        match self
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(id.clone())
+        {
+            Entry::Occupied(under_way) => return under_way.get().clone(),
+            Entry::Vacant(place) => drop(place.insert(flight.clone())),
         }
+        let (door, id) = (Arc::clone(self), id.clone());
+        let landing = Landing {
+            door: Arc::clone(self),
+            id: id.clone(),
+        };
+        let task = async move {
+            let mut report = Report::default();
+            let result = door.fly(&id, have, trigger, &mut report).await;
+            let outcome = outcome_word(&result, !report.attempts.is_empty());
+            metrics::counter!("pipekeeper_refresh_total", "provider" => report.provider, "outcome" => outcome)
+                .increment(1);
+            // Off the board before its end is told: who comes now is answered by the row.
+            drop(landing);
+            tell.send_replace(Some(result));
+            door.log.write(report.attempts).await;
+        };
+        self.tasks.spawn(task.instrument(tracing::Span::current()));
+        flight
     }
 }
 

@@ -21,6 +21,9 @@ pub(super) const MASS_WINDOW: Duration = Duration::from_mins(10);
 const MASS_AT_LEAST: i64 = 3;
 const MASS_SHARE: i64 = 20;
 
+/// For so long new tokens for one connection speak for the provider's refusals of others.
+const GRANTED_LATELY: Duration = Duration::from_mins(1);
+
 /// How long the number of an app's connections is believed.
 const COUNTED_FOR: Duration = Duration::from_mins(10);
 
@@ -40,6 +43,8 @@ struct AppState {
     second_secret: bool,
     active_count: Option<(Timestamp, i64)>,
     mass_rejection_until: Option<Timestamp>,
+    /// When the provider last gave one of its connections new tokens, on the monotonic clock.
+    granted_at: Option<Duration>,
 }
 
 impl Guard {
@@ -59,11 +64,17 @@ impl Guard {
         until
     }
 
-    /// Why this app is left alone, and until when.
+    /// Why this app is left alone, and until when. When the time is over, one caller tries for all.
     pub(super) fn held(&self, app: &App) -> Option<(&'static str, Timestamp)> {
         let now = self.clock.now();
-        let held = self.apps().get(&app.key).and_then(|app| app.held);
-        held.filter(|(_, until)| lies_ahead(*until, now, PROBE_EVERY))
+        let mut apps = self.apps();
+        let held = &mut apps.get_mut(&app.key)?.held;
+        let (word, until) = (*held)?;
+        if lies_ahead(until, now, PROBE_EVERY) {
+            return Some((word, until));
+        }
+        *held = Some((word, now.saturating_add(PROBE_EVERY)));
+        None
     }
 
     /// The secret that the provider knew us by last, and the other one.
@@ -97,6 +108,12 @@ impl Guard {
         }
     }
 
+    /// The provider gave new tokens.
+    pub(super) fn granted(&self, app: &App) {
+        let now = self.clock.monotonic();
+        self.apps().entry(app.key.clone()).or_default().granted_at = Some(now);
+    }
+
     /// Held while one connection is declared dead, so that two can't both be the last that may.
     pub(super) async fn one_at_a_time(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.rejecting.lock().await
@@ -104,11 +121,23 @@ impl Guard {
 
     /// Whether one more connection of this app may be declared dead. (Other processes count for themselves: each may
     /// exceed it by one.)
-    pub(super) async fn may_reject(&self, app: &App) -> Result<bool, StoreError> {
+    ///
+    /// One in doubt most likely dies of its lost answer: a crash loses many at once. It may, as long as the provider goes on
+    /// giving others new tokens; if it refuses everybody, that is no matter of lost answers.
+    pub(super) async fn may_reject(&self, app: &App, in_doubt: bool) -> Result<bool, StoreError> {
+        if in_doubt && self.has_granted_lately(app) {
+            return Ok(true);
+        }
         let now = self.clock.now();
         let since = now.saturating_sub(MASS_WINDOW);
         let key = app.app_key();
-        let rejected = self.store.rejections_since(&key, since).await?;
+        let mut rejected = self.store.rejections_since(&key, "rejected", since).await?;
+        if in_doubt {
+            rejected += self
+                .store
+                .rejections_since(&key, "answer_lost", since)
+                .await?;
+        }
         if rejected < MASS_AT_LEAST || rejected < (self.active(app).await? + rejected) / MASS_SHARE
         {
             return Ok(true);
@@ -128,6 +157,11 @@ impl Guard {
         metrics::counter!("pipekeeper_mass_rejections_total", "app" => app.key.clone())
             .increment(1);
         Ok(false)
+    }
+
+    fn has_granted_lately(&self, app: &App) -> bool {
+        let granted_at = self.apps().get(&app.key).and_then(|app| app.granted_at);
+        granted_at.is_some_and(|at| self.clock.monotonic().saturating_sub(at) < GRANTED_LATELY)
     }
 
     /// Counted now and then: it takes a walk along an index.

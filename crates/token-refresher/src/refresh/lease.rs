@@ -78,7 +78,15 @@ impl Watch {
 }
 
 impl Refresher {
-    /// The lease on this generation, if nobody has it, or if whoever had it is gone.
+    /// Whether nobody has the lease, or whoever had it is gone.
+    pub(super) async fn may_be_taken(&self, row: &Connection) -> bool {
+        match &row.lease_owner {
+            None => true,
+            Some(owner) => self.is_orphan(&row.id, owner).await,
+        }
+    }
+
+    /// The lease on this generation, of a row whose lease may be taken.
     pub(super) async fn acquire(&self, row: &Connection) -> Result<Option<Lease>, StoreError> {
         let (asked_at, asked_at_wall) = (self.clock.monotonic(), self.clock.now());
         let flight = hex::encode(random::bytes::<8>());
@@ -89,12 +97,11 @@ impl Refresher {
                     .lease_acquire(&row.id, row.generation, row.state, &mine)
                     .await?
             }
-            Some(owner) if self.is_orphan(&row.id, owner).await => {
+            Some(owner) => {
                 tracing::warn!(connection.id = %row.id, generation = row.generation, "taking over the lease of a holder that is gone");
                 metrics::counter!("pipekeeper_refresh_orphans_total").increment(1);
                 self.store.lease_take_over(&row.id, owner, &mine).await?
             }
-            Some(_) => false,
         };
         if acquired {
             self.watch.forget(&row.id);
@@ -136,9 +143,9 @@ impl Refresher {
             orphan_grace,
             ..
         } = self.timing;
-        let held_for = self
-            .watch
-            .held_for(id, owner, self.clock.monotonic(), lease);
+        // Where nobody waits for it, sweeps are all that look at it.
+        let gap = lease.max(self.timing.sweep_every * 2);
+        let held_for = self.watch.held_for(id, owner, self.clock.monotonic(), gap);
         match self.journal.holder(owner).await {
             Holder::Gone => true,
             Holder::Running => held_for > lease,

@@ -29,9 +29,11 @@ impl Refresher {
             .await;
         } else {
             let _one_at_a_time = self.guard.one_at_a_time().await;
-            // One whose answer got lost dies of that, and not of a mistake in our credentials.
-            if !in_doubt && !self.insist(row, || self.guard.may_reject(app)).await {
-                return self.spared(spending).await;
+            if !self
+                .insist(row, || self.guard.may_reject(app, in_doubt))
+                .await
+            {
+                return self.spared(spending, in_doubt).await;
             }
             let word = Some("invalid_grant");
             let ended = self
@@ -53,11 +55,11 @@ impl Refresher {
     }
 
     /// One refusal of too many at once: the connection is kept, and tried again when they have stopped.
-    async fn spared(&self, spending: Spending<'_>) -> FlightResult {
+    async fn spared(&self, spending: Spending<'_>, in_doubt: bool) -> FlightResult {
         // Not all at once, and not before the window has moved on.
         let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
         let retry_at = self.clock.now().saturating_add(wait);
-        self.put_off(spending, "mass_rejection", retry_at, false)
+        self.put_off(spending, "mass_rejection", retry_at, in_doubt)
             .await;
         Err(provider(
             "mass_rejection".to_owned(),

@@ -87,6 +87,7 @@ impl Refresher {
                 Err(RefreshError::Busy)
             }
             Attempt::Answered(Ok(received)) => {
+                self.guard.granted(app);
                 let result = self.commit(spending, received, Source::Provider).await;
                 if let (Ok(Outcome::Refreshed(row)), Some(last)) =
                     (&result, report.attempts.last_mut())
@@ -127,7 +128,7 @@ impl Refresher {
                 (Attempt::Answered(Err(TokenError::Unknown(unknown))), _) => {
                     *in_doubt = true;
                     // A provider that allows for lost answers does so for seconds: now or never.
-                    if asked_again || is_told_to_wait(unknown) {
+                    if asked_again || is_told_to_wait(unknown) || self.is_stopping() {
                         return attempt;
                     }
                     asked_again = true;

@@ -60,7 +60,10 @@ impl Refresher {
                 tracing::error!(connection.id = %row.id, generation = answer.generation, "an answer is lost: {:#}", anyhow::Error::from(error));
                 None
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(connection.id = %row.id, generation = answer.generation, "an answer can't be read for now: {:#}", anyhow::Error::from(error));
+                return Ok(Fate::Kept);
+            }
         };
         let Some(found) = found else {
             return Ok(Fate::Settled);

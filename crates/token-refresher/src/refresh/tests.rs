@@ -6,7 +6,7 @@ use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::AppUse;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection};
+use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Revocation};
 use pipekeeper_core::test_util::{self, TestDatabase, TestDirectory};
 use pipekeeper_core::vault::SealedTo;
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ fn timing() -> Timing {
         default_deadline: Duration::from_secs(8),
         max_concurrent_calls: 32,
         log_kept: DAY,
+        sweep_every: Duration::from_secs(5),
     }
 }
 
@@ -170,7 +171,20 @@ impl World {
         self.door_of(settings, self.journal(journals))
     }
 
+    fn door_timed(&self, timing: Timing) -> Arc<Refresher> {
+        self.door_made(&[], self.journal(&self.journals), timing)
+    }
+
     fn door_of(&self, settings: &[(&str, &str)], journal: Journal) -> Arc<Refresher> {
+        self.door_made(settings, journal, timing())
+    }
+
+    fn door_made(
+        &self,
+        settings: &[(&str, &str)],
+        journal: Journal,
+        timing: Timing,
+    ) -> Arc<Refresher> {
         let set = |key: &str, value: &str| (format!("PIPEKEEPER__{key}"), value.to_owned());
         let provider = |key: &str, value: &str| set(&format!("PROVIDERS__PIPEDRIVE__{key}"), value);
         let uri = self.provider.uri();
@@ -208,7 +222,7 @@ impl World {
             apps,
             client,
             journal,
-            timing(),
+            timing,
         ))
     }
 
@@ -326,6 +340,16 @@ fn consent(vault: &Vault, id: &ConnectionId, owner: &str, access: &str, refresh:
         account_id,
         owner,
     }
+}
+
+/// What its people did to a connection of generation 1: a new consent, and a disconnect.
+async fn reconnected_and_ended(vault: &Vault, store: &Store, id: &ConnectionId) {
+    let again = consent(vault, id, "jane", "access-9", "refresh-9");
+    let reconnected = store.connection_reconnect(id, 1, &again, at(0)).await;
+    assert!(reconnected.unwrap());
+    let pending = Revocation::Pending;
+    let ended = store.connection_revoke(id, 2, "disconnected", pending, at(0));
+    assert!(ended.await.unwrap());
 }
 
 fn sibling(vault: &Vault, row: &Connection) -> Commit {

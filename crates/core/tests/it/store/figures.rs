@@ -36,10 +36,15 @@ pub(crate) async fn rejections_are_counted_per_app_and_time(backend: Backend) {
     let ended = store.connection_revoke(&ids[4], 1, "uninstalled", Revocation::Known, at(21));
     assert!(ended.await.unwrap());
 
-    let since = async |secs| store.rejections_since(&app(), at(secs)).await.unwrap();
-    assert_eq!(since(0).await, 2);
-    assert_eq!(since(10).await, 1);
-    assert_eq!(since(11).await, 0, "a lost answer is no rejection");
+    let since = async |secs, reason| {
+        let counted = store.rejections_since(&app(), reason, at(secs)).await;
+        counted.unwrap()
+    };
+    assert_eq!(since(0, "rejected").await, 2);
+    assert_eq!(since(10, "rejected").await, 1);
+    assert_eq!(since(11, "rejected").await, 0);
+    assert_eq!(since(20, "answer_lost").await, 1);
+    assert_eq!(since(21, "answer_lost").await, 0);
     assert_eq!(store.connections_active(&app()).await.unwrap(), 2);
     assert_eq!(store.connections_active(&other_app()).await.unwrap(), 0);
 }

@@ -458,6 +458,8 @@ pub(crate) async fn a_late_token_is_revoked_in_place_of_the_older_one(backend: B
     );
     let ended = store.connection_revoke(&id, 1, "disconnected", Revocation::Pending, at(1));
     assert!(ended.await.unwrap());
+    let of_another = store.connection_revoke_also(&id, 1, &late, at(2));
+    assert!(!of_another.await.unwrap(), "the row has moved on");
 
     assert!(
         store

@@ -203,7 +203,13 @@ async fn pages(explained: &Explained) {
 async fn figures(explained: &Explained) {
     let Explained { store, .. } = explained;
 
-    assert!(store.rejections_since(&app(), at(-3600)).await.unwrap() > 0);
+    assert!(
+        store
+            .rejections_since(&app(), "rejected", at(-3600))
+            .await
+            .unwrap()
+            > 0
+    );
     explained.is_in(&["connections_by_state_since"], "state_since");
 
     assert!(store.connections_active(&app()).await.unwrap() > 0);

@@ -1,4 +1,5 @@
-//! Statement 1: every reuse of a refresh token is explained by an answer that was never fsynced.
+//! Statement 1: every reuse of a refresh token is explained by an answer that was never fsynced, was fsynced where the next
+//! holder can't read, or came from a call that took effect after a later one had (its sender was lost, or had given up).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -185,8 +186,9 @@ fn fate(evidence: &Evidence, call: &Call, since: Micros, before: Micros) -> Opti
             // One that lasted.
             Blow::Stop if entry.at_us <= since => stopped = Some(blow_at()),
             Blow::Continue if entry.at_us <= since => stopped = None,
-            Blow::Continue => {}
-            Blow::Kill | Blow::Stop | Blow::Terminate => {
+            // A process that is asked to end finishes what it has begun.
+            Blow::Continue | Blow::Terminate => {}
+            Blow::Kill | Blow::Stop => {
                 if entry.at_us >= since - EARLIER {
                     told.push(blow_at());
                 }

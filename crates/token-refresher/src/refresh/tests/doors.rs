@@ -267,10 +267,12 @@ async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
             .lock()
             .unwrap()
             .values()
-            .any(|lease| lease.first.is_zero())
+            .any(|lease| lease.last.is_zero())
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let first = door.watch.0.lock().unwrap().values().next().unwrap().first;
+        assert_eq!(first, Duration::from_secs(89));
         watch(&door, &world.clock, Duration::from_secs(2)).await;
         assert_eq!(world.calls().await, 0);
         assert!(world.store.lease_release(&world.id, "one/1").await.unwrap());
@@ -294,7 +296,7 @@ async fn a_new_holder_is_given_its_own_time() {
     let door = world.door();
     let time = async {
         seen(&door).await;
-        world.clock.advance(Duration::from_secs(45));
+        watch(&door, &world.clock, Duration::from_secs(45)).await;
         assert!(
             world
                 .store
@@ -367,5 +369,27 @@ async fn a_lease_does_not_wait_for_a_place() {
     assert_eq!(
         places_there.available_permits(),
         timing().max_concurrent_calls
+    );
+}
+
+/// A call that the process might not be there to end is not begun.
+#[tokio::test]
+async fn a_stopping_process_begins_no_call() {
+    let world = World::answering([]).await;
+    let door = world.door();
+    let places = u32::try_from(timing().max_concurrent_calls).unwrap();
+    let all = door.places["pipedrive"].acquire_many(places).await.unwrap();
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.tasks.stopping().cancel();
+        drop(all);
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), stop);
+
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(
+        (world.calls().await, world.row().await.lease_owner),
+        (0, None)
     );
 }

@@ -72,30 +72,74 @@ async fn of_many_connections_one_in_twenty_may_go_at_once() {
     assert_eq!(dead(&states(&world, &ids).await), 5);
 }
 
+/// Puts connections in doubt, as a holder that is gone does.
+async fn doubt(world: &World, ids: &[ConnectionId]) {
+    for id in ids {
+        let active = ConnectionState::Active;
+        let store = &world.store;
+        assert!(store.lease_acquire(id, 1, active, "gone").await.unwrap());
+        assert!(store.lease_take_over(id, "gone", "heir").await.unwrap());
+        assert!(store.lease_release(id, "heir").await.unwrap());
+    }
+}
+
 /// A crash of ours, or of the provider's, may lose many answers at once: they die of that, and nobody is spared to die later.
 #[tokio::test]
 async fn lost_answers_are_no_mass_of_refusals() {
+    let refusals = (0..20).map(|_| refusal(400, "invalid_grant"));
+    let world = World::answering([granted()].into_iter().chain(refusals)).await;
+    let ids = crowd(&world, 10).await;
+    let door = world.door();
+    doubt(&world, &ids[1..7]).await;
+    refreshed(refresh(&door, &ids[0], Some(1)).await);
+
+    for id in &ids[1..] {
+        refresh(&door, id, Some(1)).await.unwrap_err();
+    }
+
+    assert_eq!(dead(&states(&world, &ids[1..7]).await), 6);
+    assert_eq!(
+        dead(&states(&world, &ids[7..]).await),
+        3,
+        "and three by the provider's word"
+    );
+}
+
+/// After an outage many are in doubt. A provider that then refuses everybody is not believed.
+#[tokio::test]
+async fn doubts_are_no_leave_to_refuse_everybody() {
     let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
     let ids = crowd(&world, 9).await;
     let door = world.door();
-    for id in &ids[..6] {
-        let active = ConnectionState::Active;
-        let store = &world.store;
-        assert!(store.lease_acquire(id, 1, active, "frozen").await.unwrap());
-        assert!(store.lease_take_over(id, "frozen", "heir").await.unwrap());
-        assert!(store.lease_release(id, "heir").await.unwrap());
-    }
+    doubt(&world, &ids).await;
 
     for id in &ids {
         refresh(&door, id, Some(1)).await.unwrap_err();
     }
 
-    assert_eq!(dead(&states(&world, &ids[..6]).await), 6);
-    assert_eq!(
-        dead(&states(&world, &ids[6..]).await),
-        3,
-        "and three by the provider's word"
-    );
+    assert_eq!(dead(&states(&world, &ids).await), 3);
+    assert_eq!(door.troubles(), ["app pipedrive: mass_rejection"]);
+    assert!(world.row_of(&ids[9]).await.in_doubt);
+}
+
+#[tokio::test]
+async fn when_a_hold_is_over_one_caller_tries_for_all() {
+    let refused = || refusal(401, "invalid_client");
+    let world = World::answering((0..20).map(|_| refused())).await;
+    let ids = crowd(&world, 9).await;
+    let door = world.door();
+    refresh(&door, &ids[0], Some(1)).await.unwrap_err();
+    world.clock.advance(Duration::from_mins(1));
+
+    let all = ids.iter().map(|id| refresh(&door, id, Some(1)));
+    for end in futures_util::future::join_all(all).await {
+        assert!(
+            matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
+            "{end:?}"
+        );
+    }
+
+    assert_eq!(world.calls().await, 2);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! An answer that reached a journal is never lost, and never asked for again.
 
-use pipekeeper_core::store::{Revocation, Sealed};
+use std::fs::File;
+use std::path::Path;
+
+use pipekeeper_core::store::Sealed;
 
 use super::*;
 use crate::journal::{ForgetfulDisk, Trouble};
@@ -47,6 +50,7 @@ async fn a_dead_holders_answer_is_committed_at_once_in_place_of_a_second_spend()
     let row = replayed(world.refresh(Some(1)).await);
 
     assert_eq!((row.generation, world.calls().await), (2, 0));
+    assert!(row.in_doubt, "its heir has not spent it");
     assert_eq!(
         world.vault.refresh_token(&row).unwrap().expose(),
         "refresh-2"
@@ -241,6 +245,103 @@ async fn an_answer_that_a_reconnect_overtook_is_dropped() {
 
     assert_eq!(world.row().await, before);
     assert_eq!(world.requests("/revoke").await.len(), 0);
+}
+
+/// A connection that ended since keeps the token that is yet to be revoked.
+#[tokio::test]
+async fn an_answer_of_long_ago_is_dropped_although_its_connection_ended() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    written(&world, &dead).await;
+    drop(dead);
+    reconnected_and_ended(&world.vault, &world.store, &world.id).await;
+    let door = world.door();
+
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+
+    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+    let [revocation] = &world.requests("/revoke").await[..] else {
+        panic!("one revocation")
+    };
+    assert!(revocation.body.starts_with(b"token=refresh-9&"));
+}
+
+/// A database that went back in time, and was given a new consent since, may be at the same generation with another token.
+#[tokio::test]
+async fn the_answer_to_another_token_is_dropped() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    let (body, spent) = (tokens().to_string(), Secret::from("refresh-0"));
+    let recorded = dead.record(&world.id, 1, &spent, at(0), body.as_bytes());
+    recorded.await.unwrap();
+    drop(dead);
+    let before = world.row().await;
+    let door = world.door();
+
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+
+    assert_eq!(world.row().await, before);
+    assert_eq!(door.replay_once().await.unwrap(), 0);
+}
+
+/// Another slot's segment, made by `make`.
+fn segment(world: &World, number: u32, make: impl FnOnce(&Path)) {
+    let slot = world.journals.path().join("0".repeat(20));
+    std::fs::create_dir_all(&slot).unwrap();
+    make(&slot.join(format!("{number:08}-{}.jsonl", "1".repeat(20))));
+}
+
+#[tokio::test]
+async fn what_a_dead_holder_may_have_spent_waits_until_every_journal_can_be_read() {
+    let world = World::answering([granted()]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    drop(dead);
+    segment(&world, 1, |path| std::fs::create_dir(path).unwrap());
+
+    world.refresh(Some(1)).await.unwrap_err();
+
+    let row = world.row().await;
+    assert_eq!(row.last_error.as_deref(), Some("journal_unreadable"));
+    assert_eq!((row.in_doubt, row.lease_owner), (true, None));
+    assert_eq!(world.calls().await, 0);
+
+    segment(&world, 1, |path| std::fs::remove_dir(path).unwrap());
+    world.clock.advance(Duration::from_secs(3));
+    assert_eq!(refreshed(world.refresh(Some(1)).await).generation, 2);
+}
+
+#[tokio::test]
+async fn in_doubt_no_token_leaves_long_after_the_last_look_for_its_answer() {
+    let world = World::answering([granted(), granted()]).await;
+    let sql = "UPDATE connections SET in_doubt = 1";
+    world.database.lines(sql).unwrap();
+    // Read one after the other; each read waits until somebody opens the other end.
+    let mut ends = Vec::new();
+    for number in [1, 2] {
+        segment(&world, number, |path| {
+            let made = std::process::Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+            ends.push(path.to_owned());
+        });
+    }
+    let look = std::thread::spawn({
+        let clock = Arc::clone(&world.clock);
+        move || {
+            drop(File::options().write(true).open(&ends[0]).unwrap());
+            clock.advance(Duration::from_millis(2001));
+            drop(File::options().write(true).open(&ends[1]).unwrap());
+            for end in ends {
+                std::fs::remove_file(end).unwrap();
+            }
+        }
+    });
+
+    let end = world.refresh(Some(1)).await;
+
+    assert!(matches!(end, Err(RefreshError::NotSent { .. })), "{end:?}");
+    assert_eq!(world.calls().await, 0);
+    look.join().unwrap();
 }
 
 #[tokio::test]

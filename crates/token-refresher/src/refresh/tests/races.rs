@@ -1,6 +1,6 @@
 //! What happens to the row, or to the clock, while a call is under way.
 
-use pipekeeper_core::store::{Revocation, Sealed};
+use pipekeeper_core::store::Sealed;
 
 use super::*;
 
@@ -75,6 +75,25 @@ async fn tokens_of_a_connection_that_was_ended_meanwhile_are_revoked() {
         revocation.body,
         b"token=refresh-2&token_type_hint=refresh_token"
     );
+}
+
+#[tokio::test]
+async fn tokens_of_a_connection_that_was_reconnected_and_ended_meanwhile_are_dropped() {
+    let world = World::new().await;
+    let vault = world.vault.clone();
+    let user = world.elsewhere(move |store, id| {
+        let vault = vault.clone();
+        async move { reconnected_and_ended(&vault, &store, &id).await }
+    });
+    world.answer([after(user, granted())]).await;
+
+    world.refresh(Some(1)).await.unwrap_err();
+
+    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    let [revocation] = &world.requests("/revoke").await[..] else {
+        panic!("one revocation")
+    };
+    assert!(revocation.body.starts_with(b"token=refresh-9&"));
 }
 
 #[tokio::test]
@@ -214,26 +233,62 @@ async fn no_call_begins_that_would_outlive_the_lease() {
     assert_eq!(world.calls().await, 1);
 }
 
+/// Asked when the token leaves: the process may have been frozen since it decided to call.
 #[tokio::test]
-async fn whatever_the_database_says_the_answer_is_kept_until_it_is_stored() {
-    let world = World::new().await;
-    let slow = world.elsewhere(|_, _| tokio::time::sleep(Duration::from_millis(300)));
-    world.answer([after(slow, granted())]).await;
-    let rename = |from: &str, to: &str| {
-        let sql = format!("ALTER TABLE {from} RENAME TO {to}");
-        world.database.lines(&sql).unwrap();
+async fn no_token_leaves_so_late_that_its_answer_could_miss_the_leases_end() {
+    let by_wall = |clock: &ManualClock, by| clock.set_wall(clock.now().saturating_add(by));
+    let by_monotonic = |clock: &ManualClock, by| {
+        let wall = clock.now();
+        clock.advance(by);
+        clock.set_wall(wall);
     };
-    let operator = async {
-        while world.row().await.lease_owner.is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        rename("connections", "elsewhere");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        rename("elsewhere", "connections");
-    };
+    let clocks: [fn(&ManualClock, Duration); 2] = [by_wall, by_monotonic];
+    for pass in clocks {
+        let world = World::new().await;
+        let door = world.door();
+        let lease = door.acquire(&world.row().await).await.unwrap().unwrap();
+        let in_time = door.in_time(&lease, None);
 
-    let (end, ()) = tokio::join!(world.refresh(Some(1)), operator);
+        pass(&world.clock, Duration::from_secs(18));
+        assert!(door.may_call(&lease));
+        pass(&world.clock, Duration::from_millis(1));
+        assert!(!door.may_call(&lease), "a call may take ten seconds");
 
-    assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
-    assert_eq!(world.row().await.lease_owner, None);
+        pass(&world.clock, Duration::from_millis(9_999));
+        assert!(in_time());
+        pass(&world.clock, Duration::from_millis(1));
+        assert!(!in_time(), "two are kept to write its answer down");
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_database_says_what_the_provider_said_is_kept_until_it_is_stored() {
+    let (active, dead) = (ConnectionState::Active, ConnectionState::ReauthRequired);
+    for (answer, state, generation) in [
+        (granted(), active, 2),
+        (refusal(400, "invalid_grant"), dead, 1),
+    ] {
+        let world = World::new().await;
+        let slow = world.elsewhere(|_, _| tokio::time::sleep(Duration::from_millis(300)));
+        world.answer([after(slow, answer)]).await;
+        let rename = |from: &str, to: &str| {
+            let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+            world.database.lines(&sql).unwrap();
+        };
+        let operator = async {
+            while world.row().await.lease_owner.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            rename("connections", "elsewhere");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            rename("elsewhere", "connections");
+        };
+
+        let (end, ()) = tokio::join!(world.refresh(Some(1)), operator);
+
+        let row = world.row().await;
+        assert_eq!((row.state, row.generation), (state, generation), "{end:?}");
+        assert_eq!((row.lease_owner, world.calls().await), (None, 1));
+        assert_eq!(end.is_ok(), state == active, "{end:?}");
+    }
 }

@@ -90,7 +90,8 @@ async fn every_outcome_has_its_word() {
         Ok(Outcome::Refreshed(Arc::clone(&row))),
         Ok(Outcome::AlreadyNewer(Arc::clone(&row))),
         Ok(Outcome::Adopted(Arc::clone(&row))),
-        Ok(Outcome::Replayed(row)),
+        Ok(Outcome::Replayed(Arc::clone(&row))),
+        Ok(Outcome::Revoked(row)),
         Err(RefreshError::NotFound),
         Err(RefreshError::Ended {
             state: ConnectionState::Revoked,
@@ -122,7 +123,7 @@ async fn every_outcome_has_its_word() {
         Err(StoreError::Duplicate.into()),
         Err(RefreshError::Sealed(OpenError::Malformed)),
     ];
-    let words: BTreeSet<&str> = results.iter().map(outcome_word).collect();
+    let words: BTreeSet<&str> = results.iter().map(|end| outcome_word(end, true)).collect();
     assert_eq!(
         words.into_iter().collect::<Vec<_>>(),
         [
@@ -136,6 +137,7 @@ async fn every_outcome_has_its_word() {
             "refused_after_renewal",
             "rejected",
             "replayed",
+            "revoked",
             "sealed",
             "store",
             "try_later",
@@ -217,7 +219,7 @@ async fn what_cannot_be_refreshed_says_why_without_a_call() {
         Err(RefreshError::NotFound)
     ));
 
-    let pending = pipekeeper_core::store::Revocation::Pending;
+    let pending = Revocation::Pending;
     let gone = world.connect("joe").await;
     world
         .store

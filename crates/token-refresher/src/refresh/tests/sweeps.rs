@@ -1,6 +1,6 @@
 //! What happens without being asked.
 
-use pipekeeper_core::store::{Revocation, never};
+use pipekeeper_core::store::never;
 
 use super::*;
 
@@ -99,7 +99,7 @@ async fn replicas_share_a_sweep_without_a_call_too_many() {
 }
 
 #[tokio::test]
-async fn sweeps_heal_a_lease_whose_holder_is_gone() {
+async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
     let active = ConnectionState::Active;
@@ -123,6 +123,38 @@ async fn sweeps_heal_a_lease_whose_holder_is_gone() {
 
     assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
     assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
+    let world = World::answering([granted()]).await;
+    let active = ConnectionState::Active;
+    world
+        .store
+        .lease_acquire(&world.id, 1, active, "other/1")
+        .await
+        .unwrap();
+    let door = world.door();
+    let swept = async || {
+        let patience = Duration::from_secs(20);
+        let end = door.refresh(&world.id, Some(1), Trigger::Sweep, patience);
+        tokio::time::timeout(patience / 4, end).await.unwrap()
+    };
+
+    let alone = swept().await;
+    assert!(matches!(alone, Err(RefreshError::Busy)), "{alone:?}");
+
+    let others = async {
+        let beside_a_caller = swept().await;
+        let released = world.store.lease_release(&world.id, "other/1").await;
+        assert!(released.unwrap());
+        beside_a_caller
+    };
+    let (end, beside_a_caller) = tokio::join!(refresh(&door, &world.id, Some(1)), others);
+
+    assert_eq!(refreshed(end).generation, 2);
+    let busy = matches!(beside_a_caller, Err(RefreshError::Busy));
+    assert!(busy, "{beside_a_caller:?}");
 }
 
 #[tokio::test]
@@ -235,4 +267,59 @@ async fn more_rows_than_a_page_are_all_swept() {
 
     assert_eq!(world.door().sweep_once().await.unwrap().refreshed, 450);
     assert_eq!(world.calls().await, 450);
+}
+
+/// Nobody else looks at an unused connection's lease: the looks must add up, however far apart they are.
+#[tokio::test]
+async fn seldom_sweeps_heal_it_too() {
+    let world = World::answering([granted()]).await;
+    used(&world, &world.id).await;
+    let active = ConnectionState::Active;
+    world
+        .store
+        .lease_acquire(&world.id, 1, active, "elsewhere/1/1")
+        .await
+        .unwrap();
+    let hourly = Timing {
+        sweep_every: Duration::from_hours(1),
+        ..timing()
+    };
+    let door = world.door_timed(hourly);
+    world.clock.advance(Duration::from_mins(55));
+
+    assert_eq!(door.sweep_once().await.unwrap().failed, 1);
+    world.clock.advance(Duration::from_hours(1));
+
+    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+}
+
+/// A page of rows is worked off for a while: a new consent may have come since it was read.
+#[tokio::test]
+async fn a_new_consent_is_not_revoked_with_the_old_one() {
+    let world = World::answering([]).await;
+    let pending = Revocation::Pending;
+    let store = &world.store;
+    assert!(
+        store
+            .connection_revoke(&world.id, 1, "disconnected", pending, at(0))
+            .await
+            .unwrap()
+    );
+    let read = world.row().await.generation;
+    let again = world.consent(&world.id, "jane", "access-9", "refresh-9");
+    assert!(
+        store
+            .connection_reconnect(&world.id, read, &again, at(1))
+            .await
+            .unwrap()
+    );
+
+    let patience = Duration::from_secs(5);
+    let door = world.door();
+    let end = door
+        .refresh(&world.id, Some(read), Trigger::Revocation, patience)
+        .await;
+
+    assert!(matches!(end, Ok(Outcome::Adopted(_))), "{end:?}");
+    assert_eq!(world.requests("/revoke").await.len(), 0);
 }
