@@ -26,6 +26,9 @@ use crate::edge::{Edge, edge, no_route};
 use crate::health::{Degraded, Ready, await_schema, healthz, readyz};
 use crate::tasks::Tasks;
 
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
 /// What makes a service: its name, its configuration, its routes.
 pub trait Service: Send + Sync + Sized + 'static {
     const NAME: &'static str;
@@ -223,6 +226,9 @@ impl Server {
         .workers(workers)
         // actix-web leaves Nagle on: a chunked answer would stall for a delayed ACK.
         .tcp_nodelay(true)
+        // Longer than our own clients keep an idle connection (and most others): who sends on one that is just being closed
+        // gets no answer.
+        .keep_alive(KEEP_ALIVE)
         // A caller that is gone cancels what it asked for.
         .h1_allow_half_closed(false)
         .shutdown_timeout(shutdown_grace.as_secs())

@@ -362,6 +362,8 @@ async fn a_database_that_went_back_in_time_heals() {
         refreshed(refresh(&door, &world.id, Some(generation)).await);
         world.clock.advance(Duration::from_mins(1));
     }
+    // What is logged of them is written after they have ended.
+    world.tasks.idle().await;
     for sql in [
         "DELETE FROM connections",
         "INSERT INTO connections SELECT * FROM backup",
