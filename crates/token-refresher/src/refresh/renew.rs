@@ -164,7 +164,7 @@ impl Refresher {
         match self.look(spending).await {
             Ok(Some(received)) => return Attempt::Found(received),
             Ok(None) => {}
-            Err(error) if in_doubt || error.lacks_key() => return Attempt::Unreadable(error),
+            Err(error) if in_doubt => return Attempt::Unreadable(error),
             Err(error) => tracing::warn!(
                 connection.id = %row.id,
                 "spending without a look into the journals: {:#}", anyhow::Error::from(error)
