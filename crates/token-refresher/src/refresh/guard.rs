@@ -43,6 +43,8 @@ struct AppState {
     second_secret: bool,
     active_count: Option<(Timestamp, i64)>,
     mass_rejection_until: Option<Timestamp>,
+    /// Connections in doubt were refused, many of them, and nobody has been given new tokens since.
+    refuses_everybody: bool,
     /// When the provider last gave one of its connections new tokens, on the monotonic clock.
     granted_at: Option<Duration>,
 }
@@ -111,7 +113,10 @@ impl Guard {
     /// The provider gave new tokens.
     pub(super) fn granted(&self, app: &App) {
         let now = self.clock.monotonic();
-        self.apps().entry(app.key.clone()).or_default().granted_at = Some(now);
+        let mut apps = self.apps();
+        let state = apps.entry(app.key.clone()).or_default();
+        state.granted_at = Some(now);
+        state.refuses_everybody = false;
     }
 
     /// Held while one connection is declared dead, so that two can't both be the last that may.
@@ -144,13 +149,19 @@ impl Guard {
         }
         let mut apps = self.apps();
         let state = apps.entry(app.key.clone()).or_default();
-        let told = state.mass_rejection_until.is_some_and(|at| at > now);
-        state.mass_rejection_until = Some(now.saturating_add(MASS_WINDOW));
+        let told = if in_doubt {
+            std::mem::replace(&mut state.refuses_everybody, true)
+        } else {
+            let until = now.saturating_add(MASS_WINDOW);
+            let before = state.mass_rejection_until.replace(until);
+            before.is_some_and(|at| at > now)
+        };
         drop(apps);
         if !told {
             tracing::error!(
                 app = app.key,
                 rejected,
+                in_doubt,
                 "mass_rejection: the provider refuses more refresh tokens at once than users revoke; they are kept. Check client_id and client_secret, then run `token-refresher recheck`"
             );
         }
@@ -186,10 +197,11 @@ impl Guard {
             .iter()
             .flat_map(|(key, app)| {
                 let held = app.held.filter(|(_, until)| *until > now);
-                let mass = app.mass_rejection_until.filter(|until| *until > now);
+                let mass = app.mass_rejection_until.is_some_and(|until| until > now)
+                    || app.refuses_everybody;
                 let held = held.map(|(word, _)| format!("app {key}: {word}"));
                 held.into_iter()
-                    .chain(mass.map(|_| format!("app {key}: mass_rejection")))
+                    .chain(mass.then(|| format!("app {key}: mass_rejection")))
             })
             .collect();
         troubles.sort();

@@ -54,19 +54,19 @@ impl Refresher {
         adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?)
     }
 
-    /// One refusal of too many at once: the connection is kept, and tried again when they have stopped.
+    /// One refusal of too many at once: the connection is kept, and tried again when they have stopped. One in doubt is tried
+    /// again soon: if the provider gives others new tokens by then, it died of its lost answer.
     async fn spared(&self, spending: Spending<'_>, in_doubt: bool) -> FlightResult {
-        // Not all at once, and not before the window has moved on.
-        let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
+        let (word, wait) = if in_doubt {
+            ("refused_in_doubt", back_off(spending.row.failures, None))
+        } else {
+            // Not all at once, and not before the window has moved on.
+            let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
+            ("mass_rejection", wait)
+        };
         let retry_at = self.clock.now().saturating_add(wait);
-        self.put_off(spending, "mass_rejection", retry_at, in_doubt)
-            .await;
-        Err(provider(
-            "mass_rejection".to_owned(),
-            false,
-            retry_at,
-            spending,
-        ))
+        self.put_off(spending, word, retry_at, in_doubt).await;
+        Err(provider(word.to_owned(), false, retry_at, spending))
     }
 
     /// A lease was left by somebody whose answer can't be looked for: it waits until it can.

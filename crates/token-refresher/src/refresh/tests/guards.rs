@@ -108,7 +108,9 @@ async fn lost_answers_are_no_mass_of_refusals() {
 /// After an outage many are in doubt. A provider that then refuses everybody is not believed.
 #[tokio::test]
 async fn doubts_are_no_leave_to_refuse_everybody() {
-    let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
+    let refusals = (0..10).map(|_| refusal(400, "invalid_grant"));
+    let after = [granted(), refusal(400, "invalid_grant")];
+    let world = World::answering(refusals.chain(after)).await;
     let ids = crowd(&world, 9).await;
     let door = world.door();
     doubt(&world, &ids).await;
@@ -119,7 +121,19 @@ async fn doubts_are_no_leave_to_refuse_everybody() {
 
     assert_eq!(dead(&states(&world, &ids).await), 3);
     assert_eq!(door.troubles(), ["app pipedrive: mass_rejection"]);
-    assert!(world.row_of(&ids[9]).await.in_doubt);
+    let spared = world.row_of(&ids[9]).await;
+    assert_eq!(
+        (spared.state, spared.in_doubt),
+        (ConnectionState::Active, true)
+    );
+
+    // When it gives new tokens again, it is believed.
+    world.clock.advance(Duration::from_mins(1));
+    refreshed(refresh(&door, &ids[8], Some(1)).await);
+    refresh(&door, &ids[9], Some(1)).await.unwrap_err();
+    let row = world.row_of(&ids[9]).await;
+    assert_eq!(row.state_reason.as_deref(), Some("answer_lost"));
+    assert_eq!(door.troubles(), [""; 0]);
 }
 
 #[tokio::test]
