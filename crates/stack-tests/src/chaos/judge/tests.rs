@@ -350,6 +350,30 @@ fn a_401_is_right_from_the_end_of_a_connection_to_its_next_consent() {
 }
 
 #[test]
+fn a_401_is_right_between_a_new_consent_and_its_storing_if_the_provider_refused_the_old_one() {
+    let mut evidence = good_run();
+    let mended = What::Mended {
+        company: COMPANY,
+        began_us: 10 * SECOND,
+    };
+    happened(&mut evidence, 14 * SECOND, mended);
+    evidence.data.push(request(12, invalidated()));
+    assert_violates(&evidence, "4.");
+
+    call(
+        &mut evidence,
+        11,
+        "token-refresher",
+        "replaced",
+        "invalid_grant",
+    );
+    assert_holds(&evidence);
+
+    evidence.data.push(request(15, invalidated()));
+    assert_violates(&evidence, "4.");
+}
+
+#[test]
 fn a_consent_that_began_before_the_end_mends_nothing() {
     let mut evidence = good_run();
     let severed = What::Severed {

@@ -45,19 +45,52 @@ pub(super) fn ended(evidence: &Evidence) -> BTreeMap<u32, Vec<Window>> {
             ends.entry(company).or_default().push(call.at_us);
         }
     }
-    ends.into_iter()
-        .map(|(company, ends)| {
-            let mends = mends.get(&company).map(Vec::as_slice).unwrap_or_default();
-            let window = |from: Micros| Window {
-                from,
-                until: mends
-                    .iter()
-                    .find(|(began, _)| *began >= from)
-                    .map(|(_, stored)| *stored),
+    let mut windows = replaced(evidence, &mends);
+    for (company, ends) in ends {
+        let mends = mends.get(&company).map(Vec::as_slice).unwrap_or_default();
+        let window = |from: Micros| Window {
+            from,
+            until: mends
+                .iter()
+                .find(|(began, _)| *began >= from)
+                .map(|(_, stored)| *stored),
+        };
+        windows
+            .entry(company)
+            .or_default()
+            .extend(ends.into_iter().map(window));
+    }
+    windows
+}
+
+/// A new consent replaces the tokens of the one before at the provider a moment before it is stored here: from a refusal in
+/// between to its storing the connection was over, by the provider's word.
+fn replaced(
+    evidence: &Evidence,
+    mends: &BTreeMap<u32, Vec<(Micros, Micros)>>,
+) -> BTreeMap<u32, Vec<Window>> {
+    let mut windows: BTreeMap<u32, Vec<Window>> = BTreeMap::new();
+    let refused = evidence
+        .calls
+        .iter()
+        .filter(|call| call.outcome == "invalid_grant" && call.fault.is_none());
+    for call in refused {
+        let Some(company) = call.company_id else {
+            continue;
+        };
+        let mends = mends.get(&company).map(Vec::as_slice).unwrap_or_default();
+        let within = mends
+            .iter()
+            .find(|(began, stored)| *began <= call.at_us && call.at_us <= *stored);
+        if let Some((_, stored)) = within {
+            let window = Window {
+                from: call.at_us,
+                until: Some(*stored),
             };
-            (company, ends.into_iter().map(window).collect())
-        })
-        .collect()
+            windows.entry(company).or_default().push(window);
+        }
+    }
+    windows
 }
 
 /// When each process was not there, or on its way out.
