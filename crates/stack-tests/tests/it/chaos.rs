@@ -21,13 +21,6 @@ async fn the_four_statements_hold_under_faults_on_postgres() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_four_statements_hold_under_faults_on_mysql() {
-    if is_asked_for(Backend::Mysql) {
-        Box::pin(the_four_statements_hold_under_faults(Backend::Mysql, 3)).await;
-    }
-}
-
 async fn the_four_statements_hold_under_faults(backend: Backend, seed: u64) {
     let home = TestDirectory::create();
     let options = Options {

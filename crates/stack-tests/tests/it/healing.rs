@@ -8,7 +8,9 @@ use serde_json::json;
 use stack_tests::{Setup, Stack};
 use tokio::task::JoinSet;
 
-use crate::support::{EMAIL, NAME, connected, crowd, expire, fault, refreshes, row, settings};
+use crate::support::{
+    EMAIL, NAME, connected, crowd, expire, fault, refresh_log, refreshes, row, settings,
+};
 
 pub(crate) async fn expired_token_costs_one_refresh_and_no_caller_notices(backend: Backend) {
     let (stack, connection) = connected(backend).await;
@@ -22,7 +24,7 @@ pub(crate) async fn expired_token_costs_one_refresh_and_no_caller_notices(backen
     assert_eq!(refreshes(&stack).await, 1);
     let row = row(&stack, &connection).await;
     assert_eq!((row.generation, row.lease_owner), (2, None));
-    let log = stack.store().refresh_log_for(&row.id, 10).await.unwrap();
+    let log = refresh_log(&stack, &row.id, 1).await;
     let told: Vec<_> = log
         .iter()
         .map(|line| {

@@ -9,7 +9,9 @@ use stack_tests::client::REFRESH;
 use stack_tests::{Answer, Client, Setup, Stack};
 
 use crate::logins::logged_in;
-use crate::support::{clear_faults, connected, fault, refreshes, row, settings, until};
+use crate::support::{
+    clear_faults, connected, fault, refresh_log, refreshes, row, settings, until,
+};
 
 const READABLE: &str = "/webhook/pipedrive/refresh";
 
@@ -409,7 +411,7 @@ pub(crate) async fn provider_that_makes_no_sense_costs_no_connection(backend: Ba
             assert!(problem["access_token_expires_at"].is_string(), "{name}");
             assert!(answer.retry_after() >= 1, "{name}");
         }
-        let log = stack.store().refresh_log_for(&before.id, 10).await.unwrap();
+        let log = refresh_log(&stack, &before.id, calls).await;
         assert_eq!(log.len(), calls, "{name}");
         let row = row(&stack, &connection).await;
         assert_eq!(

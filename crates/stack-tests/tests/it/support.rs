@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Connection};
+use pipekeeper_core::store::{Backend, Connection, RefreshLogEntry};
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
 use tokio::task::JoinSet;
@@ -84,6 +84,20 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
     };
     let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
     assert!(asked.is_ok(), "{what}: not within 20 s");
+}
+
+/// A connection's lines of `refresh_log`, once there are so many: they are written after everybody has been answered.
+pub(crate) async fn refresh_log(
+    stack: &Stack,
+    id: &ConnectionId,
+    lines: usize,
+) -> Vec<RefreshLogEntry> {
+    let log = async || stack.store().refresh_log_for(id, 100).await.unwrap();
+    until("the lines are written", || async {
+        log().await.len() >= lines
+    })
+    .await;
+    log().await
 }
 
 /// Panics so far outside of the tests themselves: a service's, which its HTTP server would hide. Counted from the first call.
