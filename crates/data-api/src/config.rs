@@ -85,7 +85,8 @@ impl UpstreamSection {
 
     pub(crate) fn call_limits(self) -> Limits {
         Limits {
-            connect: self.timeout.min(Duration::from_secs(5)),
+            // A first packet that gets lost is sent again after one, three and seven seconds.
+            connect: self.timeout.min(Duration::from_secs(10)),
             total: self.timeout,
         }
     }

@@ -138,6 +138,8 @@ async fn serve(
         .workers(options.workers)
         .tcp_nodelay(true)
         .keep_alive(KEEP_ALIVE)
+        // As many as the system allows: a crowd's first connections all come at once.
+        .backlog(65_535)
         .disable_signals()
         .bind(options.listen)?;
     let addr = server.addrs().first().copied().ok_or_else(stopped_early)?;

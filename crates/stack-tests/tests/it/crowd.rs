@@ -1,4 +1,7 @@
-//! Ten thousand callers find the same token expired.
+//! Thousands of callers find the same token expired.
+//!
+//! `CROWD_CALLERS` is their number. By default it is one whose first connections to the simulator, which all come at once,
+//! fit into its backlog on any machine (4096 on Linux): with 10 000 a machine that is busy otherwise may lose some.
 
 use std::time::Duration;
 
@@ -14,9 +17,17 @@ use tokio::task::JoinSet;
 
 use crate::processes::free_base_port;
 
-const CALLERS: usize = 10_000;
+const CALLERS: usize = 3000;
 const DATA_APIS: [&str; 3] = ["data-api", "data-api-2", "data-api-3"];
 const PATIENCE: Duration = Duration::from_mins(2);
+
+#[expect(clippy::disallowed_methods, reason = "a test's own setting")]
+fn callers() -> usize {
+    let asked = std::env::var("CROWD_CALLERS").ok();
+    asked.map_or(CALLERS, |count| {
+        count.parse().expect("CROWD_CALLERS is a number")
+    })
+}
 
 /// The status line of the answer to a request that is sent now.
 async fn ask(mut caller: TcpStream, request: &[u8]) -> String {
@@ -29,7 +40,8 @@ async fn ask(mut caller: TcpStream, request: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_callers_of_six_processes_cost_one_token_call() {
+async fn thousands_of_callers_of_six_processes_cost_one_token_call() {
+    let callers_asked_for = callers();
     let home = TestDirectory::create();
     let mut plan = Plan::new(home.path().to_owned(), free_base_port());
     plan.more = [
@@ -65,7 +77,7 @@ async fn ten_thousand_callers_of_six_processes_cost_one_token_call() {
 
     // All of them are connected before the first one asks.
     let mut callers = Vec::new();
-    for caller in 0..CALLERS {
+    for caller in 0..callers_asked_for {
         let address = format!(
             "127.0.0.1:{}",
             plan.port(DATA_APIS[caller % DATA_APIS.len()])
