@@ -533,7 +533,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
                 &format!("[http]\nworkers = {workers}\nshutdown_grace_secs = {workers}\n"),
             )
         };
-        let (named, variable_named) = (file("named.toml", 3), file("variable.toml", 4));
+        let (named, variable_named) = (file("named.toml", 13), file("variable.toml", 14));
         let shown = |arguments: &[&str], more: &[(String, String)]| {
             let mut env = as_variables(&Self::settings(&home));
             env.extend_from_slice(more);
@@ -551,17 +551,23 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let by_variable = [("PIPEKEEPER_CONFIG".to_owned(), variable_named)];
 
         assert_eq!(shown(&["config"], &[]), pair("0", "30"));
-        assert_eq!(shown(&["config", "--config", &named], &[]), pair("3", "3"));
-        assert_eq!(shown(&["--config", &named, "config"], &[]), pair("3", "3"));
-        assert_eq!(shown(&["config"], &by_variable), pair("4", "4"));
+        assert_eq!(
+            shown(&["config", "--config", &named], &[]),
+            pair("13", "13")
+        );
+        assert_eq!(
+            shown(&["--config", &named, "config"], &[]),
+            pair("13", "13")
+        );
+        assert_eq!(shown(&["config"], &by_variable), pair("14", "14"));
         assert_eq!(
             shown(&["config", "--config", &named], &by_variable),
-            pair("3", "3")
+            pair("13", "13")
         );
         let own = [(variable("http.workers"), "5".to_owned())];
         assert_eq!(
             shown(&["config", "--config", &named], &own),
-            pair("\"5\"", "3")
+            pair("\"5\"", "13")
         );
     }
 
