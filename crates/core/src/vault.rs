@@ -18,6 +18,16 @@ pub struct SealedTo<'a> {
 }
 
 impl<'a> SealedTo<'a> {
+    /// `app` is the row's own.
+    pub fn of(row: &'a Connection, app: &'a AppKey) -> Self {
+        Self {
+            id: &row.id,
+            app,
+            account_id: &row.account_id,
+            owner: &row.owner,
+        }
+    }
+
     fn place(&self, column: &'a str) -> Place<'a> {
         Place {
             table: "connections",
@@ -77,7 +87,7 @@ impl Vault {
     pub fn access_token(&self, row: &Connection) -> Result<Secret, OpenError> {
         let app = row.app();
         self.0.open(
-            &sealed_to(row, &app).place("access_token"),
+            &SealedTo::of(row, &app).place("access_token"),
             row.access_token.as_bytes(),
         )
     }
@@ -85,7 +95,7 @@ impl Vault {
     pub fn refresh_token(&self, row: &Connection) -> Result<Secret, OpenError> {
         let app = row.app();
         self.0.open(
-            &sealed_to(row, &app).place("refresh_token"),
+            &SealedTo::of(row, &app).place("refresh_token"),
             row.refresh_token.as_bytes(),
         )
     }
@@ -126,15 +136,6 @@ impl Vault {
             .as_ref()
             .map(|sealed| self.0.open(&place, sealed.as_bytes()))
             .transpose()
-    }
-}
-
-fn sealed_to<'a>(row: &'a Connection, app: &'a AppKey) -> SealedTo<'a> {
-    SealedTo {
-        id: &row.id,
-        app,
-        account_id: &row.account_id,
-        owner: &row.owner,
     }
 }
 

@@ -254,8 +254,8 @@ impl Refresher {
                 drop(place);
             }
             let now = self.clock.monotonic();
-            let since = *waiting_since.get_or_insert(now);
-            if trigger.is_background() || now.saturating_sub(begun.min(since)) > gives_up_after {
+            waiting_since.get_or_insert(now);
+            if trigger.is_background() || now.saturating_sub(begun) > gives_up_after {
                 return Err(RefreshError::Busy);
             }
             tokio::time::sleep(random::between(pause, pause * 2)).await;

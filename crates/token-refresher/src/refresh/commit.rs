@@ -10,7 +10,7 @@ use pipekeeper_core::oauth::Tokens;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Commit, Connection, StoreError};
+use pipekeeper_core::store::{Commit, Connection, StoreError};
 use pipekeeper_core::vault::SealedTo;
 
 use super::renew::{Received, Spending};
@@ -108,7 +108,9 @@ impl Refresher {
     /// Leaves a token that lives on at the provider to the sweep's revocations, in the row that ended.
     pub(super) async fn leave_to_revoke(&self, row: &Connection, token: &Secret) -> bool {
         let key = row.app();
-        let sealed = self.vault.seal_refresh_token(sealed_to(row, &key), token);
+        let sealed = self
+            .vault
+            .seal_refresh_token(SealedTo::of(row, &key), token);
         let now = self.clock.now();
         self.insist(row, || {
             self.store
@@ -127,7 +129,7 @@ impl Refresher {
     ) -> Commit {
         let Received { tokens, at } = received;
         let key = row.app();
-        let to = sealed_to(row, &key);
+        let to = SealedTo::of(row, &key);
         let expires_at = at.saturating_add(tokens.expires_in);
         let in_streak = row
             .refreshed_at
@@ -207,15 +209,6 @@ pub(super) enum Stored {
     /// The row had another generation.
     MovedOn(Connection),
     Gone,
-}
-
-fn sealed_to<'a>(row: &'a Connection, app: &'a AppKey) -> SealedTo<'a> {
-    SealedTo {
-        id: &row.id,
-        app,
-        account_id: &row.account_id,
-        owner: &row.owner,
-    }
 }
 
 /// Where bearers go from now on: as the provider says, if it is a host of its own.
