@@ -5,6 +5,7 @@
 //! the caller.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::secret::Secret;
@@ -81,6 +82,22 @@ impl Backend {
         }
     }
 }
+
+impl FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(word: &str) -> Result<Self, UnknownBackend> {
+        [Self::Postgres, Self::Mysql, Self::Sqlite]
+            .into_iter()
+            .find(|backend| backend.as_str() == word)
+            .ok_or(UnknownBackend)
+    }
+}
+
+/// A word that names no database of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("is none of sqlite, postgres, mysql")]
+pub struct UnknownBackend;
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -44,11 +44,9 @@ pub fn backends() -> Vec<Backend> {
         .as_deref()
         .unwrap_or("sqlite")
         .split(',')
-        .map(|word| match word.trim() {
-            "sqlite" => Backend::Sqlite,
-            "postgres" => Backend::Postgres,
-            "mysql" => Backend::Mysql,
-            other => unreachable!("TEST_BACKENDS names `{other}`"),
+        .map(|word| {
+            let backend = word.trim().parse();
+            backend.unwrap_or_else(|_| unreachable!("TEST_BACKENDS names `{word}`"))
         })
         .collect()
 }

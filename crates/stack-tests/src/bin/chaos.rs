@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use pipekeeper_core::random;
 use pipekeeper_core::store::Backend;
 use stack_tests::chaos::{Options, run};
@@ -18,8 +18,9 @@ struct Arguments {
     /// How long faults are played
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
-    database: Database,
+    /// sqlite, postgres or mysql
+    #[arg(long, default_value_t = Backend::Sqlite)]
+    database: Backend,
     /// Makes the same schedule again; processes race all the same
     #[arg(long)]
     seed: Option<u64>,
@@ -31,13 +32,6 @@ struct Arguments {
     /// Free ports by default
     #[arg(long, value_name = "PORT")]
     base_port: Option<u16>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Database {
-    Sqlite,
-    Postgres,
-    Mysql,
 }
 
 #[tokio::main]
@@ -65,11 +59,7 @@ async fn play(arguments: Arguments) -> anyhow::Result<()> {
         None => std::env::temp_dir().join(name),
     };
     let options = Options {
-        backend: match arguments.database {
-            Database::Sqlite => Backend::Sqlite,
-            Database::Postgres => Backend::Postgres,
-            Database::Mysql => Backend::Mysql,
-        },
+        backend: arguments.database,
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
         seed,
         connections: arguments.connections,

@@ -24,9 +24,9 @@ struct Arguments {
     /// How long each measurement takes
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// The database of `refresh` and `scale`; a server comes in a container, or is there (see scripts/test)
-    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
-    database: Database,
+    /// The database of `refresh` and `scale`: sqlite, postgres or mysql; a server comes in a container, or is there (see scripts/test)
+    #[arg(long, default_value_t = Backend::Sqlite)]
+    database: Backend,
     #[arg(long, default_value_t = 28080)]
     base_port: u16,
 }
@@ -43,23 +43,12 @@ enum What {
     Scale,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Database {
-    Sqlite,
-    Postgres,
-    Mysql,
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let data = std::env::temp_dir().join(format!("pipekeeper-bench-{}", std::process::id()));
     let plan = Plan::new(data.clone(), arguments.base_port);
-    let backend = match arguments.database {
-        Database::Sqlite => Backend::Sqlite,
-        Database::Postgres => Backend::Postgres,
-        Database::Mysql => Backend::Mysql,
-    };
+    let backend = arguments.database;
     let length = Duration::from_secs(arguments.seconds);
     let measured = match arguments.what {
         What::Start => start::start(plan).await,

@@ -11,12 +11,12 @@ use pipekeeper_core::store::{AppKey, Backend};
 use pipekeeper_core::test_util::TestDatabase;
 use serde_json::json;
 use stack_tests::client::{Client, REFRESH};
-use stack_tests::load::Measured;
+use stack_tests::load::{self, Measured, Until};
 use stack_tests::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::refresh::{connections, inside};
-use super::{line, now};
+use super::{basic, host_of, line, now};
 
 const ROWS: [u32; 2] = [1000, 1_000_000];
 
@@ -86,21 +86,9 @@ pub(super) async fn scale(mut plan: Plan, backend: Backend) -> anyhow::Result<()
 }
 
 async fn already_newer(client: &Client, id: &ConnectionId) -> anyhow::Result<Measured> {
-    let started = now();
-    let mut took = Vec::new();
-    for _ in 0..2000 {
-        let sent = now();
-        client
-            .http
-            .post(format!("{}{REFRESH}", client.token_refresher))
-            .basic_auth(&client.refresher.0, Some(client.refresher.1.expose()))
-            .json(&json!({"connectionId": id, "generation": -1}))
-            .send()
-            .await?
-            .error_for_status()?
-            .bytes()
-            .await?;
-        took.push(sent.elapsed());
-    }
-    Measured::of(took, started.elapsed())
+    let address = host_of(&client.token_refresher)?;
+    let body = json!({"connectionId": id, "generation": -1}).to_string();
+    let headers = basic(&client.refresher);
+    let request = load::request("POST", &address, REFRESH, &headers, &body);
+    load::run(&address, &request, 1, Until::Requests(2000)).await
 }
