@@ -6,7 +6,6 @@ mod calm;
 pub mod chronicle;
 pub mod crew;
 pub mod database;
-mod dice;
 pub mod evidence;
 mod journaled;
 pub mod journals;
@@ -77,7 +76,7 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
         steps.len()
     )?;
 
-    let world = Arc::new(World::start(options, &options.directory).await?);
+    let world = Arc::new(World::start(options).await?);
     writeln!(out, "journals: {:?}; playing …", world.journals.how())?;
     let answers = Arc::new(Answers::default());
     let stop = CancellationToken::new();

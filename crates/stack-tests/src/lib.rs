@@ -6,6 +6,7 @@
 
 pub mod chaos;
 pub mod client;
+pub mod dice;
 pub mod load;
 pub mod processes;
 pub mod stack;

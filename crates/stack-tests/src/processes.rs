@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -459,6 +460,23 @@ fn check_ports(plan: &Plan) -> anyhow::Result<()> {
         taken.join(", ")
     );
     Ok(())
+}
+
+/// The first of ports that are all free: those of a plan, and its metrics' a thousand further on.
+pub fn free_base_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Below the ports that the system hands out, and away from another run's.
+    let offset = u16::try_from(std::process::id() % 300).unwrap_or_default() * 40;
+    loop {
+        let base = 16_000 + (offset + NEXT.fetch_add(20, Ordering::Relaxed)) % 14_000;
+        let ports = (base..base + 11).chain(base + 1000..base + 1011);
+        if ports
+            .into_iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        {
+            return base;
+        }
+    }
 }
 
 /// The end of a process's log.

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Row};
 use super::chronicle::Micros;
-use super::dice::Dice;
 use super::world::{DATA_APIS, REFRESHERS, World};
 use crate::client::{Answer, Client};
+use crate::dice::Dice;
 
 const EMAIL: &str = "jane@example.com";
 

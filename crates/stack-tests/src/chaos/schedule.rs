@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::dice::Dice;
+use crate::dice::Dice;
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

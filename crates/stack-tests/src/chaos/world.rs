@@ -1,11 +1,8 @@
 //! Everything that a run is played on: processes, database, journals, and the accounts that are connected.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Store;
@@ -21,7 +18,7 @@ use super::schedule::{Restarted, Targets};
 use super::trigger::Trigger;
 use super::{CALL_TIMEOUT_SECS, LEASE_SECS, ORPHAN_GRACE_SECS, Options};
 use crate::client::Client;
-use crate::processes::{Plan, SIMULATOR};
+use crate::processes::{Plan, SIMULATOR, free_base_port};
 
 /// Access tokens end so soon.
 const ACCESS_TTL_SECS: u16 = 4;
@@ -35,7 +32,6 @@ const JOURNAL_OF: [usize; 3] = [0, 0, 1];
 
 #[derive(Debug)]
 pub struct World {
-    pub directory: PathBuf,
     pub chronicle: Arc<Chronicle>,
     pub crew: Arc<Crew>,
     pub trigger: Trigger,
@@ -43,7 +39,6 @@ pub struct World {
     pub client: Client,
     pub store: Store,
     pub vault: Vault,
-    pub keyring: Keyring,
     pub database: Database,
     pub journals: Journals,
     pub accounts: Vec<Arc<Account>>,
@@ -51,11 +46,9 @@ pub struct World {
 }
 
 impl World {
-    pub async fn start(options: &Options, directory: &Path) -> anyhow::Result<Self> {
-        let base_port = match options.base_port {
-            Some(port) => port,
-            None => free_ports()?,
-        };
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let directory = options.directory.as_path();
+        let base_port = options.base_port.unwrap_or_else(free_base_port);
         let database = Database::make(options.backend, &directory.join("pipekeeper.db")).await;
         let directories = JOURNALS.map(|name| directory.join("journal").join(name));
         let journals = Journals::make(directories.to_vec())?;
@@ -83,14 +76,12 @@ impl World {
         let keyring = Keyring::parse(&Secret::new(keys))?;
         let store = database.store()?;
         let mut world = Self {
-            directory: directory.to_path_buf(),
             chronicle,
             crew,
             trigger,
             client,
             store,
-            vault: Vault::new(keyring.clone()),
-            keyring,
+            vault: Vault::new(keyring),
             database,
             journals,
             accounts: Vec::new(),
@@ -184,17 +175,4 @@ fn settings(plan: &Plan, journals: &Journals) -> Vec<(String, String)> {
         }
     }
     set
-}
-
-/// The first of ports that are all free: those of a plan, and its metrics' a thousand further on.
-fn free_ports() -> anyhow::Result<u16> {
-    // Below the ports that the system hands out, and away from another run's.
-    let first = u16::try_from(std::process::id() % 500)? * 20 + 17_000;
-    let found = (first..29_000).step_by(20).find(|base| {
-        let mut ports = (*base..base + 11).chain(base + 1000..base + 1011);
-        ports.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-    });
-    let base = found.context("no free ports")?;
-    ensure!(base > 0, "no free ports");
-    Ok(base)
 }

@@ -10,12 +10,10 @@ use pipekeeper_core::test_util::TestDirectory;
 use serde_json::json;
 use stack_tests::client::PERSON;
 use stack_tests::load;
-use stack_tests::processes::{Plan, Processes};
+use stack_tests::processes::{Plan, Processes, free_base_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-
-use crate::processes::free_base_port;
 
 const CALLERS: usize = 3000;
 const DATA_APIS: [&str; 3] = ["data-api", "data-api-2", "data-api-3"];

@@ -3,7 +3,6 @@
 //!
 //! `GENERATED_REQUESTS` is the number per route. The seed is fixed; a failure shows the request itself.
 
-mod dice;
 mod requests;
 mod wire;
 
@@ -13,9 +12,9 @@ use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::Client;
 use stack_tests::client::shows_a_token;
+use stack_tests::dice::Dice;
 use tokio::task::JoinSet;
 
-use self::dice::Dice;
 use self::requests::{Known, Request, Route};
 use self::wire::{Reply, Wire};
 use crate::support::{EMAIL, connected, panics_in_services};

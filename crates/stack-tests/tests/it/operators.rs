@@ -6,9 +6,8 @@ use std::fs;
 use pipekeeper_core::test_util::TestDirectory;
 use serde_json::{Value, json};
 use stack_tests::client::Client;
-use stack_tests::processes::{Plan, Processes};
+use stack_tests::processes::{Plan, Processes, free_base_port};
 
-use crate::processes::free_base_port;
 use crate::support::{EMAIL, until};
 
 /// The lines that a service wrote about a connection.

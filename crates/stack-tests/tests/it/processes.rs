@@ -1,54 +1,17 @@
 //! The same with real processes, as `scripts/up` starts them, and what they write down.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::path::Path;
 
 use pipedrive_sim::DEFAULT_CLIENT_SECRET;
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
+use pipekeeper_core::test_util::{TestDatabase, TestDirectory, is_asked_for};
 use serde_json::json;
 use stack_tests::client::shows_a_token;
-use stack_tests::processes::{Plan, Processes, SERVICES, SIMULATOR};
+use stack_tests::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
 use stack_tests::stack::in_background;
 
 use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings};
-
-/// A directory that is gone with the test.
-pub(crate) struct Directory(pub(crate) PathBuf);
-
-impl Directory {
-    pub(crate) fn new() -> Self {
-        let name = format!("pipekeeper-it-{}-{}", std::process::id(), free_base_port());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
-
-/// The first of ports that are all free: those of a plan, and its metrics' a thousand further on.
-pub(crate) fn free_base_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Below the ports that the system hands out, and away from another run's.
-    let offset = u16::try_from(std::process::id() % 300).unwrap() * 40;
-    loop {
-        let base = 16_000 + (offset + NEXT.fetch_add(20, Ordering::Relaxed)) % 14_000;
-        let ports = (base..base + 11).chain(base + 1000..base + 1011);
-        if ports
-            .into_iter()
-            .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        {
-            return base;
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_each_process_cost_one_refresh_on_sqlite() {
@@ -65,8 +28,8 @@ async fn two_of_each_process_cost_one_refresh_on_postgres() {
 /// And no log of theirs shows what nobody is to read.
 async fn two_of_each_process_cost_one_refresh(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
-    let (directory, more) = (Directory::new(), Directory::new());
-    let mut plan = Plan::new(directory.0.clone(), free_base_port());
+    let (directory, more) = (TestDirectory::create(), TestDirectory::create());
+    let mut plan = Plan::new(directory.path().to_owned(), free_base_port());
     plan.database_url = Some(database.url());
     let log_all = |plan: &mut Plan| {
         for service in SERVICES {
@@ -76,8 +39,8 @@ async fn two_of_each_process_cost_one_refresh(backend: Backend) {
     };
     log_all(&mut plan);
     let processes = Processes::start(plan.clone()).await.unwrap();
-    let mut second = Plan::new(more.0.clone(), free_base_port());
-    copy_secrets(&directory.0, &more.0);
+    let mut second = Plan::new(more.path().to_owned(), free_base_port());
+    copy_secrets(directory.path(), more.path());
     second.database_url = Some(database.url());
     second.without = vec![SIMULATOR.to_owned(), "auth-capture".to_owned()];
     log_all(&mut second);
@@ -136,8 +99,8 @@ async fn two_of_each_process_cost_one_refresh(backend: Backend) {
         EMAIL.to_owned(),
         DEFAULT_CLIENT_SECRET.to_owned(),
     ];
-    assert_logs_show_none_of(&directory.0, &secrets);
-    assert_logs_show_none_of(&more.0, &secrets);
+    assert_logs_show_none_of(directory.path(), &secrets);
+    assert_logs_show_none_of(more.path(), &secrets);
 }
 
 fn copy_secrets(from: &Path, to: &Path) {
@@ -180,8 +143,8 @@ fn assert_logs_show_none_of(data: &Path, more: &[String]) {
 /// Killed in the middle of a call: its lease is an orphan, and a sibling goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_refreshers_work_is_taken_up_by_the_next() {
-    let directory = Directory::new();
-    let plan = Plan::new(directory.0.clone(), free_base_port());
+    let directory = TestDirectory::create();
+    let plan = Plan::new(directory.path().to_owned(), free_base_port());
     let mut processes = Processes::start(plan.clone()).await.unwrap();
     let client = plan.client().unwrap();
     let connection = client.connect(1, 1).await.unwrap();

@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::AppKey;
-use pipekeeper_core::test_util;
+use pipekeeper_core::test_util::{self, TestDirectory};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
-use stack_tests::processes::Plan;
+use stack_tests::processes::{Plan, free_base_port};
 use stack_tests::stack::in_background;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use crate::processes::{Directory, free_base_port};
 use crate::support::until;
 
 /// Nothing of the developer's own registration or settings reaches it.
@@ -62,8 +61,8 @@ fn assert_free(base: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_holds_from_consent_to_a_healed_401() {
-    let (data, port) = (Directory::new(), free_base_port());
-    let mut command = up(&data.0.join("new"), port);
+    let (data, port) = (TestDirectory::create(), free_base_port());
+    let mut command = up(&data.path().join("new"), port);
     command.arg("--demo");
 
     let output = outcome(command).await;
@@ -86,8 +85,8 @@ async fn demo_fails_without_what_it_is_about() {
         ],
         ["--set", "data-api.no.such_key=1"],
     ] {
-        let (data, port) = (Directory::new(), free_base_port());
-        let mut command = up(&data.0, port);
+        let (data, port) = (TestDirectory::create(), free_base_port());
+        let mut command = up(data.path(), port);
         command.arg("--demo").args(arguments);
 
         let output = outcome(command).await;
@@ -111,10 +110,10 @@ async fn taken_port_is_named_with_the_process_that_wants_it() {
         (1002, "token-refresher"),
         (10, "pipedrive-sim"),
     ] {
-        let (data, port) = (Directory::new(), free_base_port());
+        let (data, port) = (TestDirectory::create(), free_base_port());
         let _holder = TcpListener::bind(("127.0.0.1", port + offset)).unwrap();
 
-        let output = outcome(up(&data.0, port)).await;
+        let output = outcome(up(data.path(), port)).await;
 
         let told = said(&output);
         assert_eq!(output.status.code(), Some(1), "{told}");
@@ -134,8 +133,8 @@ async fn half_a_registration_is_a_mistake() {
         "PIPE_DRIVE_REDIRECT_URL",
     ];
     for set in [&names[..1], &names[1..2], &names[..2]] {
-        let (data, port) = (Directory::new(), free_base_port());
-        let mut command = up(&data.0, port);
+        let (data, port) = (TestDirectory::create(), free_base_port());
+        let mut command = up(data.path(), port);
         command.envs(set.iter().map(|name| (*name, "x-secret-x")));
 
         let output = outcome(command).await;
@@ -145,8 +144,8 @@ async fn half_a_registration_is_a_mistake() {
         assert!(names.iter().all(|name| told.contains(name)), "{told}");
         assert!(!told.contains("x-secret-x"), "{told}");
     }
-    let (data, port) = (Directory::new(), free_base_port());
-    let mut command = up(&data.0, port);
+    let (data, port) = (TestDirectory::create(), free_base_port());
+    let mut command = up(data.path(), port);
     command.arg("--demo").envs(names.map(|name| (name, "x")));
     assert_eq!(
         outcome(command).await.status.code(),
@@ -157,12 +156,12 @@ async fn half_a_registration_is_a_mistake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signal_stops_everything_and_secrets_stay() {
-    let (data, port) = (Directory::new(), free_base_port());
+    let (data, port) = (TestDirectory::create(), free_base_port());
     let mut secrets = Vec::new();
     for signal in [Signal::INT, Signal::TERM] {
-        let running = up(&data.0, port).spawn().unwrap();
+        let running = up(data.path(), port).spawn().unwrap();
         until_ready(port).await;
-        secrets.push(read_secrets(&data.0));
+        secrets.push(read_secrets(data.path()));
 
         send(&running, signal);
         let output =
@@ -174,21 +173,21 @@ async fn signal_stops_everything_and_secrets_stay() {
     }
     assert_eq!(secrets[0], secrets[1]);
     for (name, _) in &secrets[0] {
-        let secret = data.0.join("secrets").join(name);
+        let secret = data.path().join("secrets").join(name);
         assert_eq!(mode(&secret), 0o600, "{name}");
     }
     assert_eq!(secrets[0].len(), 4);
-    assert_eq!(mode(&data.0.join("secrets")), 0o700);
-    assert_eq!(mode(&data.0.join("pipekeeper.db")), 0o600);
+    assert_eq!(mode(&data.path().join("secrets")), 0o700);
+    assert_eq!(mode(&data.path().join("pipekeeper.db")), 0o600);
 }
 
 /// A terminal sends Ctrl-C to everything that was started from it: a refresh under way is committed all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_in_a_terminal_loses_no_refresh() {
-    let (data, port) = (Directory::new(), free_base_port());
-    let running = up(&data.0, port).process_group(0).spawn().unwrap();
+    let (data, port) = (TestDirectory::create(), free_base_port());
+    let running = up(data.path(), port).process_group(0).spawn().unwrap();
     until_ready(port).await;
-    let client = Plan::new(data.0.clone(), port).client().unwrap();
+    let client = Plan::new(data.path().to_owned(), port).client().unwrap();
     client.connect(1, 1).await.unwrap();
     let slow = json!({"token_delay_ms": 1500, "rotation": "single_use"});
     client.sim("settings", &slow).await.unwrap();
@@ -197,7 +196,7 @@ async fn ctrl_c_in_a_terminal_loses_no_refresh() {
         let body = json!({"appId": caller.client_id});
         caller.refresh(&body).await
     });
-    let database = format!("sqlite:{}", data.0.join("pipekeeper.db").display());
+    let database = format!("sqlite:{}", data.path().join("pipekeeper.db").display());
     let store = test_util::open(&Secret::new(database));
     let app = AppKey {
         platform: "Pipedrive".to_owned(),
@@ -228,10 +227,10 @@ async fn ctrl_c_in_a_terminal_loses_no_refresh() {
 /// While the processes are still being started, too: none is left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signal_in_the_middle_of_the_start_leaves_nothing_running() {
-    let (data, port) = (Directory::new(), free_base_port());
-    let running = up(&data.0, port).spawn().unwrap();
+    let (data, port) = (TestDirectory::create(), free_base_port());
+    let running = up(data.path(), port).spawn().unwrap();
     until("the first process writes its log", || async {
-        data.0.join("logs/token-refresher.log").exists()
+        data.path().join("logs/token-refresher.log").exists()
     })
     .await;
 
@@ -248,8 +247,8 @@ async fn signal_in_the_middle_of_the_start_leaves_nothing_running() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn started_stack_says_where_it_is_and_shows_no_secret() {
-    let (data, port) = (Directory::new(), free_base_port());
-    let mut running = up(&data.0, port).spawn().unwrap();
+    let (data, port) = (TestDirectory::create(), free_base_port());
+    let mut running = up(data.path(), port).spawn().unwrap();
     let mut told = Vec::new();
     let mut from = running.stdout.take().unwrap();
     while !String::from_utf8_lossy(&told).contains("Ctrl-C") {
@@ -262,7 +261,7 @@ async fn started_stack_says_where_it_is_and_shows_no_secret() {
     for port in [port, port + 1, port + 2, port + 10] {
         assert!(told.contains(&format!("http://127.0.0.1:{port}")), "{told}");
     }
-    for (name, secret) in read_secrets(&data.0) {
+    for (name, secret) in read_secrets(data.path()) {
         assert!(!told.contains(secret.trim()), "{name}");
     }
     send(&running, Signal::INT);

@@ -75,6 +75,23 @@ fn struck(evidence: &mut Evidence, at: Micros, process: &str, blow: Blow) {
     happened(evidence, at * SECOND, what);
 }
 
+fn uninstalled(evidence: &mut Evidence, at: Micros) {
+    let severed = What::Severed {
+        company: COMPANY,
+        how: "uninstalled".to_owned(),
+    };
+    happened(evidence, at * SECOND, severed);
+}
+
+/// A new consent, from its beginning to its storing.
+fn mended(evidence: &mut Evidence, began: Micros, stored: Micros) {
+    let mended = What::Mended {
+        company: COMPANY,
+        began_us: began * SECOND,
+    };
+    happened(evidence, stored * SECOND, mended);
+}
+
 fn request(at: Micros, outcome: Outcome) -> Answered {
     Answered {
         process: "data-api".to_owned(),
@@ -329,16 +346,8 @@ fn other_data_and_other_statuses_are_violations() {
 #[test]
 fn a_401_is_right_from_the_end_of_a_connection_to_its_next_consent() {
     let mut evidence = good_run();
-    let severed = What::Severed {
-        company: COMPANY,
-        how: "uninstalled".to_owned(),
-    };
-    happened(&mut evidence, 10 * SECOND, severed);
-    let mended = What::Mended {
-        company: COMPANY,
-        began_us: 12 * SECOND,
-    };
-    happened(&mut evidence, 13 * SECOND, mended);
+    uninstalled(&mut evidence, 10);
+    mended(&mut evidence, 12, 13);
     evidence.data.push(request(11, invalidated()));
     assert_holds(&evidence);
 
@@ -352,11 +361,7 @@ fn a_401_is_right_from_the_end_of_a_connection_to_its_next_consent() {
 #[test]
 fn a_401_is_right_between_a_new_consent_and_its_storing_if_the_provider_refused_the_old_one() {
     let mut evidence = good_run();
-    let mended = What::Mended {
-        company: COMPANY,
-        began_us: 10 * SECOND,
-    };
-    happened(&mut evidence, 14 * SECOND, mended);
+    mended(&mut evidence, 10, 14);
     evidence.data.push(request(12, invalidated()));
     assert_violates(&evidence, "4.");
 
@@ -376,16 +381,8 @@ fn a_401_is_right_between_a_new_consent_and_its_storing_if_the_provider_refused_
 #[test]
 fn a_consent_that_began_before_the_end_mends_nothing() {
     let mut evidence = good_run();
-    let severed = What::Severed {
-        company: COMPANY,
-        how: "uninstalled".to_owned(),
-    };
-    happened(&mut evidence, 10 * SECOND, severed);
-    let mended = What::Mended {
-        company: COMPANY,
-        began_us: 9 * SECOND,
-    };
-    happened(&mut evidence, 11 * SECOND, mended);
+    uninstalled(&mut evidence, 10);
+    mended(&mut evidence, 9, 11);
     evidence.data.push(request(14, invalidated()));
 
     assert_holds(&evidence);
