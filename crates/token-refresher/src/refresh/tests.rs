@@ -235,6 +235,13 @@ impl World {
         consent(&self.vault, id, owner, access, refresh)
     }
 
+    /// Somebody else has the lease.
+    async fn leased_by(&self, owner: &str) {
+        let active = ConnectionState::Active;
+        let leased = self.store.lease_acquire(&self.id, 1, active, owner).await;
+        assert!(leased.unwrap());
+    }
+
     /// One more connection of the same app.
     async fn connect(&self, owner: &str) -> ConnectionId {
         let id = ConnectionId::generate();
@@ -354,12 +361,7 @@ async fn reconnected_and_ended(vault: &Vault, store: &Store, id: &ConnectionId) 
 
 fn sibling(vault: &Vault, row: &Connection) -> Commit {
     let key = row.app();
-    let to = SealedTo {
-        id: &row.id,
-        app: &key,
-        account_id: &row.account_id,
-        owner: &row.owner,
-    };
+    let to = SealedTo::of(row, &key);
     Commit {
         spent_under: None,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),

@@ -111,13 +111,7 @@ async fn an_ended_flight_leaves_the_board() {
 #[tokio::test]
 async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
     let world = World::answering([]).await;
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, ConnectionState::Active, "other/1")
-            .await
-            .unwrap()
-    );
+    world.leased_by("other/1").await;
     let (door, row) = (world.door(), world.row().await);
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -143,13 +137,7 @@ async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
 #[tokio::test]
 async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
     let world = World::answering([granted()]).await;
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, ConnectionState::Active, "other/1")
-            .await
-            .unwrap()
-    );
+    world.leased_by("other/1").await;
     let door = world.door();
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -202,13 +190,7 @@ async fn watch(door: &Refresher, clock: &ManualClock, mut left: Duration) {
 
 /// A dead holder's lease, watched for as long as it takes.
 async fn orphaned(world: &World) -> FlightResult {
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, ConnectionState::Active, "dead/1")
-            .await
-            .unwrap()
-    );
+    world.leased_by("dead/1").await;
     let door = world.door();
     let time = async {
         assert_eq!(seen(&door).await, "dead/1");
@@ -252,11 +234,7 @@ async fn a_token_that_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
 #[tokio::test]
 async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
     let world = World::answering([granted()]).await;
-    world
-        .store
-        .lease_acquire(&world.id, 1, ConnectionState::Active, "one/1")
-        .await
-        .unwrap();
+    world.leased_by("one/1").await;
     let door = world.door();
     let time = async {
         seen(&door).await;
@@ -286,13 +264,7 @@ async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
 #[tokio::test]
 async fn a_new_holder_is_given_its_own_time() {
     let world = World::answering([granted()]).await;
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, ConnectionState::Active, "one/1")
-            .await
-            .unwrap()
-    );
+    world.leased_by("one/1").await;
     let door = world.door();
     let time = async {
         seen(&door).await;
@@ -322,13 +294,7 @@ async fn a_new_holder_is_given_its_own_time() {
 #[tokio::test]
 async fn no_flight_waits_for_ever() {
     let world = World::answering([]).await;
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, ConnectionState::Active, "one/1")
-            .await
-            .unwrap()
-    );
+    world.leased_by("one/1").await;
     let door = world.door();
     let time = async {
         seen(&door).await;

@@ -21,14 +21,7 @@ async fn written(world: &World, journal: &Journal) {
 /// The lease of such a process.
 async fn leased(world: &World, journal: &Journal) {
     let owner = format!("{}/0", journal.process());
-    let active = ConnectionState::Active;
-    assert!(
-        world
-            .store
-            .lease_acquire(&world.id, 1, active, &owner)
-            .await
-            .unwrap()
-    );
+    world.leased_by(&owner).await;
 }
 
 #[track_caller]

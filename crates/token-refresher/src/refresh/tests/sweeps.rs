@@ -102,12 +102,7 @@ async fn replicas_share_a_sweep_without_a_call_too_many() {
 async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
-    let active = ConnectionState::Active;
-    world
-        .store
-        .lease_acquire(&world.id, 1, active, "elsewhere/1/1")
-        .await
-        .unwrap();
+    world.leased_by("elsewhere/1/1").await;
     let door = world.door();
     world.clock.advance(Duration::from_mins(55));
 
@@ -128,12 +123,7 @@ async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
 #[tokio::test]
 async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
     let world = World::answering([granted()]).await;
-    let active = ConnectionState::Active;
-    world
-        .store
-        .lease_acquire(&world.id, 1, active, "other/1")
-        .await
-        .unwrap();
+    world.leased_by("other/1").await;
     let door = world.door();
     let swept = async || {
         let patience = Duration::from_secs(20);
@@ -161,12 +151,7 @@ async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
 async fn a_caller_who_waits_is_not_answered_by_a_sweep_that_does_not() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
-    let active = ConnectionState::Active;
-    world
-        .store
-        .lease_acquire(&world.id, 1, active, "other/1")
-        .await
-        .unwrap();
+    world.leased_by("other/1").await;
     let door = world.door();
     world.clock.advance(Duration::from_mins(55));
     let others = async {
@@ -274,12 +259,7 @@ async fn more_rows_than_a_page_are_all_swept() {
 async fn seldom_sweeps_heal_it_too() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
-    let active = ConnectionState::Active;
-    world
-        .store
-        .lease_acquire(&world.id, 1, active, "elsewhere/1/1")
-        .await
-        .unwrap();
+    world.leased_by("elsewhere/1/1").await;
     let hourly = Timing {
         sweep_every: Duration::from_hours(1),
         ..timing()
