@@ -2,9 +2,14 @@
 
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, KeeperName};
-use pipekeeper_core::store::{AppKey, Commit, Connection, Consent, NewConnection, Sealed, Store};
+use pipekeeper_core::store::{
+    AppKey, Commit, Connection, Consent, NewConnection, Sealed, SpendFailure, Store,
+};
 
 mod app_credentials;
+mod commits;
+mod doubt;
+mod endings;
 mod figures;
 mod leases;
 mod logins;
@@ -51,20 +56,26 @@ contract! { every backend:
         lease_needs_a_row_that_is_as_it_was_seen
         lease_ends_by_its_holders_word_alone
         orphan_is_taken_over_by_one_and_in_doubt
+        failed_spend_of_a_stale_lease_owner_changes_nothing
+    }
+    commits {
         stale_generation_cannot_commit
         commit_clears_what_went_before
         commit_never_revives_a_revoked_row
-        reconnect_revives_a_revoked_row
-        only_what_has_ended_for_good_is_forgotten
-        reauth_required_never_overrides_a_moved_generation
-        failed_spend_of_a_stale_lease_owner_changes_nothing
+    }
+    doubt {
         doubt_stays_until_a_commit
         doubt_outlives_a_commit_that_revives
         doubt_ends_under_its_own_lease_alone
+        what_was_never_in_doubt_is_revived_without_any
         a_refusal_reads_the_rows_own_doubt
+    }
+    endings {
+        reconnect_revives_a_revoked_row
+        only_what_has_ended_for_good_is_forgotten
+        reauth_required_never_overrides_a_moved_generation
         ending_twice_moves_the_generation_once
         a_late_token_is_revoked_in_place_of_the_older_one
-        what_was_never_in_doubt_is_revived_without_any
         a_recheck_that_is_refused_again_changes_neither_reason_nor_since
         an_active_row_is_never_still_refused
     }
@@ -195,6 +206,15 @@ pub(crate) fn commit() -> Commit {
         idle_deadline: Some(at(86_400 * 61)),
         early_renewals: 2,
         due_at: at(6000),
+    }
+}
+
+pub(crate) fn failure(in_doubt: bool) -> SpendFailure {
+    SpendFailure {
+        retry_at: at(30),
+        last_error: "timeout".to_owned(),
+        in_doubt,
+        due_at: at(31),
     }
 }
 
