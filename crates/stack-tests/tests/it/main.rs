@@ -28,11 +28,15 @@ mod outages;
 #[cfg(test)]
 mod person_answers;
 #[cfg(test)]
+mod person_failures;
+#[cfg(test)]
 mod policies;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod refresh_answers;
+#[cfg(test)]
+mod refresh_failures;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
@@ -157,6 +161,8 @@ promises! { every backend:
         token_that_is_refused_right_after_its_renewal_waits
         newer_token_is_answer_enough
         caller_without_a_generation_gets_a_new_token_once_the_last_is_seconds_old
+    }
+    refresh_failures {
         wrong_client_secret_is_ours_and_probed_once_a_minute
         app_that_the_refresher_does_not_have_is_said
         provider_that_makes_no_sense_costs_no_connection
@@ -175,6 +181,8 @@ promises! { every backend:
         nothing_connected_is_not_found
         body_without_a_usable_email_is_refused
         bodies_are_json_whatever_they_claim
+    }
+    person_failures {
         dead_grant_is_told_to_its_callers
         every_401_heals_whatever_its_body_says
         token_that_ended_by_the_clock_is_not_sent

@@ -1,4 +1,4 @@
-//! What every URL of every service has in common (§0): no database makes a difference here.
+//! What every URL of every service has in common: no database makes a difference here.
 
 use std::time::Duration;
 
