@@ -188,20 +188,23 @@ impl Journal {
         }
     }
 
-    /// The provider's answer to this token at this generation, from any slot in reach. An error says that not all of
-    /// them could be looked at.
-    pub(crate) async fn find(
+    /// What `usable` makes of the provider's answers to this token at this generation, from any slot in reach: an answer may
+    /// be none (an error page with status 200), and its successor lie elsewhere. An error says that not all slots could be
+    /// looked at.
+    pub(crate) async fn find<T>(
         &self,
         id: &ConnectionId,
         generation: i64,
         spent: &Secret,
-    ) -> Result<Option<Answer>, JournalError> {
+        usable: impl Fn(Answer) -> Option<T>,
+    ) -> Result<Option<T>, JournalError> {
         let keys: Vec<Key> = self.keys(id, generation, spent).collect();
-        if let Some(answer) = self.find_known(&keys).await? {
-            return Ok(Some(answer));
+        let known = self.find_known(&keys).await?;
+        if let Some(found) = known.into_iter().find_map(&usable) {
+            return Ok(Some(found));
         }
         self.look().await?;
-        self.find_known(&keys).await
+        Ok(self.find_known(&keys).await?.into_iter().find_map(usable))
     }
 
     /// What is known of the process that holds this lease. If it is gone, all that it has written can be found *after*
@@ -235,10 +238,13 @@ impl Journal {
         vault.is_fingerprint_of(unsettled.key.spent, refresh_token)
     }
 
-    pub(crate) fn read(&self, unsettled: &Unsettled) -> Result<Answer, JournalError> {
-        self.0
-            .read(std::slice::from_ref(&unsettled.key))?
-            .ok_or(JournalError::Lost)
+    /// The answers under its key, at least one.
+    pub(crate) fn read(&self, unsettled: &Unsettled) -> Result<Vec<Answer>, JournalError> {
+        let answers = self.0.read(std::slice::from_ref(&unsettled.key))?;
+        if answers.is_empty() {
+            return Err(JournalError::Lost);
+        }
+        Ok(answers)
     }
 
     pub(crate) fn settle_orphan(&self, unsettled: &Unsettled) {
@@ -269,13 +275,13 @@ impl Journal {
     }
 
     /// Without looking for what others have written since the last look.
-    async fn find_known(&self, keys: &[Key]) -> Result<Option<Answer>, JournalError> {
+    async fn find_known(&self, keys: &[Key]) -> Result<Vec<Answer>, JournalError> {
         let known = {
             let index = self.0.index();
             keys.iter().any(|key| index.knows(key.hash()))
         };
         if !known {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let (inner, keys) = (Arc::clone(&self.0), keys.to_vec());
         blocking(move || inner.read(&keys)).await
@@ -311,13 +317,20 @@ impl Inner {
     }
 
     fn settle_key(&self, key: &Key) {
-        let now = self.clock.now();
-        self.index().settle(key.hash(), now);
-        self.writer.mark(entry::settled_line(key, now), now);
+        let at = {
+            let mut index = self.index();
+            // Whatever the clock was turned back by, a mark is no older than its answer.
+            let received_at = index.received_at(key.hash());
+            let at = received_at.map_or(self.clock.now(), |at| at.max(self.clock.now()));
+            index.settle(key.hash(), at);
+            at
+        };
+        self.writer.mark(entry::settled_line(key, at), at);
     }
 
-    /// The newest answer to any of the keys that the index knows and that is still to be read.
-    fn read(&self, keys: &[Key]) -> Result<Option<Answer>, JournalError> {
+    /// The answers to any of the keys that the index knows and that are still to be read.
+    fn read(&self, keys: &[Key]) -> Result<Vec<Answer>, JournalError> {
+        let mut answers = Vec::new();
         for key in keys {
             let places = self.index().places(key.hash());
             for place in places {
@@ -337,10 +350,10 @@ impl Inner {
                 }
                 let sealed = entry::sealed(&body).ok_or(OpenError::Malformed)?;
                 let body = self.vault.answer(key.answer_to(received_at), &sealed)?;
-                return Ok(Some(Answer { received_at, body }));
+                answers.push(Answer { received_at, body });
             }
         }
-        Ok(None)
+        Ok(answers)
     }
 
     /// A whole line without its newline; `None` if it was deleted, or if the disk has changed it since.

@@ -276,7 +276,10 @@ impl Refresher {
         let Ok(token) = self.vault.refresh_token(row) else {
             return false;
         };
-        let next = self.journal.find(&row.id, row.generation, &token).await;
+        let next = self
+            .journal
+            .find(&row.id, row.generation, &token, Some)
+            .await;
         next.is_ok_and(|next| next.is_some())
     }
 

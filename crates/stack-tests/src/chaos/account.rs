@@ -14,7 +14,7 @@ use super::chronicle::{Micros, What};
 use super::world::World;
 use crate::client::Client;
 
-/// How often a consent is tried again that something kept from being stored.
+/// How often a consent or a disconnect is tried again that something kept from being stored.
 const TRIES: u32 = 60;
 
 #[derive(Debug)]
@@ -170,17 +170,30 @@ impl Account {
     pub async fn disconnect(&self, world: &World) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         self.severed(world, "disconnected");
+        let mut tries = 0;
         loop {
-            let row = self.find(world).await?;
-            let now = row.updated_at.max(world.chronicle.now());
-            let pending = Revocation::Pending;
-            let ended = world
-                .store
-                .connection_revoke(&row.id, row.generation, "disconnected", pending, now)
-                .await?;
-            if ended {
-                return Ok(());
+            match self.end_here(world).await {
+                Ok(true) => return Ok(()),
+                // Somebody wrote meanwhile.
+                Ok(false) => {}
+                // As an operator does while the database is away.
+                Err(_) if tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn end_here(&self, world: &World) -> anyhow::Result<bool> {
+        let row = self.find(world).await?;
+        let now = row.updated_at.max(world.chronicle.now());
+        let pending = Revocation::Pending;
+        let ended = world
+            .store
+            .connection_revoke(&row.id, row.generation, "disconnected", pending, now)
+            .await?;
+        Ok(ended)
     }
 }

@@ -38,6 +38,7 @@ pub(super) struct Open {
     pub(super) segment: SegmentName,
     /// Received by an earlier process of this slot.
     pub(super) abandoned: bool,
+    received_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -93,12 +94,15 @@ impl Index {
         received_at: Timestamp,
         abandoned: bool,
     ) {
-        let mark = self.early_marks.remove(&key.hash());
+        let hash = key.hash();
         let segment = self.segment(slot, name);
-        segment.answers.insert(key.hash(), offset);
+        segment.answers.insert(hash, offset);
         segment.touch(received_at);
-        if let Some(at) = mark {
-            segment.touch(at);
+        if let Some(at) = self.early_marks.get(&hash).copied()
+            && at >= received_at
+        {
+            self.early_marks.remove(&hash);
+            self.segment(slot, name).touch(at);
             return;
         }
         let open = Open {
@@ -106,8 +110,13 @@ impl Index {
             slot: slot.to_owned(),
             segment: name.clone(),
             abandoned,
+            received_at,
         };
-        self.unsettled.insert(key.hash(), open);
+        // Of several answers to one token all but the last held none.
+        let known = self.unsettled.get(&hash);
+        if known.is_none_or(|known| known.received_at <= received_at) {
+            self.unsettled.insert(hash, open);
+        }
     }
 
     /// A copy of an answer that is known already: what it stands in goes.
@@ -133,11 +142,24 @@ impl Index {
         self.segment(slot, name).touch(at);
     }
 
+    /// When the answer was received, if it is not settled.
+    pub(super) fn received_at(&self, hash: KeyHash) -> Option<Timestamp> {
+        self.unsettled.get(&hash).map(|open| open.received_at)
+    }
+
+    /// A mark settles what was received before it: one that an answer without tokens was given says nothing of the next.
     pub(super) fn settle(&mut self, hash: KeyHash, at: Timestamp) {
-        if let Some(open) = self.unsettled.remove(&hash) {
-            self.segment(&open.slot, &open.segment).touch(at);
-        } else if !self.knows(hash) {
-            self.early_marks.insert(hash, at);
+        match self.unsettled.get(&hash) {
+            Some(open) if open.received_at > at => {}
+            Some(_) => {
+                if let Some(open) = self.unsettled.remove(&hash) {
+                    self.segment(&open.slot, &open.segment).touch(at);
+                }
+            }
+            None if !self.knows(hash) => {
+                self.early_marks.insert(hash, at);
+            }
+            None => {}
         }
     }
 

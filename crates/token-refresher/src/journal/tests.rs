@@ -73,8 +73,8 @@ impl World {
 
     async fn find(&self, journal: &Journal, generation: i64, token: &str) -> Option<Vec<u8>> {
         let spent = Secret::from(token);
-        let answer = journal.find(&self.id, generation, &spent).await.unwrap();
-        answer.map(|answer| answer.body.to_vec())
+        let answer = journal.find(&self.id, generation, &spent, Some).await;
+        answer.unwrap().map(|answer| answer.body.to_vec())
     }
 
     fn settle(&self, journal: &Journal, generation: i64, token: &str) {

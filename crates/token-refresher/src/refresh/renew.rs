@@ -190,8 +190,10 @@ impl Refresher {
     /// The provider's answer to this very token, if a journal in reach has it.
     async fn look(&self, spending: Spending<'_>) -> Result<Option<Received>, JournalError> {
         let Spending { row, token, .. } = spending;
-        let found = self.journal.find(&row.id, row.generation, token).await?;
-        Ok(found.and_then(|answer| received(answer, spending.app)))
+        let usable = |answer| received(answer, spending.app);
+        self.journal
+            .find(&row.id, row.generation, token, usable)
+            .await
     }
 
     /// One call of the token endpoint; what came of it is recorded if it reached the provider.

@@ -54,7 +54,9 @@ impl Refresher {
             return Ok(Fate::Kept);
         };
         let found = match self.journal.read(answer) {
-            Ok(answer) => received(answer, app),
+            Ok(answers) => answers
+                .into_iter()
+                .find_map(|answer| received(answer, app)),
             Err(error) if error.lacks_key() => return Ok(Fate::Kept),
             Err(error @ (JournalError::Sealed(_) | JournalError::Lost)) => {
                 tracing::error!(connection.id = %row.id, generation = answer.generation, "an answer is lost: {:#}", anyhow::Error::from(error));

@@ -1,21 +1,15 @@
 //! Statement 4: every data request got the right answer or an honest 429, 502, 503 or 504.
 
 use super::clock;
-use super::windows::{down, ended};
+use super::windows::{Window, down, ended};
 use crate::chaos::evidence::Evidence;
 use crate::chaos::load::{Answered, Outcome};
 
 /// Never another account's data, never a wrong 401; no answer at all only while the data-api was being restarted.
 pub(super) fn data_is_right_or_honestly_missing(evidence: &Evidence) -> Vec<String> {
     let (ended, down) = (ended(evidence), down(evidence));
-    let is_over = |answered: &Answered| {
-        let windows = ended.get(&answered.company);
-        windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
-    };
-    let is_down = |answered: &Answered| {
-        let windows = down.get(answered.process.as_str());
-        windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
-    };
+    let is_over = |answered: &Answered| any_touches(ended.get(&answered.company), answered);
+    let is_down = |answered: &Answered| any_touches(down.get(answered.process.as_str()), answered);
     evidence
         .data
         .iter()
@@ -44,7 +38,9 @@ pub(super) fn data_is_right_or_honestly_missing(evidence: &Evidence) -> Vec<Stri
 
 /// The refresh webhook's 409 says that a connection is over only when it is.
 pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<String> {
-    let ended = ended(evidence);
+    let (ended, down) = (ended(evidence), down(evidence));
+    let is_over = |answered: &Answered| any_touches(ended.get(&answered.company), answered);
+    let is_down = |answered: &Answered| any_touches(down.get(answered.process.as_str()), answered);
     evidence
         .refreshes
         .iter()
@@ -55,17 +51,13 @@ pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<String> {
                 status: 429 | 502..=504,
                 ..
             } => None,
+            // A process that was stopped finds the time up in which a request has to arrive.
+            Outcome::Status { status: 408, .. } if is_down(answered) => None,
             // Renewed a moment ago and refused again: the connection lives.
             Outcome::Status {
                 status: 409, said, ..
             } if said.contains("refused_after_renewal") => None,
-            Outcome::Status { status: 409, .. }
-                if ended.get(&answered.company).is_some_and(|windows| {
-                    windows.iter().any(|window| window.touches(answered))
-                }) =>
-            {
-                None
-            }
+            Outcome::Status { status: 409, .. } if is_over(answered) => None,
             Outcome::Wrong { said } => Some((answered, format!("was answered `{said}`"))),
             Outcome::Status { status, said, .. } => {
                 Some((answered, format!("got a wrong {status}: {said}")))
@@ -73,6 +65,10 @@ pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<String> {
         })
         .map(|(answered, what)| of_request(answered, &what))
         .collect()
+}
+
+fn any_touches(windows: Option<&Vec<Window>>, answered: &Answered) -> bool {
+    windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
 }
 
 fn of_request(answered: &Answered, what: &str) -> String {

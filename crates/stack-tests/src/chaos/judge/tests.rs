@@ -424,6 +424,19 @@ fn a_webhook_that_calls_a_living_connection_dead_is_a_violation() {
 }
 
 #[test]
+fn a_request_that_came_too_late_is_excused_by_a_stop_alone() {
+    let mut evidence = good_run();
+    let mut late = request(20, status(408, ""));
+    late.process = "token-refresher".to_owned();
+    evidence.refreshes.push(late);
+    assert_violates(&evidence, "4.");
+
+    struck(&mut evidence, 19, "token-refresher", Blow::Stop);
+    struck(&mut evidence, 21, "token-refresher", Blow::Continue);
+    assert_holds(&evidence);
+}
+
+#[test]
 fn a_process_that_ends_by_itself_and_a_row_that_finds_no_rest_are_violations() {
     let mut evidence = good_run();
     evidence.restless.push("company 101: in doubt".to_owned());

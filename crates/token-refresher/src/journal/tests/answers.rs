@@ -12,7 +12,11 @@ async fn an_answer_is_found_after_a_restart_as_it_was_received() {
     let journal = world.journal();
 
     let spent = Secret::from("token-1");
-    let answer = journal.find(&world.id, 7, &spent).await.unwrap().unwrap();
+    let answer = journal
+        .find(&world.id, 7, &spent, Some)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(*answer.body, body);
     assert_eq!(answer.received_at.unix_micros(), NOW);
 }
@@ -39,7 +43,13 @@ async fn the_answer_to_a_token_is_not_found_at_another_generation_or_connection(
         assert_eq!(world.find(&journal, 7, "other").await, None);
         let other = ConnectionId::generate();
         let spent = Secret::from("sticky");
-        assert!(journal.find(&other, 7, &spent).await.unwrap().is_none());
+        assert!(
+            journal
+                .find(&other, 7, &spent, Some)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }
 

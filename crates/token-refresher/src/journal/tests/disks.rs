@@ -169,7 +169,7 @@ async fn a_directory_that_vanishes_is_an_error_until_it_is_back() {
     assert!(!journal.healthy());
     let spent = Secret::from("token-2");
     assert!(matches!(
-        journal.find(&world.id, 2, &spent).await,
+        journal.find(&world.id, 2, &spent, Some).await,
         Err(JournalError::Read { .. })
     ));
     fs::create_dir(world.root()).unwrap();

@@ -171,7 +171,7 @@ async fn what_a_killed_process_left_unsettled_is_orphaned_for_its_successor_and_
         assert_eq!(unsettled.generation, 7);
         assert!(journal.is_of(unsettled, &Secret::from("token-1")));
         assert!(!journal.is_of(unsettled, &Secret::from("token-2")));
-        assert_eq!(*journal.read(unsettled).unwrap().body, b"one");
+        assert_eq!(*journal.read(unsettled).unwrap()[0].body, b"one");
     }
 }
 
@@ -209,4 +209,42 @@ async fn a_mark_counts_whichever_slot_is_read_first() {
     }
     drop((one, two));
     assert!(world.journal().orphaned().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_mark_says_nothing_of_an_answer_that_came_after_it() {
+    for first_is_read_first in [true, false] {
+        let world = World::new();
+        let (one, two) = (world.journal(), world.journal());
+        let is_in_order = slot_of(&one) < slot_of(&two);
+        let (first, second) = if is_in_order == first_is_read_first {
+            (one, two)
+        } else {
+            (two, one)
+        };
+        world
+            .record(&first, 7, "token-1", b"nonsense")
+            .await
+            .unwrap();
+        world.settle(&first, 7, "token-1");
+        world.clock.advance(Duration::from_secs(1));
+        world
+            .record(&second, 7, "token-1", b"tokens")
+            .await
+            .unwrap();
+        drop((first, second));
+
+        let heir = world.journal();
+        let orphaned = heir.orphaned().await.unwrap();
+
+        assert_eq!(
+            orphaned.len(),
+            1,
+            "first is read first: {first_is_read_first}"
+        );
+        let answers = heir.read(&orphaned[0]).unwrap();
+        assert!(answers.iter().any(|answer| *answer.body == b"tokens"[..]));
+        heir.settle_orphan(&orphaned[0]);
+        assert!(heir.orphaned().await.unwrap().is_empty());
+    }
 }

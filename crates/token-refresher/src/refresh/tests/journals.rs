@@ -52,6 +52,29 @@ async fn a_dead_holders_answer_is_committed_at_once_in_place_of_a_second_spend()
 }
 
 #[tokio::test]
+async fn an_answer_without_tokens_hides_no_later_one() {
+    let world = World::answering([]).await;
+    let door = world.door();
+    let spent = Secret::from("refresh-1");
+    let first = world.journal(&world.journals);
+    let page = b"<html>Please wait</html>";
+    first
+        .record(&world.id, 1, &spent, at(0), page)
+        .await
+        .unwrap();
+    first.settle(&world.id, 1, &spent);
+    assert_eq!(door.replay_once().await.unwrap(), 0, "it knows the page");
+    let second = world.journal(&world.journals);
+    leased(&world, &second).await;
+    written(&world, &second).await;
+    drop((first, second));
+
+    let row = replayed(refresh(&door, &world.id, Some(1)).await);
+
+    assert_eq!((row.generation, world.calls().await), (2, 0));
+}
+
+#[tokio::test]
 async fn a_dead_holders_lease_is_taken_over_at_once() {
     let world = World::answering([granted()]).await;
     let dead = world.journal(&world.journals);
