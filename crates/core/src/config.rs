@@ -336,7 +336,7 @@ fn redacted(path: &str, leaf: &Value) -> Value {
     let key = path.rsplit('.').next().unwrap_or(path);
     if leaf.as_str() == Some("") {
         leaf.clone()
-    } else if is_secret(key) {
+    } else if is_secret(key) || path == "old_table.url" {
         // Whatever its type: a password may look like a number.
         Value::from("[redacted]")
     } else if path == "database.url" {

@@ -71,6 +71,8 @@ pub struct App {
     pub key: String,
     pub provider: Arc<Provider>,
     pub client_id: String,
+    /// What callers moved over from elsewhere know it by, in the client id's place.
+    pub aliases: Vec<String>,
     pub client_secret: Secret,
     /// While the secret is being changed: the other one.
     pub second_client_secret: Option<Secret>,
@@ -92,6 +94,11 @@ impl App {
     /// When this app's access tokens are renewed.
     pub fn policy(&self) -> RefreshPolicy {
         self.refresh_policy.unwrap_or(self.provider.refresh_policy)
+    }
+
+    /// Whether this is n8n's `AppId` for it: the client id, or an alias.
+    pub fn is_known_as(&self, app_id: &str) -> bool {
+        self.client_id == app_id || self.aliases.iter().any(|alias| alias == app_id)
     }
 
     /// The secrets that the provider may know us by: the second is tried when the first is refused.
@@ -294,6 +301,8 @@ struct RawApp {
     provider: String,
     client_id: String,
     #[serde(default)]
+    aliases: String,
+    #[serde(default)]
     client_secret: Secret,
     #[serde(default)]
     client_secret_file: String,
@@ -373,10 +382,12 @@ impl Apps {
                     "stands in another app of this platform too",
                 );
             }
+            let aliases: Vec<String> = raw.aliases.split_whitespace().map(str::to_owned).collect();
             apps.push(Arc::new(App {
                 key,
                 provider: Arc::clone(provider),
                 client_id: raw.client_id,
+                aliases,
                 client_secret,
                 second_client_secret: Some(second_client_secret)
                     .filter(|secret| !secret.is_empty()),
@@ -387,6 +398,18 @@ impl Apps {
         if !loader.has("apps") {
             loader.problem("apps", "names no app");
         }
+        for app in &apps {
+            let others = || apps.iter().filter(|other| other.key != app.key);
+            for alias in &app.aliases {
+                // Of any platform: not every caller names one.
+                if others().any(|other| other.is_known_as(alias)) {
+                    loader.problem(
+                        &format!("apps.{}.aliases", app.key),
+                        &format!("`{alias}` is the client id or an alias of another app"),
+                    );
+                }
+            }
+        }
         Self(apps)
     }
 
@@ -395,9 +418,9 @@ impl Apps {
     }
 
     /// The app whose n8n `AppId` and `Platform` these are; both are optional where there is one app.
-    pub fn find(&self, client_id: Option<&str>, platform: Option<&str>) -> AppChoice<'_> {
+    pub fn find(&self, app_id: Option<&str>, platform: Option<&str>) -> AppChoice<'_> {
         let mut found = self.0.iter().filter(|app| {
-            client_id.is_none_or(|id| app.client_id == id)
+            app_id.is_none_or(|id| app.is_known_as(id))
                 && platform.is_none_or(|name| app.provider.platform.eq_ignore_ascii_case(name))
         });
         match (found.next(), found.next()) {

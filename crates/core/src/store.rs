@@ -11,12 +11,16 @@ use std::time::Duration;
 use crate::secret::Secret;
 
 mod app_credentials;
+mod app_tok;
 mod connections;
 mod error;
 mod figures;
+mod imports;
 mod leases;
+mod listing;
 mod logins;
 mod migrate;
+mod obstacle;
 mod page_marks;
 mod pick;
 mod pool;
@@ -24,22 +28,28 @@ mod postgres;
 #[cfg(feature = "test-util")]
 mod query_log;
 mod refresh_log;
+mod role;
 mod schema;
 mod sweep;
 mod target;
 mod types;
 
+pub use app_tok::{AppTok, AppTokRow, BadTableName, TableName};
 pub use connections::{AppKey, Commit, Connection, Consent, NewConnection, Revocation};
 pub use error::StoreError;
 pub use figures::IdleDeadlines;
+pub use imports::{HANDED_BACK, Import};
 pub use leases::SpendFailure;
+pub use listing::{Listing, Overview, Page};
 pub use logins::{Login, NewLogin};
 pub use migrate::Schema;
+pub use obstacle::Obstacle;
 pub use page_marks::PageMark;
 pub use pick::{Pick, Selection, Selector};
 #[cfg(feature = "test-util")]
 pub use query_log::QueryLog;
 pub use refresh_log::RefreshLogEntry;
+pub use role::{Role, RoleError};
 pub use sweep::DueFor;
 pub use target::UrlError;
 pub use types::{Sealed, never};
@@ -143,7 +153,7 @@ macro_rules! on_conn {
     };
     (@run $store:expr, $pool:expr, $conn:ident, $query:expr) => {{
         let mut lent = $crate::store::pool::Lent::new($store.lend($pool.get()).await?, |object| {
-            drop(::diesel_async::pooled_connection::deadpool::Object::take(object));
+            drop(::deadpool::managed::Object::take(object));
         });
         let answer = {
             let $conn = &mut **lent.object();
@@ -170,7 +180,7 @@ impl Store {
     /// Reads the URL; connects to nothing yet. Its connections live on the runtime that this is called on.
     ///
     /// `postgres://`, `postgresql://` (libpq's `sslmode` and `sslrootcert`), `mysql://`, `mariadb://` (`require_ssl`,
-    /// `verify_ca`, `verify_identity`, `ssl_ca`), `sqlite:PATH` or `sqlite://PATH`.
+    /// `verify_ca`, `ssl_ca`, `ssl_host`), `sqlite:PATH` or `sqlite://PATH`.
     ///
     /// # Errors
     /// [`StoreError::Url`], which says nothing of the URL's contents.
@@ -205,7 +215,7 @@ impl Store {
 
     async fn lend<C>(
         &self,
-        getting: impl Future<Output = Result<C, diesel_async::pooled_connection::deadpool::PoolError>>,
+        getting: impl Future<Output = Result<C, deadpool::managed::PoolError<error::ConnectError>>>,
     ) -> Result<C, StoreError> {
         match tokio::time::timeout(self.acquire_timeout, getting).await {
             Ok(lent) => Ok(lent?),

@@ -9,21 +9,35 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use url::Url;
 
 use crate::secret::Secret;
-use crate::store::{Backend, Store, StoreOptions};
+use crate::store::{Backend, Role, Store, StoreOptions};
 
 mod gate;
 mod lock;
+mod pooler;
 mod seed;
 mod server;
 mod sql;
+mod tls_server;
 
 pub use gate::Gate;
 pub use lock::WriteLock;
-use server::Server;
+pub use pooler::Pooler;
+use server::{Extras, Server};
+pub use tls_server::{TlsFiles, TlsServer};
+
+/// A busy machine starts a server in several seconds.
+const START_LIMIT: Duration = Duration::from_mins(2);
+
+/// A pooler's URL, in processes that a test starts of itself: stores reach the server by way of it.
+pub const BY_WAY_OF: &str = "TEST_BY_WAY_OF";
+
+/// Set in processes that a test starts of itself: stores have the role that `migrate --role` makes.
+pub const AS_ROLE: &str = "TEST_AS_ROLE";
 
 /// Whether `TEST_BACKENDS` names this backend. Where it does not the run says so, once: no test is left out in silence.
 pub fn is_asked_for(backend: Backend) -> bool {
@@ -56,6 +70,9 @@ pub fn backends() -> Vec<Backend> {
 pub struct TestDatabase {
     backend: Backend,
     url: String,
+    /// What stores are opened with, where that is another one.
+    store_url: Option<String>,
+    role: Option<String>,
     home: Home,
 }
 
@@ -97,6 +114,8 @@ impl TestDatabase {
                 Self {
                     backend,
                     url: format!("sqlite:{}/test.db", directory.path().display()),
+                    store_url: None,
+                    role: None,
                     home: Home::Directory {
                         _removed_with_it: directory,
                     },
@@ -107,9 +126,12 @@ impl TestDatabase {
                 let name = unique_name();
                 sql::lines(backend, &admin_url, &format!("CREATE DATABASE {name}"))
                     .expect("the test server makes a database");
+                let url = with(&admin_url, |url| url.set_path(&name));
                 Self {
                     backend,
-                    url: with(&admin_url, |url| url.set_path(&name)),
+                    store_url: variable(BY_WAY_OF).map(|pooler| pooler::by_way_of(&pooler, &url)),
+                    role: None,
+                    url,
                     home: Home::Server { admin_url, name },
                 }
             }
@@ -118,13 +140,35 @@ impl TestDatabase {
 
     /// With its tables.
     pub async fn migrated(backend: Backend) -> Self {
-        let database = Self::create(backend);
+        let mut database = Self::create(backend);
         database
             .store()
             .migrate()
             .await
             .expect("the migrations run");
+        if variable(AS_ROLE).is_some() {
+            database.become_role(&role_name(), "secret").await;
+        }
         database
+    }
+
+    /// From now on stores are opened by a role that has the rights of a service.
+    pub async fn become_role(&mut self, name: &str, password: &str) {
+        let role = Role::new(name, Some(Secret::from(password))).expect("a name for a role");
+        let owner = self.store();
+        owner.role_grant(&role).await.expect("the owner may do so");
+        self.role = Some(name.to_owned());
+        let url = self.url_by(name, password);
+        self.store_url = Some(url.expose().to_owned());
+    }
+
+    /// This database for another user.
+    pub fn url_by(&self, name: &str, password: &str) -> Secret {
+        Secret::new(with(self.url().expose(), |url| {
+            url.set_username(name).expect("a URL that has a host");
+            url.set_password(Some(password))
+                .expect("a URL that has a host");
+        }))
     }
 
     pub fn backend(&self) -> Backend {
@@ -132,7 +176,7 @@ impl TestDatabase {
     }
 
     pub fn url(&self) -> Secret {
-        Secret::new(self.url.clone())
+        Secret::new(self.store_url.as_ref().unwrap_or(&self.url).clone())
     }
 
     /// A store of its own pool each time.
@@ -142,7 +186,7 @@ impl TestDatabase {
 
     /// A way to this database that can be cut, for all but `SQLite`.
     pub fn gate(&self) -> Gate {
-        Gate::before(&self.url)
+        Gate::before(self.url().expose())
     }
 
     /// Runs SQL of the test's own: the first column of each row, or for `SQLite` the one named `line`.
@@ -151,6 +195,14 @@ impl TestDatabase {
     /// What the database says.
     pub fn lines(&self, query: &str) -> Result<Vec<String>, String> {
         sql::lines(self.backend, &self.url, query)
+    }
+
+    /// The same with another user's URL.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn lines_by(&self, url: &Secret, query: &str) -> Result<Vec<String>, String> {
+        sql::lines(self.backend, url.expose(), query)
     }
 }
 
@@ -164,6 +216,14 @@ impl Drop for TestDatabase {
             let drop_it = format!("DROP DATABASE {name}{force}");
             // Another test's failure must not be hidden by this one's clean-up.
             drop(sql::lines(self.backend, admin_url, &drop_it));
+            if let Some(role) = &self.role {
+                // Whatever it had went with the database.
+                let drop_it = match self.backend {
+                    Backend::Postgres => format!("DROP ROLE \"{}\"", role.replace('"', "\"\"")),
+                    _ => format!("DROP USER '{}'@'%'", role.replace('\'', "''")),
+                };
+                drop(sql::lines(self.backend, admin_url, &drop_it));
+            }
         }
     }
 }
@@ -183,8 +243,13 @@ fn shared_server(backend: Backend) -> &'static Server {
     };
     once.get_or_init(|| match variable(url) {
         Some(admin_url) => Server::given(admin_url),
-        None => Server::start(backend),
+        None => Server::start(backend, &Extras::default()),
     })
+}
+
+/// The server that the databases of this process are on, as its administrator.
+pub fn admin_url(backend: Backend) -> Secret {
+    Secret::new(shared_server(backend).admin_url.clone())
 }
 
 /// Other test processes may use the same server or directory.
@@ -196,6 +261,11 @@ fn unique_name() -> String {
         "pipekeeper_test_{}_{count}_{random:08x}",
         std::process::id()
     )
+}
+
+/// Roles belong to the server, and have short names on `MySQL`.
+pub fn role_name() -> String {
+    format!("role_{:08x}", u32::from_be_bytes(crate::random::bytes()))
 }
 
 fn with(url: &str, change: impl FnOnce(&mut Url)) -> String {

@@ -8,6 +8,7 @@ use pipekeeper_core::store::{Schema, Store, StoreError};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::edge::Edge;
 use crate::problem::{Code, Problem};
 
 /// Whether the database has been seen with a current schema; requests are refused until it has.
@@ -38,8 +39,19 @@ impl Degraded {
 #[error("the database has migrations that this binary does not know ({0}): run a newer one")]
 pub(crate) struct SchemaTooNew(pub(crate) String);
 
+/// A failure with all its causes and, where the database is one of them, what to do about it.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut causes = error.chain();
+    let store = causes.find_map(|cause| cause.downcast_ref::<StoreError>());
+    match store.and_then(StoreError::obstacle) {
+        Some(obstacle) => format!("{error:#}; {}", obstacle.advice()),
+        None => format!("{error:#}"),
+    }
+}
+
 /// Waits until the schema is current: a database that is not there yet, or not migrated yet, comes later.
 pub(crate) async fn await_schema(
+    service: &str,
     store: &Store,
     ready: &Ready,
     stop: &CancellationToken,
@@ -53,9 +65,12 @@ pub(crate) async fn await_schema(
             }
             Ok(Schema::Newer { unknown }) => return Err(SchemaTooNew(unknown.join(", "))),
             Ok(Schema::Behind { missing }) => {
-                format!("the schema lacks {}: run `migrate`", missing.join(", "))
+                format!(
+                    "the schema lacks {}: run `{service} migrate`",
+                    missing.join(", ")
+                )
             }
-            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+            Err(error) => explain(&error.into()),
         };
         if waiting_for != told {
             tracing::warn!("waiting for the database: {waiting_for}");
@@ -87,20 +102,23 @@ pub(crate) async fn healthz() -> HttpResponse {
 pub(crate) async fn readyz(
     store: Data<Store>,
     service: Data<Degraded>,
+    edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
     let degraded = match store.schema_status().await {
         Ok(Schema::Current) => {
+            // Whoever hears so may send the next request at once.
+            edge.ready.set();
             let degraded = (service.0)();
             return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": degraded})));
         }
         Ok(Schema::Behind { missing }) => Problem::new(
             Code::StoreUnavailable,
-            "The schema is behind: run `migrate`.",
+            format!("The schema is behind: run `{} migrate`.", edge.service),
         )
         .with("missing", missing),
         Ok(Schema::Newer { unknown }) => Problem::new(
             Code::StoreUnavailable,
-            "The schema is newer than this binary.",
+            "The schema is newer than this binary: run a newer one.",
         )
         .with("unknown", unknown),
         Err(error) => unavailable(error),
@@ -110,5 +128,10 @@ pub(crate) async fn readyz(
 
 /// Whatever keeps the schema from being read keeps the service from being ready.
 fn unavailable(error: StoreError) -> Problem {
-    Problem::new(Code::StoreUnavailable, "The database does not answer.").caused_by(error)
+    let problem = |detail: &str| Problem::new(Code::StoreUnavailable, detail);
+    match error.obstacle() {
+        Some(obstacle) => problem(obstacle.as_str()).with("advice", obstacle.advice()),
+        None => problem("The database does not answer."),
+    }
+    .caused_by(error)
 }

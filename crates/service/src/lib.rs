@@ -5,6 +5,7 @@ pub mod caller;
 pub mod config;
 mod edge;
 mod health;
+mod listener;
 pub mod metrics;
 pub mod problem;
 pub mod refresher;

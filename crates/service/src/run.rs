@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pipekeeper_core::config::Sources;
 use pipekeeper_core::http_client::{self, Limits};
-use pipekeeper_core::store::Schema;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{Obstacle, Role, Schema, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::health::SchemaTooNew;
+use crate::health::{SchemaTooNew, explain};
 use crate::server::{Loaded, Server, Service, openapi};
 
 /// `EX_USAGE` of sysexits.h: the configuration can't be used.
@@ -32,7 +33,7 @@ enum Command<C: Subcommand> {
     /// Serve until told to stop (the default)
     Serve,
     /// Bring the database's schema up to date
-    Migrate,
+    Migrate(Migrate),
     /// Ask the running service whether it is ready; exit code 0 if so
     Healthcheck,
     /// Print the OpenAPI document
@@ -41,6 +42,36 @@ enum Command<C: Subcommand> {
     Config,
     #[command(flatten)]
     Own(C),
+}
+
+#[derive(Debug, Clone, Args)]
+struct Migrate {
+    /// Wait so long for a database that is not up yet
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    wait_secs: u32,
+    /// Make a role of this name that can do what the services need and nothing else, or renew its rights
+    #[arg(long, value_name = "NAME")]
+    role: Option<String>,
+    /// Let the role log in with the password in this file
+    #[arg(long, value_name = "FILE", requires = "role")]
+    role_password_file: Option<PathBuf>,
+}
+
+impl Migrate {
+    fn role(&self) -> anyhow::Result<Option<Role>> {
+        let Some(name) = &self.role else {
+            return Ok(None);
+        };
+        let password = match &self.role_password_file {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("can't read {}", path.display()))?;
+                Some(Secret::from(text.trim_end_matches(['\r', '\n'])))
+            }
+        };
+        Ok(Some(Role::new(name, password)?))
+    }
 }
 
 /// The `main` of a service.
@@ -54,19 +85,25 @@ pub fn main<S: Service>() -> ExitCode {
     }
     let config = match Loaded::<S>::from(&Sources::of_process(S::DEFAULTS, cli.config)) {
         Ok(config) => config,
-        Err(problems) => return fail(EXIT_CONFIG, &problems.to_string()),
+        Err(problems) => {
+            say(&problems.to_string());
+            return ExitCode::from(EXIT_CONFIG);
+        }
     };
     let outcome = match command {
         Command::Config => return print(config.effective.trim_end()),
         Command::Openapi => unreachable!("answered above, without a configuration"),
         Command::Serve => block_on(serve(config)),
-        Command::Migrate => block_on(migrate(config)),
+        Command::Migrate(asked) => block_on(migrate(&asked, config)),
         Command::Healthcheck => block_on(healthcheck(config)),
         Command::Own(command) => block_on(own(command, config)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &format!("{error:#}")),
+        Err(error) => {
+            say(&explain(&error));
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -121,16 +158,45 @@ async fn signalled() {
     }
 }
 
-async fn migrate<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
+async fn migrate<S: Service>(asked: &Migrate, config: Loaded<S>) -> anyhow::Result<()> {
+    let role = asked.role()?;
     let store = config.open_store()?;
-    let applied = store.migrate().await?;
+    let patience = Duration::from_secs(asked.wait_secs.into());
+    let applied = migrate_when_up(&store, patience).await?;
     if let Schema::Newer { unknown } = store.schema_status().await? {
         bail!(SchemaTooNew(unknown.join(", ")));
     }
     print(&format!(
         "{applied} migrations applied, the schema is current"
     ));
+    if let Some(role) = role {
+        store.role_grant(&role).await?;
+        print(&format!("the role {role} can do what the services need"));
+    }
     Ok(())
+}
+
+/// A database that starts beside us comes up later; a mistake does not go away by waiting.
+async fn migrate_when_up(store: &Store, patience: Duration) -> anyhow::Result<usize> {
+    let until = tokio::time::Instant::now() + patience;
+    let mut said = String::new();
+    loop {
+        let error = match store.migrate().await {
+            Ok(applied) => return Ok(applied),
+            Err(error) => error,
+        };
+        let passes = error.is_unavailable() && error.obstacle().is_none_or(Obstacle::may_pass);
+        let error = anyhow::Error::from(error);
+        if !passes || tokio::time::Instant::now() >= until {
+            return Err(error);
+        }
+        let why = explain(&error);
+        if why != said {
+            say(&format!("waiting for the database: {why}"));
+            said = why;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
 }
 
 async fn own<S: Service>(command: S::Command, config: Loaded<S>) -> anyhow::Result<()> {
@@ -174,7 +240,6 @@ fn print(text: &str) -> ExitCode {
     clippy::print_stderr,
     reason = "there may be no log yet, and a person is looking"
 )]
-fn fail(code: u8, why: &str) -> ExitCode {
-    eprintln!("{why}");
-    ExitCode::from(code)
+fn say(text: &str) {
+    eprintln!("{text}");
 }

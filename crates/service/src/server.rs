@@ -24,6 +24,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::{Common, Http};
 use crate::edge::{Edge, edge, no_route};
 use crate::health::{Degraded, Ready, await_schema, healthz, readyz};
+use crate::listener::{admit_no_more, bind};
 use crate::tasks::Tasks;
 
 /// How long an idle connection is kept.
@@ -144,6 +145,8 @@ impl<S: Service> Loaded<S> {
 pub struct Server {
     addr: SocketAddr,
     metrics_addr: SocketAddr,
+    /// Beside the HTTP server's own handle of it.
+    listener: TcpListener,
     handles: Vec<ServerHandle>,
     serving: Vec<JoinHandle<std::io::Result<()>>>,
     tasks: Tasks,
@@ -164,6 +167,7 @@ impl Server {
         let listener = bind(listen, "http.listen")?;
         let metrics_listener = bind(metrics_listen, "http.metrics_listen")?;
         let (addr, metrics_addr) = (listener.local_addr()?, metrics_listener.local_addr()?);
+        let listener_too = listener.try_clone()?;
 
         let store = config.open_store()?;
         if store.backend() == Backend::Sqlite {
@@ -178,7 +182,7 @@ impl Server {
         let schema = tasks.spawn({
             let (store, ready, stop) =
                 (store.clone(), Arc::clone(&ready), tasks.stopping().clone());
-            async move { Ok(await_schema(&store, &ready, &stop).await?) }
+            async move { Ok(await_schema(S::NAME, &store, &ready, &stop).await?) }
         });
 
         let context = Context {
@@ -241,6 +245,7 @@ impl Server {
         Ok(Self {
             addr,
             metrics_addr,
+            listener: listener_too,
             handles,
             serving,
             tasks,
@@ -276,6 +281,7 @@ impl Server {
                 Err(anyhow::anyhow!("an HTTP server ended by itself: {ended:?}"))
             }
         };
+        admit_no_more(self.listener).await;
         let until = tokio::time::Instant::now() + self.grace;
         self.tasks.stopping().cancel();
         join_all(self.handles.iter().map(|handle| handle.stop(true))).await;
@@ -285,12 +291,6 @@ impl Server {
         }
         verdict
     }
-}
-
-fn bind(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).with_context(|| {
-        format!("can't listen on {addr}: is another process there? The address is {key}")
-    })
 }
 
 fn cors(origins: &[String]) -> Cors {

@@ -46,7 +46,7 @@ impl Tasks {
     }
 
     /// Waits for what is under way, `grace` at most; says whether all of it ended.
-    pub(crate) async fn drain(&self, grace: Duration) -> bool {
+    pub async fn drain(&self, grace: Duration) -> bool {
         self.stopping.cancel();
         self.tracker.close();
         tokio::time::timeout(grace, self.tracker.wait())

@@ -4,6 +4,7 @@
 //! [`promises_of_a_service`]: crate::promises_of_a_service
 
 mod configuration;
+mod database;
 mod life;
 
 use std::fs::{self, File};
@@ -43,6 +44,12 @@ macro_rules! promises_of_a_service {
             a_service_comes_up_says_so_and_goes
             a_taken_port_is_told_by_its_key
             a_newer_schema_is_refused
+            migrate_waits_as_long_as_it_is_told
+            migrate_does_not_wait_for_a_mistake_to_pass
+            a_service_says_what_it_waits_for
+            a_role_needs_a_server
+            migrate_goes_on_when_the_database_is_up
+            migrate_makes_a_role_for_the_services
         }
     };
     (@stamp $service:ty, $binary:expr, $($promise:ident)+) => { $(
@@ -245,7 +252,9 @@ impl<S: Service + std::fmt::Debug> Program<S> {
                 let rest = value.split_at(MARKER.len()).1;
                 format!("{id}:{MARKER}{rest}")
             }
-            "database.url" => format!("postgres://u:{MARKER}@127.0.0.1:9/db?sslmode=disable"),
+            "database.url" | "old_table.url" => {
+                format!("postgres://u:{MARKER}@127.0.0.1:9/db?sslmode=disable")
+            }
             _ => format!("{MARKER} \"+/=#"),
         }
     }

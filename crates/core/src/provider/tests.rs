@@ -216,3 +216,42 @@ fn token_that_lives_no_time_at_all_is_no_default() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn an_app_is_found_by_what_its_callers_called_it() {
+    let second = [
+        (
+            "PIPEKEEPER__APPS__PIPEDRIVE__ALIASES",
+            "57db0bab2932f657  old",
+        ),
+        ("PIPEKEEPER__APPS__SECOND__PROVIDER", "pipedrive"),
+        ("PIPEKEEPER__APPS__SECOND__CLIENT_ID", "id2"),
+        ("PIPEKEEPER__APPS__SECOND__CLIENT_SECRET", "hunter3"),
+        (
+            "PIPEKEEPER__APPS__SECOND__REDIRECT_URL",
+            "https://app.example/2",
+        ),
+    ];
+    let (apps, problems) = load(APP, &second);
+    assert_eq!(problems, Vec::<String>::new());
+    for (word, key) in [
+        ("57db0bab2932f657", "pipedrive"),
+        ("old", "pipedrive"),
+        ("id2", "second"),
+    ] {
+        let AppChoice::One(app) = apps.find(Some(word), None) else {
+            panic!("{word}");
+        };
+        assert_eq!(app.key, key, "{word}");
+    }
+    assert!(matches!(apps.find(Some("57db"), None), AppChoice::Unknown));
+
+    for taken in ["id", "old"] {
+        let mut both = second.to_vec();
+        both.push(("PIPEKEEPER__APPS__SECOND__ALIASES", taken));
+        let (_, problems) = load(APP, &both);
+        let said =
+            format!("apps.second.aliases: `{taken}` is the client id or an alias of another app");
+        assert!(problems.contains(&said), "{problems:?}");
+    }
+}

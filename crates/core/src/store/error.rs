@@ -1,8 +1,11 @@
 //! What can go wrong with the database, by what a caller can do about it.
 
-use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
-use diesel_async::pooled_connection::deadpool::PoolError;
+use std::iter::successors;
 
+use deadpool::managed::PoolError;
+use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
+
+use super::obstacle::Obstacle;
 use super::target::UrlError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +44,17 @@ impl StoreError {
         matches!(self, Self::Unavailable { .. })
     }
 
+    /// What stands in the way, where that shows.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let first: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
+        successors(first, |&cause| cause.source()).find_map(|cause| {
+            match cause.downcast_ref::<ConnectError>() {
+                Some(cause) => cause.obstacle,
+                None => Obstacle::of_words(&cause.to_string()),
+            }
+        })
+    }
+
     pub(super) fn unavailable(source: impl Into<Cause>) -> Self {
         Self::Unavailable {
             source: source.into(),
@@ -64,15 +78,48 @@ impl From<DieselError> for StoreError {
     }
 }
 
-impl From<PoolError> for StoreError {
-    fn from(error: PoolError) -> Self {
+impl From<PoolError<ConnectError>> for StoreError {
+    fn from(error: PoolError<ConnectError>) -> Self {
+        match error {
+            PoolError::Backend(error) => error.into(),
+            other => Self::unavailable(other),
+        }
+    }
+}
+
+impl From<ConnectError> for StoreError {
+    fn from(error: ConnectError) -> Self {
         Self::unavailable(error)
     }
 }
 
-impl From<ConnectionError> for StoreError {
+/// Why no connection could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub(super) struct ConnectError {
+    pub(super) said: String,
+    pub(super) obstacle: Option<Obstacle>,
+}
+
+impl ConnectError {
+    pub(super) fn of(obstacle: Option<Obstacle>, said: impl Into<String>) -> Self {
+        Self {
+            said: said.into(),
+            obstacle,
+        }
+    }
+}
+
+impl From<ConnectionError> for ConnectError {
     fn from(error: ConnectionError) -> Self {
-        Self::unavailable(error)
+        let said = error.to_string();
+        Self::of(Obstacle::of_words(&said), said)
+    }
+}
+
+impl From<DieselError> for ConnectError {
+    fn from(error: DieselError) -> Self {
+        ConnectionError::CouldntSetupConfiguration(error).into()
     }
 }
 

@@ -164,7 +164,7 @@ impl Store {
 
 /// A transaction on a connection of its own: unlike a session it holds one server connection even behind a transaction
 /// pooler. It tries and sleeps, because waiters inside of a transaction would use up the pooler's server connections.
-async fn lock_postgres(settings: &Settings) -> Result<UnnamedPg, StoreError> {
+pub(super) async fn lock_postgres(settings: &Settings) -> Result<UnnamedPg, StoreError> {
     let mut connection = pool::connect_postgres(settings).await?;
     loop {
         connection.batch_execute("BEGIN").await?;
@@ -201,7 +201,7 @@ async fn lock_sqlite(database: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(StoreError::unavailable)?;
+        .map_err(|error| pool::cant_use(database, &error))?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),

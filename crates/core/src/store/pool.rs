@@ -4,23 +4,24 @@ use std::error::Error;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use diesel::SqliteConnection;
 use diesel::result::DatabaseErrorKind;
-use diesel::{ConnectionError, ConnectionResult, SqliteConnection};
-use diesel_async::pooled_connection::deadpool::{Hook, HookError, Pool};
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
-};
 use diesel_async::sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper};
-use diesel_async::{AsyncConnection as _, AsyncMysqlConnection, SimpleAsyncConnection as _};
+use diesel_async::{
+    AsyncConnection, AsyncMysqlConnection, SimpleAsyncConnection as _, TransactionManager as _,
+};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use mysql_async::Opts;
 use tokio::runtime::Handle;
 
+use super::error::ConnectError;
+use super::obstacle::Obstacle;
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
 use super::target::Target;
@@ -28,8 +29,9 @@ use super::{StoreError, StoreOptions};
 
 pub(super) type SqliteConn = SyncConnectionWrapper<SqliteConnection, Detached>;
 
-/// A host that swallows packets is given up on after this long.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A host that swallows packets is given up on after this long: sooner than whoever waits for a connection gives up, so that
+/// he is told why.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
 /// `MySQL`'s driver does not notice by itself that its server went away: one that has rested so long is asked first.
 const RESTED: Duration = Duration::from_millis(500);
@@ -45,9 +47,102 @@ const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WA
 /// Each pool beside what its connections are made from: migrations need some of their own.
 #[derive(Clone)]
 pub(super) enum Pools {
-    Postgres(Pool<UnnamedPg>, Arc<Settings>),
-    Mysql(Pool<AsyncMysqlConnection>, Arc<Opts>),
-    Sqlite(Pool<SqliteConn>, Arc<Path>),
+    Postgres(Pool<Settings>, Arc<Settings>),
+    Mysql(Pool<Opts>, Arc<Opts>),
+    Sqlite(Pool<PathBuf>, Arc<PathBuf>),
+}
+
+pub(super) type Pool<S> = managed::Pool<Manager<S>>;
+
+/// What the connections to one database are made from.
+pub(super) trait Source: Send + Sync + 'static {
+    type Connection: AsyncConnection + Send + 'static;
+
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
+
+    /// Whether one that has rested for so long is still of use, beside what its open transactions say.
+    fn is_good(
+        connection: &mut Self::Connection,
+        rested: Duration,
+    ) -> impl Future<Output = bool> + Send;
+}
+
+impl Source for Settings {
+    type Connection = UnnamedPg;
+
+    async fn connect(&self) -> Result<UnnamedPg, ConnectError> {
+        connect_postgres(self).await
+    }
+
+    async fn is_good(connection: &mut UnnamedPg, _rested: Duration) -> bool {
+        !connection.is_closed()
+    }
+}
+
+impl Source for Opts {
+    type Connection = AsyncMysqlConnection;
+
+    async fn connect(&self) -> Result<AsyncMysqlConnection, ConnectError> {
+        connect_mysql(self).await
+    }
+
+    async fn is_good(connection: &mut AsyncMysqlConnection, rested: Duration) -> bool {
+        rested < RESTED || connection.batch_execute("DO 0").await.is_ok()
+    }
+}
+
+impl Source for PathBuf {
+    type Connection = SqliteConn;
+
+    async fn connect(&self) -> Result<SqliteConn, ConnectError> {
+        connect_sqlite(self).await
+    }
+
+    async fn is_good(_connection: &mut SqliteConn, _rested: Duration) -> bool {
+        true
+    }
+}
+
+/// Makes a pool's connections, and looks at each before it is lent again.
+pub(super) struct Manager<S> {
+    source: Arc<S>,
+    home: Option<Handle>,
+}
+
+impl<S: Source> Manager<S> {
+    fn pool(source: &Arc<S>, size: usize) -> Result<Pool<S>, StoreError> {
+        let manager = Self {
+            source: Arc::clone(source),
+            home: Handle::try_current().ok(),
+        };
+        let pool = managed::Pool::builder(manager).max_size(size).build();
+        pool.map_err(StoreError::unavailable)
+    }
+}
+
+impl<S: Source> managed::Manager for Manager<S> {
+    type Type = S::Connection;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<S::Connection, ConnectError> {
+        let source = Arc::clone(&self.source);
+        at_home(self.home.clone(), async move { source.connect().await }).await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut S::Connection,
+        metrics: &Metrics,
+    ) -> RecycleResult<ConnectError> {
+        let half_finished =
+            <S::Connection as AsyncConnection>::TransactionManager::is_broken_transaction_manager(
+                connection,
+            );
+        if half_finished || !S::is_good(connection, metrics.last_used()).await {
+            return Err(RecycleError::message("of no further use"));
+        }
+        Ok(())
+    }
 }
 
 /// Runs `SQLite`'s queries where blocking is allowed.
@@ -70,59 +165,23 @@ impl SpawnBlocking for Detached {
     }
 }
 
-/// The pool never sees the URL: what it would print or repeat holds a password.
-macro_rules! builder {
-    ($source:expr, $connect:path) => {{
-        let source = Arc::clone(&$source);
-        let mut config = ManagerConfig::default();
-        // A closed or half-finished connection is dropped; no query is spent on asking.
-        config.recycling_method = RecyclingMethod::Fast;
-        let home = Handle::try_current().ok();
-        config.custom_setup = Box::new(move |_url| {
-            let source = Arc::clone(&source);
-            at_home(home.clone(), async move { $connect(&source).await }).boxed()
-        });
-        Pool::builder(AsyncDieselConnectionManager::new_with_config("", config))
-    }};
-}
-
 impl Pools {
     pub(super) fn new(target: Target, options: &StoreOptions) -> Result<Self, StoreError> {
         let size = options.max_connections.max(1);
-        match target {
+        Ok(match target {
             Target::Postgres(settings) => {
                 let settings = Arc::new(*settings);
-                let pool = builder!(settings, connect_postgres).max_size(size).build();
-                pool.map(|pool| Self::Postgres(pool, settings))
+                Self::Postgres(Manager::pool(&settings, size)?, settings)
             }
             Target::Mysql(opts) => {
                 let opts = Arc::new(*opts);
-                let pool = builder!(opts, connect_mysql)
-                    .max_size(size)
-                    .pre_recycle(Hook::async_fn(
-                        |connection: &mut AsyncMysqlConnection, metrics| {
-                            async move {
-                                if metrics.last_used() < RESTED {
-                                    return Ok(());
-                                }
-                                connection.batch_execute("DO 0").await.map_err(|error| {
-                                    HookError::Backend(PoolError::QueryError(error))
-                                })
-                            }
-                            .boxed()
-                        },
-                    ))
-                    .build();
-                pool.map(|pool| Self::Mysql(pool, opts))
+                Self::Mysql(Manager::pool(&opts, size)?, opts)
             }
             Target::Sqlite(path) => {
-                let path: Arc<Path> = path.into();
-                let size = size.min(SQLITE_CONNECTIONS);
-                let pool = builder!(path, connect_sqlite).max_size(size).build();
-                pool.map(|pool| Self::Sqlite(pool, path))
+                let path = Arc::new(path);
+                Self::Sqlite(Manager::pool(&path, size.min(SQLITE_CONNECTIONS))?, path)
             }
-        }
-        .map_err(StoreError::unavailable)
+        })
     }
 }
 
@@ -130,39 +189,65 @@ impl Pools {
 /// runtimes of the HTTP server's workers; so it is made on the one that opened the store.
 async fn at_home<C: Send + 'static>(
     home: Option<Handle>,
-    connecting: impl Future<Output = ConnectionResult<C>> + Send + 'static,
-) -> ConnectionResult<C> {
+    connecting: impl Future<Output = Result<C, ConnectError>> + Send + 'static,
+) -> Result<C, ConnectError> {
     let Some(home) = home else {
         return connecting.await;
     };
     home.spawn(connecting)
         .await
-        .unwrap_or_else(|gone| Err(ConnectionError::BadConnection(gone.to_string())))
+        .unwrap_or_else(|gone| Err(ConnectError::of(None, gone.to_string())))
 }
 
-pub(super) async fn connect_postgres(settings: &Settings) -> ConnectionResult<UnnamedPg> {
-    in_time(UnnamedPg::connect(settings)).await
+pub(super) async fn connect_postgres(settings: &Settings) -> Result<UnnamedPg, ConnectError> {
+    let made = in_time(UnnamedPg::connect(settings)).await;
+    explained(made, settings.hosts()).await
 }
 
-pub(super) async fn connect_mysql(opts: &Opts) -> ConnectionResult<AsyncMysqlConnection> {
-    in_time(async {
+pub(super) async fn connect_mysql(opts: &Opts) -> Result<AsyncMysqlConnection, ConnectError> {
+    let made = in_time(async {
         let connection = mysql_async::Conn::new(opts.clone())
             .await
-            .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-        AsyncMysqlConnection::try_from(connection).await
+            .map_err(|error| ConnectError::of(Obstacle::of_mysql(&error), error.to_string()))?;
+        Ok(AsyncMysqlConnection::try_from(connection).await?)
     })
-    .await
+    .await;
+    explained(made, vec![(opts.ip_or_hostname(), opts.tcp_port())]).await
 }
 
-pub(super) async fn connect_sqlite(path: &Path) -> ConnectionResult<SqliteConn> {
-    create_private(path)
-        .map_err(|error| ConnectionError::BadConnection(format!("{}: {error}", path.display())))?;
+pub(super) async fn connect_sqlite(path: &Path) -> Result<SqliteConn, ConnectError> {
+    create_private(path).map_err(|error| cant_use(path, &error))?;
     let mut connection = SqliteConn::establish(&path.to_string_lossy()).await?;
-    connection
-        .batch_execute(SQLITE_SETUP)
-        .await
-        .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    connection.batch_execute(SQLITE_SETUP).await?;
     Ok(connection)
+}
+
+pub(super) fn cant_use(path: &Path, error: &io::Error) -> ConnectError {
+    ConnectError::of(
+        Obstacle::of_file(error),
+        format!("{}: {error}", path.display()),
+    )
+}
+
+/// Supabase's direct hosts have IPv6 addresses alone, and few container networks have IPv6.
+async fn explained<C>(
+    made: Result<C, ConnectError>,
+    hosts: Vec<(&str, u16)>,
+) -> Result<C, ConnectError> {
+    let mut error = match made {
+        Err(error) if error.obstacle == Some(Obstacle::Unreachable) => error,
+        made => return made,
+    };
+    let mut addresses = Vec::new();
+    for (host, port) in hosts {
+        if let Ok(found) = tokio::net::lookup_host((host, port)).await {
+            addresses.extend(found);
+        }
+    }
+    if !addresses.is_empty() && addresses.iter().all(std::net::SocketAddr::is_ipv6) {
+        error.obstacle = Some(Obstacle::Ipv6Only);
+    }
+    Err(error)
 }
 
 /// A pooled object in use. Unless it is given back it is thrown away: a caller that went away in the middle of a query
@@ -208,12 +293,15 @@ fn create_private(path: &Path) -> io::Result<()> {
         .map(drop)
 }
 
-async fn in_time<C>(connecting: impl Future<Output = ConnectionResult<C>>) -> ConnectionResult<C> {
+async fn in_time<C>(
+    connecting: impl Future<Output = Result<C, ConnectError>>,
+) -> Result<C, ConnectError> {
     tokio::time::timeout(CONNECT_LIMIT, connecting)
         .await
         .unwrap_or_else(|_elapsed| {
-            Err(ConnectionError::BadConnection(
-                "no connection within the time limit".to_owned(),
+            Err(ConnectError::of(
+                Some(Obstacle::Silent),
+                "no connection within the time limit",
             ))
         })
 }

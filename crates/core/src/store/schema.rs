@@ -114,6 +114,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{BigInt, Nullable, Text};
+    use super::Instant;
+
+    imports (source_table, source_row) {
+        source_table -> Text,
+        source_row -> Text,
+        connection_id -> Text,
+        token_hash -> Text,
+        mirrored_generation -> BigInt,
+        handed_back_at -> Nullable<Instant>,
+        created_at -> Instant,
+        updated_at -> Instant,
+    }
+}
+
+diesel::joinable!(imports -> connections (connection_id));
+diesel::allow_tables_to_appear_in_same_query!(imports, connections);
+
+diesel::table! {
     /// Diesel's own list of the migrations that have run.
     __diesel_schema_migrations (version) {
         version -> Text,

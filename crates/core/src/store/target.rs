@@ -28,6 +28,11 @@ pub enum UrlError {
     Parameter,
     #[error("it names no file, or has parameters, which sqlite: does not take")]
     SqliteFile,
+    #[error(
+        "verify_identity=false does not work: name the host that the certificate is for with ssl_host=NAME, or check \
+         nothing with verify_ca=false"
+    )]
+    Identity,
     #[error("the root certificates that it names can't be used")]
     RootCertificates {
         #[source]
@@ -62,16 +67,39 @@ fn sqlite(rest: &str) -> Result<PathBuf, UrlError> {
 }
 
 fn mysql(rest: &str) -> Result<Opts, UrlError> {
-    let (url, roots) = without_parameters(&format!("mysql:{rest}"), &["ssl_ca"])?;
+    let (url, taken) = without_parameters(&format!("mysql:{rest}"), &["ssl_ca", "ssl_host"])?;
     let opts =
         Opts::from_url(url.as_str()).map_err(|_may_hold_the_password| UrlError::Parameter)?;
     let mut ssl = opts.ssl_opts().cloned();
-    if let Some((_, path)) = roots.first() {
-        let pem = std::fs::read(path).map_err(|source| UrlError::RootCertificates { source })?;
-        ssl = Some(ssl.unwrap_or_default().with_root_certs(vec![pem.into()]));
+    for (name, value) in taken {
+        let asked = ssl.unwrap_or_default();
+        ssl = Some(match name.as_str() {
+            "ssl_ca" => {
+                let pem =
+                    std::fs::read(value).map_err(|source| UrlError::RootCertificates { source })?;
+                asked
+                    .with_root_certs(vec![pem.into()])
+                    .with_disable_built_in_roots(true)
+            }
+            _ => asked.with_danger_tls_hostname_override(Some(value)),
+        });
     }
+    // The driver takes the word and goes on to compare the name.
+    if ssl
+        .as_ref()
+        .is_some_and(|ssl| ssl.skip_domain_validation() && !ssl.accept_invalid_certs())
+    {
+        return Err(UrlError::Identity);
+    }
+    // The driver would look up a name with brackets.
+    let host = opts.ip_or_hostname();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     Ok(Opts::from(
         OptsBuilder::from_opts(opts)
+            .ip_or_hostname(host)
             .ssl_opts(ssl)
             // By default the driver moves to the server's own socket path when the server is on loopback: with a
             // container or a tunnel that path names another server, or none.

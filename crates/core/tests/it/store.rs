@@ -6,21 +6,30 @@ use pipekeeper_core::store::{
     AppKey, Commit, Connection, Consent, NewConnection, Sealed, SpendFailure, Store,
 };
 
+mod again;
 mod app_credentials;
+mod app_tok;
 mod commits;
 mod doubt;
 mod endings;
 mod figures;
+mod imports;
 mod leases;
+mod listing;
 mod logins;
 mod migrations;
+mod obstacles;
 mod outages;
 mod pick;
 mod plans;
+mod pooler;
 mod records;
+mod role;
 mod rows;
+mod shared_file;
 mod supabase;
 mod sweep;
+mod tls;
 
 /// One test per case and backend: `sqlite::lease_is_exclusive`.
 macro_rules! contract {
@@ -94,6 +103,11 @@ contract! { every backend:
         pick_follows_its_rules
         pick_says_why_nothing_is_active
     }
+    listing {
+        every_row_is_listed_once_in_the_order_of_its_listing
+        listings_neither_skip_nor_repeat_what_stays_where_it_is
+        an_overview_has_the_columns_of_the_view
+    }
     sweep {
         due_rows_come_in_pages_and_in_order
         pages_neither_skip_nor_repeat_what_stays_where_it_is
@@ -109,6 +123,17 @@ contract! { every backend:
     app_credentials {
         a_change_of_credentials_is_told_once
         of_several_processes_one_hears_of_new_credentials
+    }
+    app_tok {
+        rows_of_the_old_table_are_read_whatever_their_types
+        old_row_is_written_to_by_its_id_and_as_it_was_seen
+        old_table_that_lacks_a_column_is_said
+    }
+    imports {
+        what_a_row_has_become_is_noted_once
+        rows_that_are_behind_are_found
+        handing_back_waits_for_who_is_at_it
+        what_is_handed_back_is_never_due_and_never_committed
     }
     logins {
         login_is_consumed_once
@@ -140,6 +165,18 @@ contract! { every server:
         silent_server_is_given_up_on
         dropped_request_does_not_garble_the_next
         refused_logins_say_why_without_the_password
+    }
+    obstacles {
+        what_keeps_a_server_from_being_used_is_told
+        a_user_with_too_few_rights_is_told_what_to_do
+        a_host_that_answers_nothing_is_told_of
+    }
+    role {
+        the_stores_promises_hold_for_a_service_role
+        a_service_role_can_do_nothing_else
+        a_role_covers_what_a_later_migration_adds
+        a_role_has_whatever_name_and_password_it_was_given
+        roles_that_are_not_for_services_are_left_alone
     }
 }
 

@@ -377,6 +377,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         for key in Self::keys() {
             // Further apps are written by hand, where a key that is not needed may be left out.
             if [
+                "aliases",
                 "client_secret_file",
                 "second_client_secret",
                 "second_client_secret_file",

@@ -15,10 +15,8 @@ use diesel::query_builder::{AsQuery, QueryBuilder as _, QueryFragment, QueryId};
 use diesel::result::{DatabaseErrorInformation, DatabaseErrorKind, Error};
 use diesel::row::{Field, PartialRow, Row, RowIndex, RowSealed};
 use diesel::{ConnectionError, ConnectionResult, QueryResult};
-use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection, AsyncConnectionCore, SimpleAsyncConnection,
-    TransactionManager,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -28,6 +26,8 @@ use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 
 use super::tls::Settings;
+use crate::store::error::ConnectError;
+use crate::store::obstacle::Obstacle;
 
 type ValueResult<T> = Result<T, Box<dyn std::error::Error + Sync + Send>>;
 
@@ -38,11 +38,11 @@ pub(in crate::store) struct UnnamedPg {
 }
 
 impl UnnamedPg {
-    pub(in crate::store) async fn connect(settings: &Settings) -> ConnectionResult<Self> {
+    pub(in crate::store) async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
         let client = settings
             .connect()
             .await
-            .map_err(|error| ConnectionError::BadConnection(chain(&error)))?;
+            .map_err(|error| ConnectError::of(Obstacle::of_postgres(&error), said(&error)))?;
         Ok(Self {
             client,
             transactions: AnsiTransactionManager::default(),
@@ -52,6 +52,10 @@ impl UnnamedPg {
 }
 
 impl UnnamedPg {
+    pub(in crate::store) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
     fn tell<T: QueryFragment<Pg>>(&mut self, query: &T) {
         let query = diesel::debug_query(query);
         self.instrumentation
@@ -65,7 +69,8 @@ impl AsyncConnection for UnnamedPg {
     async fn establish(url: &str) -> ConnectionResult<Self> {
         let settings = Settings::parse(url)
             .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
-        Self::connect(&settings).await
+        let made = Self::connect(&settings).await;
+        made.map_err(|error| ConnectionError::BadConnection(error.to_string()))
     }
 
     fn transaction_state(&mut self) -> &mut AnsiTransactionManager {
@@ -82,15 +87,6 @@ impl AsyncConnection for UnnamedPg {
 
     /// There are no prepared statements to keep.
     fn set_prepared_statement_cache_size(&mut self, _size: CacheSize) {}
-}
-
-impl PoolableConnection for UnnamedPg {
-    fn is_broken(&mut self) -> bool {
-        self.client.is_closed()
-            || <AnsiTransactionManager as TransactionManager<Self>>::is_broken_transaction_manager(
-                self,
-            )
-    }
 }
 
 impl SimpleAsyncConnection for UnnamedPg {
@@ -307,13 +303,13 @@ impl TypeOidLookup for Oid {
     reason = "the shape that `map_err` asks for"
 )]
 fn to_diesel(error: tokio_postgres::Error) -> Error {
-    let Some(said) = error.as_db_error() else {
+    let Some(answer) = error.as_db_error() else {
         return Error::DatabaseError(
             DatabaseErrorKind::UnableToSendCommand,
-            Box::new(chain(&error)),
+            Box::new(said(&error)),
         );
     };
-    let kind = match said.code() {
+    let kind = match answer.code() {
         code if *code == SqlState::UNIQUE_VIOLATION => DatabaseErrorKind::UniqueViolation,
         code if *code == SqlState::NOT_NULL_VIOLATION => DatabaseErrorKind::NotNullViolation,
         code if *code == SqlState::CHECK_VIOLATION => DatabaseErrorKind::CheckViolation,
@@ -337,34 +333,41 @@ fn to_diesel(error: tokio_postgres::Error) -> Error {
         }
         _ => DatabaseErrorKind::Unknown,
     };
-    Error::DatabaseError(kind, Box::new(Said(said.clone())))
+    let answer = Answer {
+        said: said(&error),
+        error: answer.clone(),
+    };
+    Error::DatabaseError(kind, Box::new(answer))
 }
 
-struct Said(DbError);
+struct Answer {
+    said: String,
+    error: DbError,
+}
 
-impl DatabaseErrorInformation for Said {
+impl DatabaseErrorInformation for Answer {
     fn message(&self) -> &str {
-        self.0.message()
+        &self.said
     }
 
     fn details(&self) -> Option<&str> {
-        self.0.detail()
+        self.error.detail()
     }
 
     fn hint(&self) -> Option<&str> {
-        self.0.hint()
+        self.error.hint()
     }
 
     fn table_name(&self) -> Option<&str> {
-        self.0.table()
+        self.error.table()
     }
 
     fn column_name(&self) -> Option<&str> {
-        self.0.column()
+        self.error.column()
     }
 
     fn constraint_name(&self) -> Option<&str> {
-        self.0.constraint()
+        self.error.constraint()
     }
 
     fn statement_position(&self) -> Option<i32> {
@@ -372,8 +375,13 @@ impl DatabaseErrorInformation for Said {
     }
 }
 
-/// tokio-postgres says what failed and leaves why to its sources; diesel has room for one text.
-fn chain(error: &tokio_postgres::Error) -> String {
+/// tokio-postgres says what failed and leaves why to its sources; diesel has room for one text. The words may be in any
+/// language, the code is not.
+fn said(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        let code = answer.code().code();
+        return format!("{} (SQLSTATE {code})", answer.message());
+    }
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -7,7 +7,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -69,14 +69,30 @@ impl Settings {
         Ok(Self { config, tls })
     }
 
+    /// Where it is to be found, as far as that is a matter of names and addresses.
+    pub(in crate::store) fn hosts(&self) -> Vec<(&str, u16)> {
+        let first = self.config.get_ports().first().copied().unwrap_or(5432);
+        let hosts = self.config.get_hosts().iter().enumerate();
+        hosts
+            .filter_map(|(at, host)| match host {
+                Host::Tcp(name) => {
+                    let port = self.config.get_ports().get(at).copied();
+                    Some((name.as_str(), port.unwrap_or(first)))
+                }
+                Host::Unix(_) => None,
+            })
+            .collect()
+    }
+
     /// A connection whose other half runs as a task until the client is dropped.
     pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        // On the heap: a future that holds a TLS handshake is too large to be moved about on a thread's stack.
         let Some(tls) = &self.tls else {
-            let (client, connection) = self.config.connect(NoTls).await?;
+            let (client, connection) = Box::pin(self.config.connect(NoTls)).await?;
             drive(connection);
             return Ok(client);
         };
-        let (client, connection) = self.config.connect(tls.clone()).await?;
+        let (client, connection) = Box::pin(self.config.connect(tls.clone())).await?;
         drive(connection);
         Ok(client)
     }
@@ -170,6 +186,36 @@ mod tests {
             assert_eq!(read.tls.is_some(), tls, "{query}");
             assert_eq!(read.config.get_password(), Some(b"p@/".as_slice()));
             assert_eq!(read.config.get_ports(), [6543]);
+        }
+    }
+
+    /// As the project's page gives them: direct, by way of the session pooler, by way of the transaction pooler.
+    #[test]
+    fn supabases_three_ways_are_read_as_they_are_given() {
+        for (url, user, host, port) in [
+            (
+                "postgresql://postgres:p@db.abcdefgh.supabase.co:5432/postgres",
+                "postgres",
+                "db.abcdefgh.supabase.co",
+                5432,
+            ),
+            (
+                "postgresql://postgres.abcdefgh:p@aws-0-eu-central-1.pooler.supabase.com:5432/postgres?sslmode=require",
+                "postgres.abcdefgh",
+                "aws-0-eu-central-1.pooler.supabase.com",
+                5432,
+            ),
+            (
+                "postgresql://postgres.abcdefgh:p@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true",
+                "postgres.abcdefgh",
+                "aws-0-eu-central-1.pooler.supabase.com",
+                6543,
+            ),
+        ] {
+            let read = Settings::parse(url).unwrap();
+            assert_eq!(read.config.get_user(), Some(user));
+            assert_eq!(read.config.get_dbname(), Some("postgres"));
+            assert_eq!(read.hosts(), [(host, port)]);
         }
     }
 

@@ -138,6 +138,7 @@ fn unusable_urls_are_refused_without_their_contents() {
         "mysql://u:hunter2@h:99999/d",
         "mysql://u:x@h/d?hunter2=y",
         "mysql://u:x@h/d?ssl_ca=/nowhere/ca.pem&require_ssl=true",
+        "mysql://u:hunter2@h/d?require_ssl=true&verify_identity=false",
         "sqlite:",
         "sqlite::memory:",
         "sqlite://x.db?key=hunter2",

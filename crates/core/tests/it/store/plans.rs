@@ -5,7 +5,7 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired};
 use pipekeeper_core::store::{
-    AppKey, Backend, DueFor, QueryLog, RefreshLogEntry, Revocation, Selection, Selector,
+    AppKey, Backend, DueFor, Listing, QueryLog, RefreshLogEntry, Revocation, Selection, Selector,
     SpendFailure, Store,
 };
 use pipekeeper_core::test_util::TestDatabase;
@@ -116,6 +116,7 @@ async fn all_go_by_their_index(explained: &Explained) {
     lookups(explained).await;
     picks(explained).await;
     pages(explained).await;
+    listings(explained).await;
     figures(explained).await;
     log(explained).await;
     writes(explained).await;
@@ -198,6 +199,44 @@ async fn pages(explained: &Explained) {
     let late = explained.store.due_since(at(0)).await.unwrap();
     assert!(late.is_some());
     explained.is_in(&["connections_due"], "due_at");
+}
+
+async fn listings(explained: &Explained) {
+    let of = |account_id, state| Listing::Of {
+        app: app(),
+        account_id,
+        state,
+    };
+    let account = || Some(name("account-777"));
+    for (listing, indexes, bound) in [
+        (Listing::All, &["PRIMARY"][..], "id"),
+        (of(None, None), &["connections_keeper"], "account_id"),
+        (of(account(), None), &["connections_keeper"], "account_id"),
+        (
+            of(None, Some(Active)),
+            &["connections_by_consent"],
+            "authorized_at",
+        ),
+        (
+            of(account(), Some(Active)),
+            &["connections_by_account", "connections_keeper"],
+            "account_id",
+        ),
+    ] {
+        let page = async |after| {
+            let store = &explained.store;
+            store.connections_page(&listing, after, 20).await.unwrap()
+        };
+
+        let first = page(None).await;
+        let from_the_start = explained.plans().remove(0);
+        page(first.rows.last()).await;
+        let from_there = explained.plans().remove(0);
+
+        from_the_start.goes_by(indexes);
+        from_there.goes_by(indexes);
+        from_there.is_bounded_by(bound);
+    }
 }
 
 async fn figures(explained: &Explained) {

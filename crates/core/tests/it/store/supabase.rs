@@ -5,13 +5,14 @@ use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
 
 use super::{consent, insert};
 
-const RELATIONS: [&str; 7] = [
+const RELATIONS: [&str; 8] = [
     "connections",
     "logins",
     "refresh_log",
     "page_marks",
     "connections_overview",
     "app_credentials",
+    "imports",
     "__diesel_schema_migrations",
 ];
 
@@ -43,6 +44,16 @@ async fn visitors_read_and_delete_nothing() {
     store.migrate().await.unwrap();
     insert(&store, consent("acme", "jane")).await;
 
+    // Defaults let visitors call every function and use every sequence, too: there are none.
+    let more = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace \
+         UNION ALL SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace";
+    assert_eq!(database.lines(more).unwrap(), [""; 0]);
+    let relations = "SELECT relname FROM pg_class WHERE relkind <> 'i' AND relnamespace = 'public'::regnamespace";
+    let mut relations = database.lines(relations).unwrap();
+    relations.sort();
+    let mut expected = RELATIONS.map(str::to_owned);
+    expected.sort();
+    assert_eq!(relations, expected);
     for visitor in ["anon", "authenticated"] {
         for relation in RELATIONS {
             for act in ["SELECT * FROM", "DELETE FROM", "TRUNCATE"] {

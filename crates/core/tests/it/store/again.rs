@@ -1,0 +1,36 @@
+//! The store's promises once more, in a process of their own that reaches the database another way.
+
+use std::process::Command;
+
+use pipekeeper_core::store::Backend;
+use pipekeeper_core::test_util::admin_url;
+
+/// Runs the tests that have one of these names and none of those, with that variable set, and says how many they were. Fails
+/// if one of them does.
+#[track_caller]
+pub(crate) fn promises_hold(
+    backend: Backend,
+    variable: (&str, &str),
+    names: &[&str],
+    left_out: &[&str],
+) -> usize {
+    let server = match backend {
+        Backend::Postgres => "TEST_POSTGRES_URL",
+        Backend::Mysql | Backend::Sqlite => "TEST_MYSQL_URL",
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(names)
+        .args(left_out.iter().flat_map(|name| ["--skip", name]))
+        .env("TEST_BACKENDS", backend.as_str())
+        .env(server, admin_url(backend).expose())
+        .env(variable.0, variable.1)
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    said.split_once("test result: ok. ")
+        .and_then(|(_, rest)| rest.split_once(" passed"))
+        .and_then(|(count, _)| count.parse().ok())
+        .unwrap()
+}
