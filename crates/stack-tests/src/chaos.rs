@@ -100,6 +100,10 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
     let verdict = judge(&evidence);
     let figures = Figures::of(&evidence, &verdict);
     tell(out, &figures, &verdict)?;
+    report::table(options, &figures, &verdict).write(
+        out,
+        "\nAs docs/measured/chaos.md has it, a row for each run:",
+    )?;
     Ok(Outcome { figures, verdict })
 }
 

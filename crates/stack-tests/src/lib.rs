@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod client;
 pub mod dice;
 pub mod load;
+pub mod measured;
 pub mod processes;
 pub mod stack;
 pub mod story;

@@ -1,4 +1,4 @@
-//! `[refresh]`, `[journal]`, `[sweep]` and `[webhook]`, checked: timings that must hold do hold before anything starts.
+//! `[refresh]`, `[journal]`, `[sweep]`, `[old_table]` and `[webhook]`, checked: timings that must hold do hold before anything starts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,6 +6,8 @@ use std::time::Duration;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client::Limits;
 use pipekeeper_core::provider::{AppUse, Apps};
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{Store, TableName};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::config::vault;
@@ -19,6 +21,7 @@ pub struct Config {
     pub(crate) webhook: WebhookSection,
     pub(crate) timing: Timing,
     pub(crate) journal: JournalSection,
+    pub(crate) old_table: OldTable,
 }
 
 /// `[journal]`.
@@ -65,6 +68,7 @@ impl Config {
             webhook: WebhookSection::load(loader),
             timing: Timing::load(loader),
             journal: JournalSection::load(loader),
+            old_table: OldTable::load(loader),
         }
     }
 }
@@ -93,6 +97,61 @@ impl JournalSection {
         Self {
             directory: raw.directory,
             kept: Duration::from_hours(raw.keep_hours.into()),
+        }
+    }
+}
+
+/// `[old_table]`: where n8n's workflows keep their tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct OldTable {
+    /// Empty where there is none.
+    pub(crate) url: Secret,
+    /// `None` beside a problem alone.
+    pub(crate) table: Option<TableName>,
+    pub(crate) mirror: bool,
+    pub(crate) api_domain: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOldTable {
+    url: Secret,
+    url_file: String,
+    table: String,
+    mirror: bool,
+    api_domain: String,
+}
+
+impl OldTable {
+    fn load(loader: &mut Loader) -> Self {
+        let Some(raw) = loader.section::<RawOldTable>("old_table") else {
+            return Self {
+                url: Secret::default(),
+                table: None,
+                mirror: false,
+                api_domain: String::new(),
+            };
+        };
+        let url = loader.secret("old_table.url", raw.url, &raw.url_file);
+        if url.is_empty() {
+            if raw.mirror {
+                loader.problem(
+                    "old_table.mirror",
+                    "is on, and old_table.url does not say where the table is",
+                );
+            }
+        } else if let Err(error) = Store::check_url(&url) {
+            loader.problem("old_table.url", &error.to_string());
+        }
+        let table = raw.table.parse::<TableName>();
+        if let Err(error) = &table {
+            loader.problem("old_table.table", &error.to_string());
+        }
+        Self {
+            url,
+            table: table.ok(),
+            mirror: raw.mirror,
+            api_domain: raw.api_domain,
         }
     }
 }
@@ -190,7 +249,7 @@ impl Timing {
 mod tests {
     use pipekeeper_core::config::{Loader, Sources};
 
-    use super::Timing;
+    use super::{OldTable, Timing};
 
     /// The keys that are complained of.
     fn problems(set: &[(&str, &str)]) -> Vec<String> {
@@ -205,6 +264,7 @@ mod tests {
         })
         .unwrap();
         Timing::load(&mut loader);
+        OldTable::load(&mut loader);
         let told = loader.finish().err().map(|told| told.to_string());
         told.unwrap_or_default()
             .lines()
@@ -241,6 +301,9 @@ mod tests {
             ),
             (&[("refresh.log_days", "0")], "refresh.log_days"),
             (&[("sweep.every_secs", "0")], "sweep.every_secs"),
+            (&[("old_table.mirror", "true")], "old_table.mirror"),
+            (&[("old_table.table", "a b")], "old_table.table"),
+            (&[("old_table.url", "oracle://h/db")], "old_table.url"),
         ] {
             assert_eq!(problems(set), [key], "{set:?}");
         }

@@ -1,8 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+mod connections;
+mod door;
 mod figures;
+mod hand_back;
+mod import;
 mod journal;
+mod mirror;
 mod recheck;
 mod refresh;
 mod routes;
@@ -12,16 +17,15 @@ mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use pipekeeper_core::clock::SharedClock;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use pipekeeper_core::config::Loader;
-use pipekeeper_core::http_client;
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::{Context, Loaded, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::Config;
-use crate::journal::Journal;
+use crate::mirror::Mirror;
 use crate::refresh::Refresher;
 
 /// How often old lines of `refresh_log` and of the journal are cleared away.
@@ -33,6 +37,9 @@ const REPLAY_EVERY: Duration = Duration::from_secs(5);
 /// How often the gauges are set.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
 
+/// How often the old table is looked at, while it is a mirror.
+const MIRROR_EVERY: Duration = Duration::from_secs(1);
+
 /// What it does on the command line, beside serving.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
@@ -42,6 +49,13 @@ pub enum Command {
         #[arg(long)]
         app: Option<String>,
     },
+    /// Look at single connections, refresh or disconnect them
+    #[command(subcommand)]
+    Connections(connections::Connections),
+    /// Take over the grants of n8n's table, of its CSV or JSON export, or of the CRM integration's documents
+    Import(import::Arguments),
+    /// Give the grants that came from n8n's table back to it, and spend them no more
+    HandBack(hand_back::Arguments),
 }
 
 /// Has the door do some of its own work now and then.
@@ -63,6 +77,7 @@ fn every<W, E>(
 pub struct TokenRefresher {
     door: Arc<Refresher>,
     webhook: WebhookSection,
+    mirror: Option<Arc<Mirror>>,
 }
 
 impl Service for TokenRefresher {
@@ -82,23 +97,8 @@ impl Service for TokenRefresher {
     }
 
     fn build(config: Config, context: Context) -> anyhow::Result<Self> {
-        let client = http_client::build(config.timing.call_limits())?;
-        let vault = config.vault.context("no encryption.keys")?;
-        let journal = Journal::open(
-            &config.journal.directory,
-            config.journal.kept,
-            vault.clone(),
-            SharedClock::clone(&context.clock),
-        )?;
+        let door = door::open(&config, &context)?;
         let log_kept = config.timing.log_kept;
-        let door = Arc::new(Refresher::new(
-            context.clone(),
-            vault,
-            config.apps,
-            client,
-            journal,
-            config.timing,
-        ));
         context.every(TRIM_EVERY, move |context| async move {
             let before = context.clock.now().saturating_sub(log_kept);
             context.store.refresh_log_trim(before).await.map(drop)
@@ -121,20 +121,40 @@ impl Service for TokenRefresher {
                 door.sweep_once().await.map(drop)
             },
         );
+        let mirror = Mirror::of(&config.old_table, &door)?;
+        if let Some(mirror) = &mirror {
+            let mirror = Arc::clone(mirror);
+            context.every(MIRROR_EVERY, move |_| {
+                let mirror = Arc::clone(&mirror);
+                async move { mirror.catch_up_once().await.map(drop) }
+            });
+        }
         Ok(Self {
             door,
             webhook: config.webhook,
+            mirror,
         })
     }
 
     fn degraded(&self) -> Vec<String> {
-        self.door.troubles()
+        let mut troubles = self.door.troubles();
+        troubles.extend(self.mirror.iter().flat_map(|mirror| mirror.troubles()));
+        troubles
     }
 
     async fn command(command: Command, config: Loaded<Self>) -> anyhow::Result<String> {
-        match command {
-            Command::Recheck { app } => recheck::recheck(app.as_deref(), config).await,
-        }
+        // On the heap, and without their types: nested as deep as they are, these are too much for the compiler in one piece.
+        let work: LocalBoxFuture<'static, anyhow::Result<String>> = match command {
+            Command::Recheck { app } => {
+                async move { recheck::recheck(app.as_deref(), config).await }.boxed_local()
+            }
+            Command::Connections(connections) => {
+                async move { connections.run(config).await }.boxed_local()
+            }
+            Command::Import(arguments) => import::import(arguments, config).boxed_local(),
+            Command::HandBack(arguments) => hand_back::hand_back(arguments, config).boxed_local(),
+        };
+        work.await
     }
 
     fn routes(routes: &mut ServiceConfig<'_>) {

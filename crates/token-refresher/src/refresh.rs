@@ -54,6 +54,8 @@ const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::f
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trigger {
     Webhook,
+    /// Somebody at a command line, who is held to what the webhook's callers are held to.
+    Operator,
     /// Ahead of the access token's end.
     Sweep,
     /// Ahead of the refresh token's death by disuse.
@@ -68,6 +70,7 @@ impl Trigger {
     fn as_str(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
+            Self::Operator => "operator",
             Self::Sweep => "sweep",
             Self::KeepAlive => "keep_alive",
             Self::Recheck => "recheck",
@@ -75,9 +78,14 @@ impl Trigger {
         }
     }
 
+    /// Somebody says that the token has failed.
+    fn is_asked(self) -> bool {
+        matches!(self, Self::Webhook | Self::Operator)
+    }
+
     /// Nobody waits for it: what another process is at is left to that process.
     fn is_background(self) -> bool {
-        self != Self::Webhook
+        !self.is_asked()
     }
 }
 

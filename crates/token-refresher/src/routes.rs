@@ -7,7 +7,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{Connection, Pick};
+use pipekeeper_core::store::{Connection, HANDED_BACK, Pick};
 use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
 use pipekeeper_service::body::{self, Fields};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
@@ -92,6 +92,10 @@ pub(crate) async fn refresh(
         }
     };
     pipekeeper_service::record(&row.id, row.generation);
+    // Who names the generation that failed reads our rows; who does not may read the old table's next.
+    if let (Some(mirror), None) = (&service.mirror, generation) {
+        mirror.show(row).await;
+    }
     Ok(HttpResponse::Ok().json(refreshed(word, row)))
 }
 
@@ -144,6 +148,9 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
         RefreshError::NotFound => selection::not_found(),
         RefreshError::Ended { state, reason, since } => {
             let detail = match state {
+                ConnectionState::Revoked if reason.as_deref() == Some(HANDED_BACK) => {
+                    "This connection's tokens went back to the table that they came from; refresh them there."
+                }
                 ConnectionState::Revoked => "This connection was disconnected; connect it again.",
                 ConnectionState::Active | ConnectionState::ReauthRequired => {
                     "Pipedrive no longer accepts the refresh token of this connection; connect it again."

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::Options;
 use super::chronicle::{Blow, What};
 use super::evidence::Evidence;
 use super::judge::{Cause, Verdict};
 use super::load::{Answered, Outcome};
+use crate::measured::{Table, backend_name, grouped};
 
 /// The figures of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +34,56 @@ pub struct Figures {
     pub consents: usize,
     pub data: BTreeMap<String, usize>,
     pub webhook: BTreeMap<String, usize>,
+}
+
+/// A run as one row, beside which others of the same length stand.
+pub fn table(options: &Options, figures: &Figures, verdict: &Verdict) -> Table<10> {
+    let mut table = Table::new([
+        "database",
+        "seed",
+        "kills and stops",
+        "… at the provider's commit points",
+        "refreshes",
+        "refresh tokens seen again: after an answer that was never fsynced",
+        "… whose journal was out of reach",
+        "… by a call that took effect after its sender was lost",
+        "… otherwise",
+        "statements that did not hold",
+    ]);
+    let figures = [
+        figures.kills_and_stops(),
+        figures.at_commit_points(),
+        figures.refreshed(),
+        figures.reuses_explained,
+        figures.reuses_out_of_reach,
+        figures.reuses_overtaken,
+        figures.reuses_unexplained,
+        verdict.violations.len(),
+    ]
+    .map(grouped);
+    let [
+        kills,
+        at_commit,
+        refreshed,
+        lost,
+        out_of_reach,
+        overtaken,
+        unexplained,
+        violations,
+    ] = figures;
+    table.row([
+        backend_name(options.backend).to_owned(),
+        options.seed.to_string(),
+        kills,
+        at_commit,
+        refreshed,
+        lost,
+        out_of_reach,
+        overtaken,
+        unexplained,
+        violations,
+    ]);
+    table
 }
 
 /// The points of a token call at which the simulator had the caller killed.

@@ -8,9 +8,13 @@ mod chaos;
 #[cfg(test)]
 mod client_secrets;
 #[cfg(test)]
+mod composed;
+#[cfg(test)]
 mod consent;
 #[cfg(test)]
 mod crowd;
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
@@ -22,7 +26,11 @@ mod keys;
 #[cfg(test)]
 mod logins;
 #[cfg(test)]
+mod moving_over;
+#[cfg(test)]
 mod operators;
+#[cfg(test)]
+mod operators_commands;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
@@ -201,6 +209,30 @@ promises! { every backend:
         refresh_that_loses_to_an_uninstall_revokes_what_it_got
         refresh_that_loses_to_a_reconnect_leaves_it_alone
         callers_that_go_away_harm_nobody
+    }
+    operators_commands {
+        connections_are_listed_and_shown
+        operator_refreshes_through_the_door
+        operator_disconnects_and_the_provider_is_told
+    }
+    moving_over {
+        import_says_what_it_would_do_and_writes_nothing
+        import_takes_over_what_is_good_and_the_second_time_changes_nothing
+        import_finds_out_by_a_refresh_whose_an_expired_grant_is
+        import_asks_again_later_what_the_provider_does_not_say_now
+        import_revives_by_newer_tokens_alone
+        exports_and_documents_are_taken_over_alike
+        import_that_was_killed_before_it_knew_whose_it_is_goes_on
+        import_that_was_killed_in_its_refresh_goes_on
+        hand_back_that_was_killed_is_ended_by_the_next
+        after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none
+        token_in_doubt_is_not_handed_back
+        connection_without_a_row_stays_here
+        workflow_that_reads_the_old_row_after_a_refresh_finds_the_new_token
+        renewal_that_no_workflow_asked_for_is_mirrored_too
+        old_table_that_is_away_is_brought_up_to_date_later
+        row_that_is_not_what_was_imported_is_not_written_to
+        guide_is_walked_as_it_is_printed
     }
     keys {
         token_under_an_unknown_key_is_said_and_kept

@@ -10,7 +10,7 @@ use pipekeeper_core::oauth::Tokens;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Commit, Connection, StoreError};
+use pipekeeper_core::store::{Commit, Connection, HANDED_BACK, StoreError};
 use pipekeeper_core::vault::SealedTo;
 
 use super::renew::{Received, Spending};
@@ -34,13 +34,14 @@ impl Refresher {
         } = spending;
         let asked_for = match trigger {
             Trigger::Webhook => Some(self.clock.now()),
-            Trigger::Sweep | Trigger::KeepAlive | Trigger::Recheck | Trigger::Revocation => {
-                row.last_used_at
-            }
+            Trigger::Operator
+            | Trigger::Sweep
+            | Trigger::KeepAlive
+            | Trigger::Recheck
+            | Trigger::Revocation => row.last_used_at,
         };
         // Was the renewed token good by its own word? Then it was a 401 that asked.
-        let early =
-            trigger == Trigger::Webhook && self.clock.now() < renewal_due_of(app.policy(), row);
+        let early = trigger.is_asked() && self.clock.now() < renewal_due_of(app.policy(), row);
         let how = Provenance {
             asked_for,
             early,
@@ -93,7 +94,11 @@ impl Refresher {
             return Stored::Gone;
         };
         // The row moved on meanwhile. Reconnected, or refreshed by another: what was received is of the past, and dropped.
-        if current.state == ConnectionState::Revoked && current.generation == row.generation + 1 {
+        if came_too_late(&current) {
+            // Its tokens are somebody else's to use: nothing is revoked under them.
+        } else if current.state == ConnectionState::Revoked
+            && current.generation == row.generation + 1
+        {
             // Disconnected: what was just received must not live on at the provider.
             let token = received.tokens.refresh_token.as_ref().unwrap_or(spent);
             if !self.leave_to_revoke(&current, token).await {
@@ -209,6 +214,16 @@ pub(super) enum Stored {
     /// The row had another generation.
     MovedOn(Connection),
     Gone,
+}
+
+/// Whether the row went back to where it came from before an answer for it was there. Says so: there the older tokens are.
+pub(super) fn came_too_late(row: &Connection) -> bool {
+    let is_handed_back =
+        row.state == ConnectionState::Revoked && row.state_reason.as_deref() == Some(HANDED_BACK);
+    if is_handed_back {
+        tracing::error!(connection.id = %row.id, "an answer came after the connection had been handed back, and is dropped: if it is refused there, it has to be connected again");
+    }
+    is_handed_back
 }
 
 /// Where bearers go from now on: as the provider says, if it is a host of its own.

@@ -5,7 +5,7 @@ use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::store::{Connection, StoreError};
 
 use super::Refresher;
-use super::commit::{Provenance, Stored};
+use super::commit::{Provenance, Stored, came_too_late};
 use super::renew::received;
 use crate::journal::{JournalError, Unsettled};
 
@@ -54,9 +54,7 @@ impl Refresher {
             return Ok(Fate::Kept);
         };
         let found = match self.journal.read(answer) {
-            Ok(answers) => answers
-                .into_iter()
-                .find_map(|answer| received(answer, app)),
+            Ok(answers) => answers.into_iter().find_map(|answer| received(answer, app)),
             Err(error) if error.lacks_key() => return Ok(Fate::Kept),
             Err(error @ (JournalError::Sealed(_) | JournalError::Lost)) => {
                 tracing::error!(connection.id = %row.id, generation = answer.generation, "an answer is lost: {:#}", anyhow::Error::from(error));
@@ -70,6 +68,9 @@ impl Refresher {
         let Some(found) = found else {
             return Ok(Fate::Settled);
         };
+        if ended && came_too_late(row) {
+            return Ok(Fate::Settled);
+        }
         if ended {
             return Ok(match &found.tokens.refresh_token {
                 Some(token) if !self.leave_to_revoke(row, token).await => Fate::Kept,

@@ -1,10 +1,12 @@
-//! `scripts/bench`: how fast the stack starts, answers and refreshes.
+//! `scripts/bench`: how fast the stack starts, answers and refreshes. `scripts/bench start > docs/measured/start.md` keeps
+//! what is measured, and `README.md` has rows of it.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::client::{Client, PERSON, REFRESH};
@@ -95,6 +97,27 @@ fn request_for(service: &str, client: &Client) -> anyhow::Result<(String, Vec<u8
     let host = host_of(base)?;
     let request = load::request(method, &host, path, &headers, &body);
     Ok((host, request))
+}
+
+/// What was measured, and where.
+fn caption(run: &str) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let date = SystemClock::shared().now().datetime().format("%Y-%m-%d");
+    let build = if cfg!(debug_assertions) {
+        "a debug build"
+    } else {
+        "a release build"
+    };
+    format!(
+        "`scripts/bench {run}`: {build} on {cores} cores, with all that it talks to and the load, {date}."
+    )
+}
+
+fn said_of(callers: usize) -> String {
+    match callers {
+        1 => "1 caller".to_owned(),
+        more => format!("{more} callers"),
+    }
 }
 
 fn line(out: &mut dyn Write, what: &str, measured: &Measured) -> io::Result<()> {

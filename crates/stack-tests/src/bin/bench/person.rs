@@ -1,14 +1,15 @@
 //! The person webhook beside the simulator asked directly.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use stack_tests::client::Client;
 use stack_tests::load::{self, Until};
+use stack_tests::measured::{Table, per_second};
 use stack_tests::processes::{Plan, Processes};
 
-use super::{host_of, line, request_for};
+use super::{caption, host_of, millis, request_for, said_of};
 
 /// Real n8n 2.8.4 on a machine of two cores, its data workflow repaired so that it answers: the best requests/s measured
 /// (with `ab -k`) at 1 and 16 callers.
@@ -29,35 +30,34 @@ pub(super) async fn person(plan: Plan, length: Duration) -> anyhow::Result<()> {
         &format!("authorization: Bearer {token}\r\n"),
         "",
     );
-    let mut out = io::stdout();
-    writeln!(
-        out,
-        "{:34} {:>10} {:>9} {:>9}",
-        "", "requests/s", "p50 ms", "p99 ms"
-    )?;
-    for (connections, n8n) in [1, 16].into_iter().zip(N8N) {
+    let mut table = Table::new([
+        "person webhook",
+        "requests/s",
+        "p50",
+        "p99",
+        "beside the simulator asked directly",
+        "real n8n 2.8.4 (measured apart)",
+    ]);
+    for (callers, n8n) in [1, 16].into_iter().zip(N8N) {
         let warm = Until::Elapsed(Duration::from_secs(1));
-        load::run(&address, &request, connections, warm).await?;
-        let ours = load::run(&address, &request, connections, Until::Elapsed(length)).await?;
-        load::run(&simulator, &direct, connections, warm).await?;
-        let floor = load::run(&simulator, &direct, connections, Until::Elapsed(length)).await?;
-        line(
-            &mut out,
-            &format!("person webhook, {connections} callers"),
-            &ours,
-        )?;
-        line(
-            &mut out,
-            &format!("simulator alone, {connections} callers"),
-            &floor,
-        )?;
-        writeln!(
-            out,
-            "  {:.2} of the simulator alone; {:.0} times real n8n 2.8.4 ({n8n} requests/s, measured apart)\n",
-            ours.per_second / floor.per_second,
-            ours.per_second / n8n,
-        )?;
+        load::run(&address, &request, callers, warm).await?;
+        let ours = load::run(&address, &request, callers, Until::Elapsed(length)).await?;
+        load::run(&simulator, &direct, callers, warm).await?;
+        let floor = load::run(&simulator, &direct, callers, Until::Elapsed(length)).await?;
+        table.row([
+            said_of(callers),
+            per_second(ours.per_second),
+            format!("{:.2} ms", millis(ours.p50)),
+            format!("{:.2} ms", millis(ours.p99)),
+            format!(
+                "{:.2} of {}",
+                ours.per_second / floor.per_second,
+                per_second(floor.per_second)
+            ),
+            format!("{n8n:.0} requests/s"),
+        ]);
     }
+    table.write(&mut io::stdout(), &caption("person"))?;
     processes.stop().await
 }
 

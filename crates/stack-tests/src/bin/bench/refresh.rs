@@ -1,7 +1,7 @@
 //! Refreshes by webhook, beside the least that they could cost: taking the lease, one fsync, the commit.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +19,13 @@ use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
 use serde_json::json;
 use stack_tests::client::{Client, REFRESH};
 use stack_tests::load::{self, Measured};
+use stack_tests::measured::{Table, backend_name, per_second, two_digits};
 use stack_tests::processes::{Plan, Processes};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::provider::Provider;
-use super::{basic, host_of, line, now};
+use super::{basic, caption, host_of, millis, now};
 
 /// Enough for no token to be renewed again before it has ended.
 const CONNECTIONS: usize = 8000;
@@ -57,32 +58,34 @@ pub(super) async fn refresh(
     let (store, vault) = inside(&plan)?;
     let ids = connections(&store, &vault, &client.client_id, CONNECTIONS).await?;
 
-    let mut out = io::stdout();
-    writeln!(
-        out,
-        "{:34} {:>10} {:>9} {:>9}",
-        "", "refreshes/s", "p50 ms", "p99 ms"
-    )?;
+    let mut table = Table::new([
+        "refreshes by webhook",
+        "callers",
+        "refreshes/s (floor)",
+        "p50 (floor)",
+        "p99 (floor)",
+    ]);
     for callers in [1, 16, 64] {
         let ours = by_webhook(&client, &ids, callers, length).await?;
         let floor = floor(&store, &plan.data, &ids, callers, length).await?;
-        line(
-            &mut out,
-            &format!("refresh webhook, {callers} callers"),
-            &ours,
-        )?;
-        line(
-            &mut out,
-            &format!("lease, fsync, commit, {callers} callers"),
-            &floor,
-        )?;
-        writeln!(
-            out,
-            "  {:.2} times the floor's time, {:.2} ms more at the median\n",
-            floor.per_second / ours.per_second,
-            (ours.p50.as_secs_f64() - floor.p50.as_secs_f64()) * 1e3,
-        )?;
+        let beside = |one, other| {
+            let [one, other] = [one, other].map(|time| two_digits(millis(time)));
+            format!("{one} ms ({other})")
+        };
+        table.row([
+            backend_name(backend).to_owned(),
+            callers.to_string(),
+            format!(
+                "{} ({})",
+                per_second(ours.per_second),
+                per_second(floor.per_second)
+            ),
+            beside(ours.p50, floor.p50),
+            beside(ours.p99, floor.p99),
+        ]);
     }
+    let run = format!("refresh --database {backend}");
+    table.write(&mut io::stdout(), &caption(&run))?;
     processes.stop().await
 }
 

@@ -1,12 +1,13 @@
 //! How fast the services start, and how much memory they take.
 
-use std::io::{self, Write as _};
+use std::io;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use stack_tests::load::{self, Until};
+use stack_tests::measured::{Table, grouped};
 use stack_tests::processes::{Plan, Processes, SERVICES};
 
-use super::{megabytes, millis, now, request_for};
+use super::{caption, megabytes, millis, now, request_for};
 
 /// Requests before a process's memory is read.
 const REQUESTS: usize = 10_000;
@@ -14,48 +15,50 @@ const REQUESTS: usize = 10_000;
 pub(super) async fn start(mut plan: Plan) -> anyhow::Result<()> {
     plan.without = SERVICES.map(str::to_owned).to_vec();
     let mut processes = Processes::start(plan.clone()).await?;
-    let mut out = io::stdout();
-    writeln!(
-        out,
-        "process start to ready on SQLite, milliseconds (the first start creates and migrates the database)"
-    )?;
+    let mut started = [
+        "the first start; token-refresher makes the SQLite database".to_owned(),
+        "process start to ready, SQLite, worst of five".to_owned(),
+        "resident at start".to_owned(),
+        format!("resident after {} requests", grouped(REQUESTS)),
+    ]
+    .map(|what| vec![what]);
+    let [first_start, worst_start, at_start, after] = &mut started;
     for service in SERVICES {
         let mut took = Vec::new();
         for run in 0..6 {
-            let started = now();
+            let began = now();
             processes.start_one(service).await?;
-            took.push(started.elapsed());
+            took.push(began.elapsed());
             if run < 5 {
                 processes.stop_one(service).await?;
             }
         }
         let (first, later) = took.split_first().context("six starts")?;
         let worst = later.iter().max().context("five starts")?;
-        writeln!(
-            out,
-            "  {service:16} first {:5.0}   later, worst of five {:5.0}",
-            millis(*first),
-            millis(*worst)
-        )?;
+        first_start.push(format!("{:.0} ms", millis(*first)));
+        worst_start.push(format!("{:.0} ms", millis(*worst)));
     }
 
     let client = plan.client()?;
     client.connect(1, 1).await?;
-    writeln!(
-        out,
-        "\nresident memory after {REQUESTS} requests over 16 connections, MB"
-    )?;
     for service in SERVICES {
         let (address, request) = request_for(service, &client)?;
         let before = processes.resident_kib(service)?;
         load::run(&address, &request, 16, Until::Requests(REQUESTS)).await?;
-        let after = processes.resident_kib(service)?;
-        writeln!(
-            out,
-            "  {service:16} at start {:5.1}   after {:5.1}",
-            megabytes(before),
-            megabytes(after)
-        )?;
+        let resident = processes.resident_kib(service)?;
+        at_start.push(format!("{:.1} MB", megabytes(before)));
+        after.push(format!("{:.1} MB", megabytes(resident)));
     }
+    // As a request passes them.
+    let [last, second, first] = SERVICES;
+    let mut table = Table::new(["", first, second, last]);
+    for mut row in started {
+        if let Some((_, figures)) = row.split_first_mut() {
+            figures.reverse();
+        }
+        let cells = row.try_into();
+        table.row(cells.map_err(|row| anyhow!("not a figure for each service: {row:?}"))?);
+    }
+    table.write(&mut io::stdout(), &caption("start"))?;
     processes.stop().await
 }

@@ -373,6 +373,9 @@ fn a_401_is_right_between_a_new_consent_and_its_storing_if_the_provider_refused_
         "invalid_grant",
     );
     assert_holds(&evidence);
+    let last = evidence.calls.last_mut().unwrap();
+    last.fault = Some("call after_answer".to_owned());
+    assert_holds(&evidence);
 
     evidence.data.push(request(15, invalidated()));
     assert_violates(&evidence, "4.");

@@ -70,10 +70,15 @@ fn replaced(
     mends: &BTreeMap<u32, Vec<(Micros, Micros)>>,
 ) -> BTreeMap<u32, Vec<Window>> {
     let mut windows: BTreeMap<u32, Vec<Window>> = BTreeMap::new();
+    // A fault that only tells us of the call leaves the answer the provider's own.
+    let is_own = |fault: &Option<String>| {
+        let fault = fault.as_deref();
+        fault.is_none_or(|fault| fault.starts_with("call "))
+    };
     let refused = evidence
         .calls
         .iter()
-        .filter(|call| call.outcome == "invalid_grant" && call.fault.is_none());
+        .filter(|call| call.outcome == "invalid_grant" && is_own(&call.fault));
     for call in refused {
         let Some(company) = call.company_id else {
             continue;

@@ -1,6 +1,6 @@
 //! What happens to the row, or to the clock, while a call is under way.
 
-use pipekeeper_core::store::Sealed;
+use pipekeeper_core::store::{HANDED_BACK, Sealed};
 
 use super::*;
 
@@ -75,6 +75,32 @@ async fn tokens_of_a_connection_that_was_ended_meanwhile_are_revoked() {
         revocation.body,
         b"token=refresh-2&token_type_hint=refresh_token"
     );
+}
+
+/// Not even a lease's loss makes us revoke what is somebody else's to use.
+#[tokio::test]
+async fn late_answer_for_a_connection_that_was_handed_back_is_not_revoked() {
+    let world = World::new().await;
+    let operator = world.elsewhere(|store, id| async move {
+        let row = store.connection_find(&id).await.unwrap().unwrap();
+        let owner = row.lease_owner.unwrap();
+        assert!(store.lease_release(&id, &owner).await.unwrap());
+        assert!(store.connection_hand_back(&id, 1, at(0)).await.unwrap());
+    });
+    world.answer([after(operator, granted())]).await;
+
+    let end = world.refresh(Some(1)).await;
+
+    let Err(RefreshError::Ended { reason, .. }) = end else {
+        panic!("{end:?}")
+    };
+    assert_eq!(reason.as_deref(), Some(HANDED_BACK));
+    let row = world.row().await;
+    assert!(!row.revoke_pending);
+    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 0);
+    assert_eq!(world.door().replay_once().await.unwrap(), 0);
+    assert!(world.requests("/revoke").await.is_empty());
+    assert_eq!(world.row().await, row);
 }
 
 #[tokio::test]

@@ -1,0 +1,130 @@
+//! The command is killed between its steps, and run again.
+
+use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
+use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::store::{Backend, HANDED_BACK};
+use pipekeeper_core::test_util::WriteLock;
+use serde_json::json;
+
+use super::{Place, Tokens};
+use crate::support::{clear_faults, fault, settings, until};
+
+const APPLY: [&str; 5] = ["import", "--from", "sqlite", "--apply", "--refresh"];
+
+/// One row, whose access token has expired.
+async fn expired(backend: Backend) -> Place {
+    let place = Place::with(backend, Backend::Sqlite).await;
+    let tokens = place.consent(FIRST, 1, 1).await;
+    place
+        .home
+        .insert(1, Some(FIRST), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+    place.expire(FIRST, 1).await;
+    place
+}
+
+/// The provider has renewed it, and nobody knows yet whose it is.
+pub(crate) async fn import_that_was_killed_before_it_knew_whose_it_is_goes_on(backend: Backend) {
+    let place = expired(backend).await;
+    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&place.client, single_use).await;
+    // The first question is about the expired token, the second about the new one.
+    for word in ["401", "timeout"] {
+        let rule = json!({"on": "api", "route": "users/me", "fault": word, "times": 1});
+        fault(&place.client, rule).await;
+    }
+    let mut killed = place.command(&APPLY).spawn().unwrap();
+    until("the grant is renewed", || async {
+        place
+            .home
+            .connections()
+            .await
+            .iter()
+            .any(|row| row.generation == 2)
+    })
+    .await;
+    killed.kill().await.unwrap();
+    clear_faults(&place.client).await;
+    let begun = place.import(&[]).await;
+    begun.expect("row 1", "an earlier run has begun with it");
+
+    let said = place.done(&APPLY).await;
+
+    said.expect("row 1", "taken over and refreshed");
+    let rows = place.home.connections().await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0].account_id.as_str(), "~pipedrive:1");
+    assert_eq!(place.book(FIRST, 1).await["refreshes"], 1);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// The provider has renewed it, and the answer is lost with the process.
+pub(crate) async fn import_that_was_killed_in_its_refresh_goes_on(backend: Backend) {
+    let place = expired(backend).await;
+    fault(
+        &place.client,
+        json!({"on": "token", "fault": "commit_then_hang"}),
+    )
+    .await;
+    let mut killed = place.command(&APPLY).spawn().unwrap();
+    until("the provider has renewed it", || async {
+        place.client.stats().await.unwrap()["refreshes"] == 1
+    })
+    .await;
+    killed.kill().await.unwrap();
+
+    let said = place.done(&APPLY).await;
+
+    said.expect("row 1", "taken over and refreshed");
+    let rows = place.home.connections().await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0].state, ConnectionState::Active);
+    assert_eq!(rows[0].account_id.as_str(), "~pipedrive:1");
+}
+
+/// Our spending has stopped, and the old table has nothing of it yet.
+pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Backend) {
+    let place = expired(backend).await;
+    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&place.client, single_use).await;
+    place.done(&APPLY).await;
+    let serving = place.serve().await;
+    let old = place.home.tokens(1);
+    let lock = WriteLock::take(&place.home.old_file()).unwrap();
+    let mut killed = place.command(&["hand-back", "--apply"]).spawn().unwrap();
+    until("our own spending has stopped", || async {
+        let row = place.home.connections().await.remove(0);
+        row.state == ConnectionState::Revoked
+    })
+    .await;
+    killed.kill().await.unwrap();
+    drop(lock);
+
+    // In between nobody loses anything, and nobody spends.
+    let row = place.home.connections().await.remove(0);
+    assert_eq!(row.state_reason.as_deref(), Some(HANDED_BACK));
+    assert!(!row.refresh_token.as_bytes().is_empty());
+    let body = json!({"connectionId": row.id.as_str()});
+    let refused = place.client.refresh(&body).await.unwrap();
+    assert_eq!(
+        refused.expect_problem(409, "TOKEN_INVALIDATED")["reason"],
+        HANDED_BACK
+    );
+    assert_eq!(place.home.tokens(1), old);
+    place
+        .import(&["--apply"])
+        .await
+        .expect("row 1", "is being handed back");
+
+    let said = place.done(&["hand-back", "--apply"]).await;
+
+    said.expect("1", "handed back");
+    let row = place.home.connections().await.remove(0);
+    assert!(row.refresh_token.as_bytes().is_empty());
+    let handed = place.home.tokens(1);
+    assert_eq!(
+        Tokens::fingerprint(&handed.refresh),
+        place.newest(FIRST, 1).await
+    );
+    assert_eq!(place.reused().await, 0);
+    drop(serving);
+}

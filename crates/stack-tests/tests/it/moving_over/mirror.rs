@@ -1,0 +1,178 @@
+use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
+use pipekeeper_core::store::Backend;
+use serde_json::json;
+use stack_tests::stack::OTHER_APP as SECOND;
+
+use super::{ALIAS, Place};
+use crate::support::{settings, until};
+
+/// Two apps in the table, and another platform's row; both are taken over, and the old access tokens end with a refresh.
+async fn mirrored(backend: Backend) -> Place {
+    let mut place = Place::prepare(backend).await;
+    let rules = json!({
+        "rotation": "single_use_with_reuse_detection",
+        "old_access_token_after_refresh": "dead",
+    });
+    settings(&place.client, rules).await;
+    for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
+        let tokens = place.consent(app, company, 1).await;
+        place
+            .home
+            .insert(id, Some(app), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+    }
+    let hubspot = place.consent(FIRST, 9, 1).await;
+    place
+        .home
+        .insert(7, Some("hub"), "Hubspot", &hubspot, "2026-03-01 00:00:00");
+    place.import(&["--apply"]).await;
+    place
+        .set
+        .push(("old_table.mirror".to_owned(), "true".to_owned()));
+    place
+}
+
+/// n8n's workflows: told of a 401, they call the refresh webhook and read the row at once.
+pub(crate) async fn workflow_that_reads_the_old_row_after_a_refresh_finds_the_new_token(
+    backend: Backend,
+) {
+    let place = mirrored(backend).await;
+    let _serving = place.serve().await;
+    let (first, second, third) = (
+        place.home.tokens(1),
+        place.home.tokens(2),
+        place.home.tokens(7),
+    );
+
+    for round in 1..=3 {
+        let body = json!({"appId": ALIAS, "generation": null});
+        // Older than what counts as minted a moment ago.
+        place.home.ours.lines(aged(backend)).unwrap();
+        let answer = place
+            .client
+            .refresh(&body)
+            .await
+            .unwrap()
+            .expect(200)
+            .json();
+        assert_eq!(answer["outcome"], "refreshed", "{round}");
+        let row = place.home.tokens(1);
+        assert!(place.api_takes(&row.access).await, "{round}");
+        assert_ne!(row.access, first.access);
+        assert_eq!(
+            row.refresh, first.refresh,
+            "the refresh token is not mirrored"
+        );
+    }
+    let already = place
+        .client
+        .refresh(&json!({"appId": ALIAS}))
+        .await
+        .unwrap();
+    assert_eq!(already.expect(200).json()["outcome"], "already_newer");
+    assert_eq!(place.home.tokens(2), second, "another app's row");
+    assert_eq!(place.home.tokens(7), third, "another platform's row");
+    assert_eq!(place.reused().await, 0);
+}
+
+fn aged(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Sqlite => {
+            "UPDATE connections SET refreshed_at = refreshed_at - 60000000, early_renewals = 0"
+        }
+        Backend::Postgres => {
+            "UPDATE connections SET refreshed_at = refreshed_at - interval '60 seconds', early_renewals = 0"
+        }
+        Backend::Mysql => {
+            "UPDATE connections SET refreshed_at = TIMESTAMPADD(SECOND, -60, refreshed_at), early_renewals = 0"
+        }
+    }
+}
+
+/// Nobody waits for those: the sweep's, a caller's who reads our rows.
+pub(crate) async fn renewal_that_no_workflow_asked_for_is_mirrored_too(backend: Backend) {
+    let place = mirrored(backend).await;
+    let _serving = place.serve().await;
+    let before = place.home.tokens(2);
+    let row = place
+        .home
+        .connections()
+        .await
+        .into_iter()
+        .find(|row| row.app_id == SECOND);
+    let id = row.unwrap().id;
+
+    let body = json!({"connectionId": id.as_str(), "generation": 1});
+    place.client.refresh(&body).await.unwrap().expect(200);
+
+    until("the old row has the new token", || async {
+        place.api_takes(&place.home.tokens(2).access).await
+    })
+    .await;
+    assert_eq!(place.home.tokens(2).refresh, before.refresh);
+}
+
+/// Our refreshes go on; what is missing follows, also by another process.
+pub(crate) async fn old_table_that_is_away_is_brought_up_to_date_later(backend: Backend) {
+    let place = mirrored(backend).await;
+    let mut serving = place.serve().await;
+    let table = place.home.table();
+    place
+        .home
+        .old(&format!("ALTER TABLE {table} RENAME TO away"));
+
+    place
+        .client
+        .refresh(&json!({"appId": ALIAS}))
+        .await
+        .unwrap()
+        .expect(200);
+
+    until("it is said", || async {
+        place.degraded().await.contains("old_table")
+    })
+    .await;
+    serving.kill().await.unwrap();
+    let _again = place.serve().await;
+    until("it is said again", || async {
+        place.degraded().await.contains("old_table")
+    })
+    .await;
+    place
+        .home
+        .old(&format!("ALTER TABLE away RENAME TO {table}"));
+    until("the old row has the new token", || async {
+        place.api_takes(&place.home.tokens(1).access).await
+    })
+    .await;
+    until("it is said no more", || async {
+        place.degraded().await == "[]"
+    })
+    .await;
+}
+
+/// A row that somebody else has written another grant into.
+pub(crate) async fn row_that_is_not_what_was_imported_is_not_written_to(backend: Backend) {
+    let place = mirrored(backend).await;
+    let _serving = place.serve().await;
+    let strange = place.consent(FIRST, 8, 1).await;
+    place.home.set_tokens(1, &strange);
+
+    place
+        .client
+        .refresh(&json!({"appId": ALIAS}))
+        .await
+        .unwrap()
+        .expect(200);
+
+    until("it is said", || async {
+        let said = place.degraded().await;
+        said.contains("row 1 holds another refresh token than was imported")
+    })
+    .await;
+    assert_eq!(place.home.tokens(1), strange);
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect(
+        "1",
+        "is not handed back, and goes on here: row 1 holds another refresh token",
+    );
+}

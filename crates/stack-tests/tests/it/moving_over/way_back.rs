@@ -1,0 +1,169 @@
+use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
+use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::store::{Backend, HANDED_BACK};
+use serde_json::json;
+use stack_tests::stack::OTHER_APP as SECOND;
+
+use super::{Place, Tokens};
+use crate::support::{refreshes, settings};
+
+pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none(
+    backend: Backend,
+) {
+    let place = Place::prepare(backend).await;
+    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&place.client, single_use).await;
+    for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
+        let tokens = place.consent(app, company, 1).await;
+        place
+            .home
+            .insert(id, Some(app), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+        // n8n's insert, twice: a copy.
+        place.home.insert(
+            id + 2,
+            Some(app),
+            "Pipedrive",
+            &tokens,
+            "2026-02-01 00:00:00",
+        );
+    }
+    place.import(&["--apply", "--refresh"]).await;
+    let serving = place.serve().await;
+    let rows = place.home.connections().await;
+    for row in &rows {
+        let body = json!({"connectionId": row.id.as_str(), "generation": row.generation});
+        place.client.refresh(&body).await.unwrap().expect(200);
+    }
+    let (ours, old) = (place.home.our_rows().await, place.home.old_rows());
+    let dry = place.done(&["hand-back"]).await;
+    dry.expect("1, 3", "is handed back");
+    assert!(
+        dry.out.ends_with("Nothing was written: --apply does it.\n"),
+        "{dry:#?}"
+    );
+    assert_eq!(
+        (place.home.our_rows().await, place.home.old_rows()),
+        (ours, old)
+    );
+
+    let one = place
+        .done(&["hand-back", "--app", "pipedrive", "--apply"])
+        .await;
+    one.expect("1, 3", "handed back");
+    assert!(!one.out.contains("second"), "{one:#?}");
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("2, 4", "handed back");
+
+    for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
+        let handed = place.home.tokens(id);
+        assert_eq!(
+            Tokens::fingerprint(&handed.refresh),
+            place.newest(app, company).await
+        );
+        assert!(place.api_takes(&handed.access).await);
+        assert_eq!(place.home.tokens(id + 2), handed, "the copy");
+    }
+    let spent = refreshes(&place.client).await;
+    let ours = place.home.our_rows().await;
+    for row in &ours.0 {
+        assert_eq!(
+            (row.state, row.state_reason.as_deref()),
+            (ConnectionState::Revoked, Some(HANDED_BACK))
+        );
+        assert!(row.access_token.as_bytes().is_empty() && row.refresh_token.as_bytes().is_empty());
+        for generation in [row.generation - 1, row.generation] {
+            let body = json!({"connectionId": row.id.as_str(), "generation": generation});
+            let refused = place.client.refresh(&body).await.unwrap();
+            assert_eq!(
+                refused.expect_problem(409, "TOKEN_INVALIDATED")["reason"],
+                HANDED_BACK
+            );
+        }
+    }
+    place.done(&["recheck"]).await;
+    let again = place.done(&["hand-back", "--apply"]).await;
+    assert_eq!(again.out, "Nothing came from App_tok.\n");
+    assert_eq!(place.home.our_rows().await, ours);
+    assert_eq!(refreshes(&place.client).await, spent, "we spend none");
+
+    // n8n goes on where we have stopped.
+    for (id, app) in [(1, FIRST), (2, SECOND)] {
+        let tokens = place
+            .n8n_spends(app, &place.home.tokens(id).refresh)
+            .await
+            .unwrap();
+        place.home.set_tokens(id, &tokens);
+        place.home.set_tokens(id + 2, &tokens);
+    }
+    assert_eq!(place.reused().await, 0);
+
+    // And the other way once more.
+    let anew = place.import(&["--apply", "--refresh"]).await;
+    anew.expect("row 3", "taken over and refreshed");
+    anew.expect("row 1", "holds the same refresh token as row 3");
+    let rows = place.home.connections().await;
+    assert!(
+        rows.iter().all(|row| row.state == ConnectionState::Active),
+        "{rows:#?}"
+    );
+    assert_eq!(rows.len(), 2);
+    assert_eq!(place.reused().await, 0);
+    drop(serving);
+}
+
+/// A refresh that nobody knows the end of is looked into first.
+pub(crate) async fn token_in_doubt_is_not_handed_back(backend: Backend) {
+    let place = Place::prepare(backend).await;
+    let tokens = place.consent(FIRST, 1, 1).await;
+    place
+        .home
+        .insert(1, Some(FIRST), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+    place.import(&["--apply"]).await;
+    let doubt = match backend {
+        Backend::Mysql | Backend::Sqlite => "UPDATE connections SET in_doubt = 1",
+        Backend::Postgres => "UPDATE connections SET in_doubt = true",
+    };
+    place.home.ours.lines(doubt).unwrap();
+    let outage = json!({"on": "token", "fault": "500", "times": 0});
+    crate::support::fault(&place.client, outage).await;
+
+    let said = place.done(&["hand-back", "--apply"]).await;
+
+    said.expect(
+        "1",
+        "is not handed back: which token is the newest is not known",
+    );
+    assert_eq!(place.home.tokens(1), tokens);
+    crate::support::clear_faults(&place.client).await;
+    let ready = "UPDATE connections SET retry_at = NULL";
+    place.home.ours.lines(ready).unwrap();
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1", "handed back");
+    let handed = place.home.tokens(1);
+    assert_eq!(
+        Tokens::fingerprint(&handed.refresh),
+        place.newest(FIRST, 1).await
+    );
+}
+
+/// What was connected here has no row to go back to, and goes on.
+pub(crate) async fn connection_without_a_row_stays_here(backend: Backend) {
+    let place = Place::prepare(backend).await;
+    let tokens = place.consent(FIRST, 1, 1).await;
+    place
+        .home
+        .insert(1, Some(FIRST), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+    place.import(&["--apply"]).await;
+    place
+        .home
+        .old(&format!("DELETE FROM {}", place.home.table()));
+    let gone = place.done(&["hand-back", "--apply"]).await;
+    gone.expect("1", "is not handed back, and goes on here: row 1 is gone");
+
+    place.home.ours.lines("DELETE FROM imports").unwrap();
+    let said = place.done(&["hand-back", "--apply"]).await;
+
+    said.expect("-", "has no row in the old table, and stays here");
+    let rows = place.home.connections().await;
+    assert_eq!(rows[0].state, ConnectionState::Active);
+}

@@ -1,0 +1,80 @@
+//! What operators do with single connections: for those who had a table to look at. No token is read to be shown.
+
+use anyhow::{Context as _, bail};
+use pipekeeper_core::clock::SystemClock;
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::provider::{App, Apps};
+use pipekeeper_core::store::{Overview, Store};
+use pipekeeper_service::Loaded;
+
+use crate::TokenRefresher;
+use crate::door;
+
+mod disconnect;
+mod list;
+mod page;
+mod refresh;
+mod show;
+mod words;
+
+/// `token-refresher connections …`.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Connections {
+    /// A page of them, as a table
+    List(list::List),
+    /// Everything that is known of one, and the last attempts to refresh it
+    Show {
+        id: ConnectionId,
+        /// One JSON document, its fields named like the columns of `connections_overview` and `refresh_log`
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refresh the token that it has now; exit code 0 only if it has a newer one then
+    Refresh { id: ConnectionId },
+    /// End it: its tokens are given to nobody any more, and the provider is told
+    Disconnect { id: ConnectionId },
+}
+
+impl Connections {
+    pub(crate) async fn run(self, config: Loaded<TokenRefresher>) -> anyhow::Result<String> {
+        let now = SystemClock::shared().now();
+        match self {
+            Self::Refresh { id } => refresh::refresh(&id, &config).await,
+            Self::List(list) => {
+                let store = door::open_store(&config).await?;
+                list.page(&store, &config.own.apps, now).await
+            }
+            Self::Show { id, json } => {
+                let store = door::open_store(&config).await?;
+                show::show(&store, &config.own.apps, &id, json, now).await
+            }
+            Self::Disconnect { id } => {
+                let store = door::open_store(&config).await?;
+                disconnect::disconnect(&store, &config.own.apps, &id, now).await
+            }
+        }
+    }
+}
+
+async fn get(store: &Store, id: &ConnectionId) -> anyhow::Result<Overview> {
+    let found = store
+        .connection_overview(id)
+        .await
+        .context("the connection can't be read")?;
+    match found {
+        Some(row) => Ok(row),
+        None => bail!("no connection {id}"),
+    }
+}
+
+/// The configured app that a row belongs to.
+fn app_of<'a>(apps: &'a Apps, row: &Overview) -> Option<&'a App> {
+    let is_its = |app: &App| {
+        let key = app.app_key();
+        (key.platform.as_str(), key.app_id.as_str()) == (&row.platform, &row.app_id)
+    };
+    apps.iter().map(AsRef::as_ref).find(|app| is_its(app))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! `token-refresher connections list`.
+
+use anyhow::{Context as _, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::provider::{App, Apps};
+use pipekeeper_core::store::{Listing, Overview, Page, Store};
+use serde::Serialize;
+
+use super::words::{away, plain, plain_json, state};
+use super::{app_of, get, page};
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct List {
+    /// Those of one app, by its key in the configuration
+    #[arg(long, value_name = "KEY")]
+    app: Option<String>,
+    /// Those of one account; with several apps --app says of which
+    #[arg(long, value_name = "ID")]
+    account: Option<KeeperName>,
+    /// Those in one state, the newest consent first; with several apps --app says of which
+    #[arg(long, value_parser = states())]
+    state: Option<ConnectionState>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// Those behind the last one of the page before
+    #[arg(long, value_name = "ID")]
+    after: Option<ConnectionId>,
+    /// One JSON document: `connections`, each with the columns of `connections_overview`, and `next_after`
+    #[arg(long)]
+    json: bool,
+}
+
+fn states() -> impl clap::builder::TypedValueParser<Value = ConnectionState> {
+    PossibleValuesParser::new(["active", "reauth_required", "revoked"])
+        .try_map(|word| word.parse::<ConnectionState>())
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    connections: &'a [Overview],
+    next_after: Option<&'a ConnectionId>,
+}
+
+impl List {
+    pub(super) async fn page(
+        &self,
+        store: &Store,
+        apps: &Apps,
+        now: Timestamp,
+    ) -> anyhow::Result<String> {
+        let listing = self.listing(apps)?;
+        let after = match &self.after {
+            Some(id) => Some(get(store, id).await.context("--after")?),
+            None => None,
+        };
+        if let (Listing::Of { app, .. }, Some(after)) = (&listing, &after) {
+            ensure!(
+                (&app.platform, &app.app_id) == (&after.platform, &after.app_id),
+                "--after: {} is another app's",
+                after.id
+            );
+        }
+        let page = store
+            .connections_page(&listing, after.as_ref(), self.limit)
+            .await
+            .context("the connections can't be read")?;
+        if self.json {
+            let document = Document {
+                connections: &page.rows,
+                next_after: next_after(&page),
+            };
+            return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
+        }
+        Ok(told(&page, apps, now))
+    }
+
+    pub(super) fn listing(&self, apps: &Apps) -> anyhow::Result<Listing> {
+        if self.app.is_none() && self.account.is_none() && self.state.is_none() {
+            return Ok(Listing::All);
+        }
+        let keys = || {
+            let keys: Vec<&str> = apps.iter().map(|app| app.key.as_str()).collect();
+            keys.join(", ")
+        };
+        let mut meant = apps
+            .iter()
+            .filter(|app| self.app.as_ref().is_none_or(|key| *key == app.key));
+        let app: &App = match (meant.next(), meant.next()) {
+            (Some(app), None) => app,
+            (Some(_), Some(_)) => bail!("several apps are configured: --app is one of {}", keys()),
+            (None, _) => bail!(
+                "no app `{}` is configured, but {}",
+                self.app.as_deref().unwrap_or_default(),
+                keys()
+            ),
+        };
+        Ok(Listing::Of {
+            app: app.app_key(),
+            account_id: self.account.clone(),
+            state: self.state,
+        })
+    }
+}
+
+fn next_after(page: &Page) -> Option<&ConnectionId> {
+    page.rows.last().filter(|_| page.more).map(|last| &last.id)
+}
+
+pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
+    if page.rows.is_empty() {
+        return "no connections".to_owned();
+    }
+    let heads = [
+        "ID",
+        "APP",
+        "ACCOUNT",
+        "OWNER",
+        "COMPANY",
+        "USER",
+        "STATE",
+        "EXPIRES",
+        "IDLE UNTIL",
+        "REFRESHED",
+        "TROUBLE",
+    ];
+    let rows = page.rows.iter().map(|row| cells(row, apps, now));
+    let table = page::table(heads, rows);
+    match next_after(page) {
+        Some(last) => format!("{table}\n\nThere are more: the same with --after {last}"),
+        None => table,
+    }
+}
+
+fn cells(row: &Overview, apps: &Apps, now: Timestamp) -> [String; 11] {
+    let app = app_of(apps, row).map_or(&row.app_id, |app| &app.key);
+    let lives = row.state == ConnectionState::Active;
+    let while_it_lives = |at: Option<Timestamp>| {
+        at.filter(|_| lives)
+            .map(|at| away(at, now))
+            .unwrap_or_default()
+    };
+    [
+        row.id.to_string(),
+        plain(app),
+        plain(row.account_id.as_str()),
+        plain(row.owner.as_str()),
+        plain(first_of([
+            &row.company_name,
+            &row.company_domain,
+            &row.company_id,
+        ])),
+        plain(first_of([&row.user_name, &row.user_id, ""])),
+        state(row.state, row.state_reason.as_deref()),
+        while_it_lives(Some(row.expires_at)),
+        while_it_lives(row.idle_deadline),
+        row.refreshed_at.map(|at| away(at, now)).unwrap_or_default(),
+        trouble(row),
+    ]
+}
+
+/// The first that says anything.
+fn first_of(names: [&str; 3]) -> &str {
+    names
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or_default()
+}
+
+/// `3 × timeout, in doubt`
+fn trouble(row: &Overview) -> String {
+    let error = row.last_error.as_deref().map(plain);
+    let mut troubles = Vec::new();
+    match (row.failures, error) {
+        (0, Some(error)) => troubles.push(error),
+        (0, None) => {}
+        (failures, Some(error)) => troubles.push(format!("{failures} × {error}")),
+        (failures, None) => troubles.push(format!("{failures} failures")),
+    }
+    if row.in_doubt && row.state == ConnectionState::Active {
+        troubles.push("in doubt".to_owned());
+    }
+    if row.revoke_pending {
+        troubles.push("provider not told yet".to_owned());
+    }
+    troubles.join(", ")
+}

@@ -1,0 +1,335 @@
+//! `token-refresher hand-back`: the newest tokens go back to the rows that they came from, once, after our own spending of
+//! them has stopped for good.
+//!
+//! The stop comes first and is one conditional update: the connection is `revoked`, reason `handed_back`, which no refresh,
+//! sweep, replay or recheck passes. Then the old row gets the tokens, then ours are wiped. Whatever comes in between is taken
+//! up by the same command.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::crypto::sha256_hex;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{AppTok, AppTokRow, Connection, HANDED_BACK, Import};
+use pipekeeper_service::Loaded;
+
+use crate::TokenRefresher;
+use crate::door::Door;
+use crate::import::report::Report;
+use crate::refresh::{RefreshError, Trigger};
+
+/// Rows are read so many at a time.
+const PAGE: u16 = 200;
+
+/// How long one refresh that is under way is waited for.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// So often a connection is looked at before it is left to the next run: others may be using it.
+const TRIES: u8 = 10;
+
+/// `token-refresher hand-back …`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The app's key in the configuration; all of them by default
+    #[arg(long, value_name = "KEY")]
+    app: Option<String>,
+    /// Do it; without, it is only said what would be done
+    #[arg(long)]
+    apply: bool,
+}
+
+/// A connection, and the rows of the old table that wait for its tokens.
+struct Waiting {
+    row: Connection,
+    imports: Vec<Import>,
+}
+
+struct Run<'a> {
+    door: &'a Door,
+    old: AppTok,
+    apply: bool,
+}
+
+pub(crate) async fn hand_back(
+    arguments: Arguments,
+    config: Loaded<TokenRefresher>,
+) -> anyhow::Result<String> {
+    let old = config.own.old_table.open()?;
+    let app = match &arguments.app {
+        None => None,
+        Some(key) => match config.own.apps.iter().find(|app| app.key == *key) {
+            Some(app) => Some(app.app_key()),
+            None => bail!("no app `{key}` is configured"),
+        },
+    };
+    let door = Door::open(&config).await?;
+    let run = Run {
+        door: &door,
+        old,
+        apply: arguments.apply,
+    };
+    let is_meant = |row: &Connection| app.as_ref().is_none_or(|app| row.app() == *app);
+    let told = run.all(is_meant).await;
+    door.close().await;
+    told
+}
+
+impl Run<'_> {
+    async fn all(&self, is_meant: impl Fn(&Connection) -> bool) -> anyhow::Result<String> {
+        if self.apply {
+            // What a process that is gone was answered comes before what its rows say.
+            self.door.replay_once().await?;
+        }
+        let mut report = Report::new(["ROWS", "APP", "COMPANY", "USER", "WHAT"]);
+        for waiting in self.waiting().await?.into_values() {
+            if !is_meant(&waiting.row) {
+                continue;
+            }
+            let said = self.one(&waiting).await?;
+            let rows: Vec<&str> = waiting
+                .imports
+                .iter()
+                .map(|import| import.source_row.as_str())
+                .collect();
+            report.line(self.line(rows.join(", "), &waiting.row, said));
+        }
+        let mut after: Option<ConnectionId> = None;
+        loop {
+            let table = self.old.table();
+            let store = self.door.store();
+            let page = store
+                .connections_without_import(table, after.as_ref(), PAGE)
+                .await?;
+            for row in page.iter().filter(|row| is_meant(row)) {
+                let said = format!("has no row in the old table, and stays here: {}", row.id);
+                report.line(self.line("-".to_owned(), row, said));
+            }
+            after = page.last().map(|row| row.id.clone());
+            if page.len() < usize::from(PAGE) {
+                break;
+            }
+        }
+        let end = if self.apply {
+            ""
+        } else {
+            "\nNothing was written: --apply does it."
+        };
+        if report.is_empty() {
+            return Ok(format!("Nothing came from {}.", self.old.table()));
+        }
+        Ok(format!("{}{end}", report.text().trim_end()))
+    }
+
+    fn line(&self, rows: String, row: &Connection, said: String) -> [String; 5] {
+        let app = self
+            .door
+            .apps()
+            .iter()
+            .find(|app| app.app_key() == row.app());
+        let named = |id: &str, name: &str| format!("{id} {name}").trim().to_owned();
+        [
+            rows,
+            app.map_or_else(|| row.app_id.clone(), |app| app.key.clone()),
+            named(&row.company_id, &row.company_name),
+            named(&row.user_id, &row.user_name),
+            said,
+        ]
+    }
+
+    /// All that came from the old table, with the rows that are not their own masters again.
+    async fn waiting(&self) -> anyhow::Result<BTreeMap<ConnectionId, Waiting>> {
+        let mut all: BTreeMap<ConnectionId, Waiting> = BTreeMap::new();
+        let mut after = String::new();
+        loop {
+            let page = self
+                .door
+                .store()
+                .imports_of(self.old.table(), &after, PAGE)
+                .await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(all);
+            };
+            after.clone_from(&last.source_row);
+            for (import, row) in page {
+                if import.handed_back_at.is_some() {
+                    continue;
+                }
+                let waiting = all.entry(row.id.clone()).or_insert_with(|| Waiting {
+                    row,
+                    imports: Vec::new(),
+                });
+                waiting.imports.push(import);
+            }
+        }
+    }
+
+    async fn one(&self, waiting: &Waiting) -> anyhow::Result<String> {
+        let row = &waiting.row;
+        let is_stopped = row.state_reason.as_deref() == Some(HANDED_BACK);
+        match row.state {
+            ConnectionState::Active => {}
+            ConnectionState::Revoked if is_stopped && !self.apply => {
+                return Ok("is stopped; its tokens are handed back".to_owned());
+            }
+            ConnectionState::Revoked if is_stopped => return self.finish(row, waiting).await,
+            ConnectionState::Revoked | ConnectionState::ReauthRequired => {
+                return Ok(format!(
+                    "has ended here ({}): its row is left alone",
+                    row.state_reason.as_deref().unwrap_or(row.state.as_str())
+                ));
+            }
+        }
+        let mut strange = Vec::new();
+        for import in &waiting.imports {
+            if let Err(why) = self.ready(import, None).await? {
+                strange.push(why);
+            }
+        }
+        if strange.len() == waiting.imports.len() {
+            return Ok(format!(
+                "is not handed back, and goes on here: {}",
+                strange.join("; ")
+            ));
+        }
+        if !self.apply {
+            return Ok("is handed back".to_owned());
+        }
+        match self.stop(&row.id).await? {
+            Ok(stopped) => self.finish(&stopped, waiting).await,
+            Err(why) => Ok(why),
+        }
+    }
+
+    /// Ends our own spending, once it is known which token is the newest.
+    async fn stop(&self, id: &ConnectionId) -> anyhow::Result<Result<Connection, String>> {
+        let store = self.door.store();
+        for _ in 0..TRIES {
+            let row = store.connection_find(id).await?;
+            let Some(row) = row.filter(|row| row.state == ConnectionState::Active) else {
+                return Ok(Err(
+                    "has ended here meanwhile: its row is left alone".to_owned()
+                ));
+            };
+            let token = self.door.vault().refresh_token(&row)?;
+            let journaled = self
+                .door
+                .journal()
+                .find(&row.id, row.generation, &token, Some)
+                .await
+                .context("a journal may hold a newer token, and can't be read")?
+                .is_some();
+            if journaled || row.in_doubt || row.lease_owner.is_some() {
+                // The door waits for who is at it, commits what a journal has, and otherwise asks the provider.
+                let (generation, trigger) = (Some(row.generation), Trigger::Operator);
+                let refreshed = self.door.refresh(id, generation, trigger, PATIENCE).await;
+                match refreshed {
+                    Ok(_) | Err(RefreshError::Ended { .. }) => {}
+                    Err(error) => {
+                        return Ok(Err(format!(
+                            "is not handed back: which token is the newest is not known ({error}); run this again"
+                        )));
+                    }
+                }
+                continue;
+            }
+            let (generation, now) = (row.generation, self.door.now());
+            if store.connection_hand_back(id, generation, now).await?
+                && let Some(stopped) = store.connection_find(id).await?
+            {
+                return Ok(Ok(stopped));
+            }
+        }
+        Ok(Err(
+            "is not handed back: it is being used; run this again".to_owned()
+        ))
+    }
+
+    /// Writes the tokens where they belong, and wipes ours.
+    async fn finish(&self, row: &Connection, waiting: &Waiting) -> anyhow::Result<String> {
+        let store = self.door.store();
+        let mut left = Vec::new();
+        if !row.refresh_token.as_bytes().is_empty() {
+            let vault = self.door.vault();
+            let (access, refresh) = (vault.access_token(row)?, vault.refresh_token(row)?);
+            let mut written = 0;
+            for import in &waiting.imports {
+                match self.write(import, &access, &refresh).await? {
+                    Ok(()) => written += 1,
+                    Err(why) => left.push(why),
+                }
+            }
+            if written == 0 {
+                return Ok(format!(
+                    "is stopped, and not handed back: {}; our tokens are kept",
+                    left.join("; ")
+                ));
+            }
+            store
+                .connection_handed_back(&row.id, row.generation, self.door.now())
+                .await?;
+        }
+        for import in &waiting.imports {
+            let seen = self.old.row(&import.source_row).await?;
+            let holds = seen.map_or_else(
+                || import.token_hash.clone(),
+                |seen| sha256_hex(seen.refresh_token.expose()),
+            );
+            store
+                .import_handed_back(import, &holds, self.door.now())
+                .await?;
+        }
+        left.insert(0, "handed back".to_owned());
+        Ok(left.join("; "))
+    }
+
+    async fn write(
+        &self,
+        import: &Import,
+        access: &Secret,
+        refresh: &Secret,
+    ) -> anyhow::Result<Result<(), String>> {
+        for _ in 0..TRIES {
+            let seen = match self.ready(import, Some(refresh)).await? {
+                Ok(seen) => seen,
+                Err(why) => return Ok(Err(why)),
+            };
+            let is_there = seen.refresh_token.matches(refresh.expose().as_bytes())
+                && seen.access_token.matches(access.expose().as_bytes());
+            if is_there
+                || self
+                    .old
+                    .tokens_write(&seen, access, refresh, self.door.now())
+                    .await?
+            {
+                return Ok(Ok(()));
+            }
+        }
+        Ok(Err(format!(
+            "row {} is being written to",
+            import.source_row
+        )))
+    }
+
+    /// The row, if it still holds what was imported from it, or already what it is to be given.
+    async fn ready(
+        &self,
+        import: &Import,
+        given: Option<&Secret>,
+    ) -> anyhow::Result<Result<AppTokRow, String>> {
+        let row = &import.source_row;
+        let Some(seen) = self.old.row(row).await? else {
+            return Ok(Err(format!("row {row} is gone")));
+        };
+        let holds = sha256_hex(seen.refresh_token.expose());
+        let is_given = given.is_some_and(|given| holds == sha256_hex(given.expose()));
+        Ok(if is_given || holds == import.token_hash {
+            Ok(seen)
+        } else {
+            Err(format!(
+                "row {row} holds another refresh token than was imported: `import` looks whose it is"
+            ))
+        })
+    }
+}

@@ -1,0 +1,316 @@
+//! `token-refresher import`: grants that other places keep become connections.
+//!
+//! Nothing is written to where they are. What the provider says of an access token (`/v1/users/me`) decides whose grant it
+//! is; one whose access token has expired is found out by a refresh through the door, if that is asked for. Every step can be
+//! cut short, and is taken up by the same command.
+
+mod grant;
+mod provisional;
+pub(crate) mod report;
+mod source;
+mod take;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::http_client;
+use pipekeeper_core::oauth::Identity;
+use pipekeeper_core::provider::App;
+use pipekeeper_core::store::{AppKey, AppTok};
+use pipekeeper_service::Loaded;
+
+use crate::TokenRefresher;
+use crate::config::OldTable;
+use crate::door::Door;
+
+use self::grant::{Asked, Grant};
+use self::report::Report;
+use self::source::Found;
+
+/// So many grants' owners are asked for at a time.
+const ASKED_AT_ONCE: usize = 8;
+
+/// `token-refresher import …`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// What keeps the grants now: the table at `old_table.url`, or a file
+    #[arg(long)]
+    from: From,
+    /// The CSV export of the table, or JSON: the table's rows, or the CRM integration's documents
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// The key in the configuration of the app that rows without an `AppId` belong to
+    #[arg(long, value_name = "KEY")]
+    app: Option<String>,
+    /// Do it; without, it is only said what would be done
+    #[arg(long)]
+    apply: bool,
+    /// Refresh each grant that is taken over once: it is proven to be good, and an expired one says whose it is
+    #[arg(long)]
+    refresh: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum From {
+    Postgres,
+    Mysql,
+    Sqlite,
+    Csv,
+    Json,
+}
+
+/// What is done about one row or document.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Did {
+    /// A new connection, or an ended one anew.
+    Taken,
+    /// Nothing had to be done.
+    Here,
+    /// It is nobody's that we take care of.
+    Left,
+    /// Somebody has to do something about it.
+    Open,
+}
+
+/// A line of the report.
+#[derive(Debug, Clone)]
+struct Verdict {
+    did: Did,
+    said: String,
+    identity: Option<Box<Identity>>,
+}
+
+impl Verdict {
+    fn new(did: Did, said: impl Into<String>) -> Self {
+        Self {
+            did,
+            said: said.into(),
+            identity: None,
+        }
+    }
+
+    fn of(mut self, identity: &Identity) -> Self {
+        self.identity = Some(Box::new(identity.clone()));
+        self
+    }
+}
+
+/// One run of the command.
+struct Run<'a> {
+    door: &'a Door,
+    client: reqwest::Client,
+    old_table: &'a OldTable,
+    /// The name under which rows of the old table are noted; `None` where the source is a file.
+    source_table: Option<String>,
+    apply: bool,
+    refresh: bool,
+    /// Whom this run has found, and where: not found twice.
+    taken: HashMap<(AppKey, String, String), String>,
+    /// The newest first: each is authorized a little before the last.
+    at: Timestamp,
+}
+
+pub(crate) async fn import(
+    arguments: Arguments,
+    config: Loaded<TokenRefresher>,
+) -> anyhow::Result<String> {
+    let old = open(&arguments, &config.own.old_table)?;
+    let found = match (&old, &arguments.file) {
+        (Some(old), _) => source::table(old).await?,
+        (None, Some(path)) if arguments.from == From::Csv => source::csv(path)?,
+        (None, Some(path)) => source::json(path)?,
+        (None, None) => bail!("--file says which file to read"),
+    };
+    let chosen = match &arguments.app {
+        None => None,
+        Some(key) => {
+            let found = config.own.apps.iter().find(|app| app.key == *key);
+            Some(found.with_context(|| format!("no app `{key}` is configured"))?)
+        }
+    };
+    let door = Door::open(&config).await?;
+    let mut verdicts: Vec<Option<Verdict>> = Vec::new();
+    let mut apps: Vec<String> = Vec::new();
+    let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
+    for (index, one) in found.iter().enumerate() {
+        match grant::app_of(one, &config.own.apps, chosen) {
+            Ok(app) => {
+                verdicts.push(None);
+                apps.push(app.key.clone());
+                grants
+                    .entry(grant::token_hash(one))
+                    .or_insert_with(|| Grant::of(one))
+                    .add(index, app);
+            }
+            Err(verdict) => {
+                verdicts.push(Some(verdict));
+                apps.push(String::new());
+            }
+        }
+    }
+    let run = Run {
+        client: http_client::build(config.own.timing.call_limits())?,
+        old_table: &config.own.old_table,
+        source_table: old.as_ref().map(|old| old.table().to_owned()),
+        apply: arguments.apply,
+        refresh: arguments.refresh,
+        taken: HashMap::new(),
+        at: door.now(),
+        door: &door,
+    };
+    let decided = run.all(&found, grants).await;
+    door.close().await;
+    for (index, verdict) in decided? {
+        if let Some(place) = verdicts.get_mut(index) {
+            *place = Some(verdict);
+        }
+    }
+    Ok(told(&found, &apps, &verdicts, &arguments))
+}
+
+fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<AppTok>> {
+    let named = match arguments.from {
+        From::Postgres => "postgres",
+        From::Mysql => "mysql",
+        From::Sqlite => "sqlite",
+        From::Csv | From::Json => return Ok(None),
+    };
+    ensure!(
+        arguments.file.is_none(),
+        "--file belongs to --from csv and --from json: the table is at old_table.url"
+    );
+    let old = old_table.open()?;
+    ensure!(
+        old.backend().as_str() == named,
+        "old_table.url is that of a {} database, not {named}",
+        old.backend()
+    );
+    Ok(Some(old))
+}
+
+impl Run<'_> {
+    /// What becomes of each, by its place among what was found.
+    async fn all(
+        mut self,
+        found: &[Found],
+        grants: BTreeMap<String, Grant>,
+    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+        let mut grants: Vec<Grant> = grants.into_values().collect();
+        for grant in &mut grants {
+            grant.sort(found);
+        }
+        // The newest first: of several grants of one person it is the one that is taken.
+        grants.sort_by(|a, b| b.newest(found).by_age(a.newest(found)));
+        let mut decided = Vec::new();
+        let mut asking = Vec::new();
+        for grant in grants {
+            match self.known(found, &grant).await? {
+                Some(verdicts) => decided.extend(verdicts),
+                None => asking.push(grant),
+            }
+        }
+        let run = &self;
+        let asked: Vec<(Grant, Asked)> = stream::iter(asking)
+            .map(|grant| async move {
+                let asked = run.ask(found, &grant).await;
+                (grant, asked)
+            })
+            .buffered(ASKED_AT_ONCE)
+            .collect()
+            .await;
+        // Who is known before who has yet to be found out.
+        let (good, rest): (Vec<_>, Vec<_>) = asked
+            .into_iter()
+            .partition(|(_, asked)| matches!(asked, Asked::Known(_)));
+        for (grant, asked) in good.into_iter().chain(rest) {
+            let verdicts = match asked {
+                Asked::Known(known) => self.take(found, &grant, &known).boxed().await?,
+                Asked::Expired => self.take_expired(found, &grant).boxed().await?,
+                Asked::Unknown(why) => grant.all(&Verdict::new(Did::Open, why)),
+            };
+            decided.extend(verdicts);
+        }
+        Ok(decided)
+    }
+
+    /// A little before the last one.
+    fn next_at(&mut self) -> Timestamp {
+        let at = self.at;
+        self.at = at.saturating_sub(std::time::Duration::from_micros(1));
+        at
+    }
+}
+
+impl fmt::Display for Did {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Taken => "taken over",
+            Self::Here => "already here",
+            Self::Left => "left alone",
+            Self::Open => "open",
+        })
+    }
+}
+
+fn told(
+    found: &[Found],
+    apps: &[String],
+    verdicts: &[Option<Verdict>],
+    arguments: &Arguments,
+) -> String {
+    let mut report = Report::new(["FOUND", "APP", "COMPANY", "USER", "WHAT"]);
+    let mut sums: BTreeMap<Did, usize> = BTreeMap::new();
+    for ((one, app), verdict) in found.iter().zip(apps).zip(verdicts) {
+        let Some(verdict) = verdict else { continue };
+        let named = |id: &str, name: &str| format!("{id} {name}").trim().to_owned();
+        let (company, user) = match &verdict.identity {
+            Some(who) => (
+                named(&who.company_id, &who.company_name),
+                named(&who.user_id, &who.user_name),
+            ),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let app = if app.is_empty() { "-" } else { app };
+        *sums.entry(verdict.did.clone()).or_default() += 1;
+        report.line([
+            one.name.clone(),
+            app.to_owned(),
+            company,
+            user,
+            verdict.said.clone(),
+        ]);
+    }
+    let sums: Vec<String> = sums
+        .iter()
+        .map(|(did, number)| match (did, arguments.apply) {
+            (Did::Taken, false) => format!("{number} to be taken over"),
+            _ => format!("{number} {did}"),
+        })
+        .collect();
+    let end = match (sums.is_empty(), arguments.apply) {
+        (true, _) => "Nothing was found.".to_owned(),
+        (false, true) => format!("{}.", sums.join(", ")),
+        (false, false) => format!("{}. Nothing was written: --apply does it.", sums.join(", ")),
+    };
+    if report.is_empty() {
+        end
+    } else {
+        format!("{}\n{end}", report.text())
+    }
+}
+
+/// Where one of ours is named: only its id.
+fn connection(id: &ConnectionId) -> String {
+    format!("connection {id}")
+}
+
+/// The apps' names in what is said.
+fn app_names(apps: &[std::sync::Arc<App>]) -> String {
+    let names: Vec<&str> = apps.iter().map(|app| app.key.as_str()).collect();
+    names.join(" and ")
+}

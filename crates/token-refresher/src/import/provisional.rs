@@ -1,0 +1,353 @@
+//! A grant that can't say whose it is: its access token has expired. It is stored under a name of its own, refreshed through
+//! the door like any other, and filed where it belongs once the new token has told whose it is.
+//!
+//! Its refresh token is noted before it is stored: by that note the next run finds what an interrupted one has begun, and
+//! nobody spends the token again that stands where it was found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::oauth::{Identity, IdentityError};
+use pipekeeper_core::provider::App;
+use pipekeeper_core::random;
+use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError, never};
+use pipekeeper_core::vault::SealedTo;
+
+use super::grant::{Grant, hint, unasked};
+use super::source::Found;
+use super::take::{Held, PATIENCE, Tokens, has_ended, identity_of};
+use super::{Did, Run, Verdict, app_names, connection};
+use crate::refresh::{Outcome, RefreshError, Trigger};
+
+/// The account of what is not filed yet. No caller's name begins so.
+const ACCOUNT: &str = "~import";
+
+/// A provider that has just issued a token may need a moment before it knows it everywhere.
+const IDENTITY_TRIES: u32 = 5;
+
+/// What became of a refresh.
+enum Renewed {
+    Known(Box<Connection>, Box<Identity>),
+    /// By the provider: it is none of this app's, or no good any more.
+    Refused,
+    Open(Verdict),
+}
+
+pub(super) fn is_provisional(row: &Connection) -> bool {
+    row.account_id.as_str() == ACCOUNT
+}
+
+impl Run<'_> {
+    /// Takes over a grant whose owner only a refresh can tell.
+    pub(super) async fn take_expired(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+        let apps = grant.apps();
+        let begun = self.noted(&grant.token_hash).await?;
+        let begun = begun.filter(is_provisional);
+        if begun.is_none() {
+            for app in &apps {
+                if let Some(verdict) = self.already_held(found, grant, app).await? {
+                    return Ok(grant.told(found, app, &verdict));
+                }
+            }
+        }
+        let verdict = match (self.refresh, self.apply) {
+            (false, _) if begun.is_some() => Verdict::new(
+                Did::Open,
+                "an earlier run has begun with it: run this again with --apply --refresh",
+            ),
+            (false, _) if apps.len() > 1 => Verdict::new(
+                Did::Open,
+                format!(
+                    "rows of the apps {} hold the same refresh token: --refresh finds out whose it is",
+                    app_names(&apps)
+                ),
+            ),
+            (false, _) => Verdict::new(
+                Did::Open,
+                "its access token has expired: --refresh finds out whose it is",
+            ),
+            (true, false) => Verdict::new(
+                Did::Taken,
+                "is refreshed to find out whose it is, and taken over",
+            ),
+            (true, true) => return self.renew_and_file(found, grant, begun).await,
+        };
+        Ok(grant.all(&verdict))
+    }
+
+    /// A token that names its owner in its own text, who is here: it is not spent, for the other may be the grant's newest.
+    async fn already_held(
+        &self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+    ) -> anyhow::Result<Option<Verdict>> {
+        let newest = grant.newest(found);
+        let Some((company_id, user_id)) = hint(&newest.refresh_token) else {
+            return Ok(None);
+        };
+        let key = app.app_key();
+        let person = (key.clone(), company_id.clone(), user_id.clone());
+        if let Some(first) = self.taken.get(&person) {
+            let said = format!("expired, and by its own text of the same person as {first}");
+            return Ok(Some(Verdict::new(Did::Left, said)));
+        }
+        let held = self
+            .door
+            .store()
+            .connection_find_by_grant(&key, &company_id, &user_id)
+            .await?;
+        Ok(held.and_then(|held| {
+            let verdict = match self.held(&held, Some(&newest.refresh_token)) {
+                Held::Active => Verdict::new(
+                    Did::Left,
+                    format!(
+                        "expired, and by its own text of the same person as {}",
+                        connection(&held.id)
+                    ),
+                ),
+                Held::Ended(verdict) => verdict,
+                Held::MayBeRevived => return None,
+            };
+            Some(verdict.of(&identity_of(&held)))
+        }))
+    }
+
+    async fn renew_and_file(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        mut begun: Option<Connection>,
+    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+        for app in grant.apps() {
+            let row = match &begun {
+                Some(row) if row.app() == app.app_key() => row.clone(),
+                // An earlier run has come as far as another app.
+                Some(_) => continue,
+                None => self.store_provisionally(found, grant, &app).await?,
+            };
+            match self.renewed(row, &app).await? {
+                Renewed::Known(row, who) => {
+                    let filed = self.file(found, grant, &app, *row, &who).await?;
+                    return Ok(grant.told(found, &app, &filed.of(&who)));
+                }
+                Renewed::Open(verdict) => return Ok(grant.told(found, &app, &verdict)),
+                Renewed::Refused => begun = None,
+            }
+        }
+        let refused = "the provider refuses its refresh token: connect it again";
+        Ok(grant.all(&Verdict::new(Did::Open, refused)))
+    }
+
+    async fn store_provisionally(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+    ) -> anyhow::Result<Connection> {
+        let newest = grant.newest(found);
+        let store = self.door.store().clone();
+        let account_id: KeeperName = ACCOUNT.parse()?;
+        let owner: KeeperName = grant.token_hash.parse()?;
+        let (key, now) = (app.app_key(), self.door.now());
+        // One that an interrupted run had refused.
+        let left = store
+            .connection_find_by_keeper(&key, &account_id, &owner)
+            .await?;
+        if let Some(left) = left {
+            self.drop_row(&left.id).await?;
+        }
+        let id = ConnectionId::generate();
+        let vault = self.door.vault();
+        let to = SealedTo {
+            id: &id,
+            app: &key,
+            account_id: &account_id,
+            owner: &owner,
+        };
+        let (access_token, refresh_token) = (
+            vault.seal_access_token(to, &newest.access_token),
+            vault.seal_refresh_token(to, &newest.refresh_token),
+        );
+        let api_domain = self.api_domain(app, newest);
+        let api_domain = api_domain.map_or_else(String::new, |domain| domain.as_str().to_owned());
+        let consent = Consent {
+            account_id,
+            owner,
+            company_id: ACCOUNT.to_owned(),
+            company_domain: String::new(),
+            company_name: String::new(),
+            user_id: grant.token_hash.clone(),
+            user_name: String::new(),
+            api_domain,
+            scope: newest.scope.clone(),
+            access_token,
+            refresh_token,
+            expires_at: now,
+            authorized_at: now,
+            idle_deadline: None,
+            // Nobody's but this command's.
+            due_at: never(),
+        };
+        self.note(&grant.token_hash, &id).await?;
+        let new = NewConnection {
+            id: id.clone(),
+            app: key,
+            consent,
+        };
+        store.connection_insert(&new, now).await?;
+        Ok(store
+            .connection_find(&id)
+            .await?
+            .ok_or(StoreError::Duplicate)?)
+    }
+
+    async fn renewed(&self, row: Connection, app: &Arc<App>) -> anyhow::Result<Renewed> {
+        let again = |why: String| Renewed::Open(Verdict::new(Did::Open, why));
+        if row.generation > 1 {
+            // By an earlier run.
+            match self.owner_of(&row, app, 1).await? {
+                Ok(who) => return Ok(Renewed::Known(Box::new(row), Box::new(who))),
+                Err(IdentityError::Status(401)) => {}
+                Err(error) => return Ok(again(unasked(error))),
+            }
+        }
+        let refreshed = self
+            .door
+            .refresh(&row.id, Some(row.generation), Trigger::Operator, PATIENCE)
+            .await;
+        let row = match refreshed {
+            Ok(
+                Outcome::Refreshed(row)
+                | Outcome::Replayed(row)
+                | Outcome::AlreadyNewer(row)
+                | Outcome::Adopted(row)
+                | Outcome::Revoked(row),
+            ) => Arc::unwrap_or_clone(row),
+            Err(RefreshError::Ended { .. }) => {
+                self.drop_row(&row.id).await?;
+                self.forget_imports(&row.id).await?;
+                return Ok(Renewed::Refused);
+            }
+            Err(error) => {
+                return Ok(again(format!("not refreshed ({error}): run this again")));
+            }
+        };
+        Ok(match self.owner_of(&row, app, IDENTITY_TRIES).await? {
+            Ok(who) => Renewed::Known(Box::new(row), Box::new(who)),
+            Err(error) => again(unasked(error)),
+        })
+    }
+
+    async fn owner_of(
+        &self,
+        row: &Connection,
+        app: &App,
+        tries: u32,
+    ) -> anyhow::Result<Result<Identity, IdentityError>> {
+        let api_domain = app.provider.api_domain(&row.api_domain)?;
+        let token = self.door.vault().access_token(row)?;
+        let mut asked_times = 1;
+        loop {
+            match self.identify(app, &api_domain, &token).await {
+                Err(IdentityError::Status(401)) if asked_times < tries => asked_times += 1,
+                asked => return Ok(asked),
+            }
+            let pause = (Duration::from_millis(200), Duration::from_millis(500));
+            tokio::time::sleep(random::between(pause.0, pause.1)).await;
+        }
+    }
+
+    /// Gives what is known now the place of the one that it is.
+    async fn file(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        app: &Arc<App>,
+        row: Connection,
+        who: &Identity,
+    ) -> anyhow::Result<Verdict> {
+        let newest = grant.newest(found);
+        let key = app.app_key();
+        let person = (key.clone(), who.company_id.clone(), who.user_id.clone());
+        self.taken.entry(person).or_insert(newest.name.clone());
+        let store = self.door.store().clone();
+        let held = store
+            .connection_find_by_grant(&key, &who.company_id, &who.user_id)
+            .await?;
+        let target = match held {
+            None => None,
+            Some(held) => match self.held(&held, None) {
+                Held::MayBeRevived => Some(held),
+                Held::Active => {
+                    self.note(&grant.token_hash, &held.id).await?;
+                    self.link(found, grant, app, &held, 0).await?;
+                    self.drop_row(&row.id).await?;
+                    let here = format!("already here: {}", connection(&held.id));
+                    return Ok(Verdict::new(Did::Here, here));
+                }
+                Held::Ended(verdict) if verdict.did == Did::Open => return Ok(verdict),
+                Held::Ended(_) => {
+                    self.drop_row(&row.id).await?;
+                    return Ok(has_ended(&held));
+                }
+            },
+        };
+        let keeper = match &target {
+            Some(held) => (held.account_id.clone(), held.owner.clone()),
+            None => match self.keeper(newest, who, app).await? {
+                Ok(keeper) => keeper,
+                Err(verdict) => return Ok(verdict),
+            },
+        };
+        let (id, generation) = match &target {
+            Some(held) => (held.id.clone(), held.generation),
+            None => (row.id.clone(), row.generation),
+        };
+        let vault = self.door.vault();
+        let tokens = Tokens {
+            access: &vault.access_token(&row)?,
+            refresh: &vault.refresh_token(&row)?,
+            api_domain: &app.provider.api_domain(&row.api_domain)?,
+            scope: &row.scope,
+            expires_at: row.expires_at,
+        };
+        let consent = self.consent(&id, app, keeper, who, &tokens);
+        let filed = store
+            .connection_reconnect(&id, generation, &consent, self.door.now())
+            .await?;
+        let current = store.connection_find(&id).await?;
+        let Some(current) = current.filter(|_| filed) else {
+            return Ok(Verdict::new(
+                Did::Open,
+                "somebody else wrote to it meanwhile: run this again",
+            ));
+        };
+        self.note(&grant.token_hash, &current.id).await?;
+        self.link(found, grant, app, &current, 0).await?;
+        if current.id != row.id {
+            self.drop_row(&row.id).await?;
+        }
+        Ok(Verdict::new(
+            Did::Taken,
+            format!("taken over and refreshed: {}", connection(&current.id)),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_is_filed_under_the_name_of_what_is_not_filed_yet() {
+        let name: KeeperName = ACCOUNT.parse().unwrap();
+        assert!(name.is_marketplace(), "no login may name it");
+        assert!(!ACCOUNT.starts_with(pipekeeper_core::connection::MARKETPLACE_PREFIX));
+    }
+}

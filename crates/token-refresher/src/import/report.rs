@@ -1,0 +1,59 @@
+//! What is done, or would be, as a table for people. No tokens.
+
+use std::fmt::Write as _;
+
+/// A table whose columns are as wide as what stands in them.
+#[derive(Debug)]
+pub(crate) struct Report<const COLUMNS: usize> {
+    lines: Vec<[String; COLUMNS]>,
+}
+
+impl<const COLUMNS: usize> Report<COLUMNS> {
+    pub(crate) fn new(head: [&str; COLUMNS]) -> Self {
+        Self {
+            lines: vec![head.map(str::to_owned)],
+        }
+    }
+
+    pub(crate) fn line(&mut self, line: [String; COLUMNS]) {
+        // Names come from the provider: a terminal must not obey them.
+        self.lines
+            .push(line.map(|text| text.chars().filter(|c| !c.is_control()).collect()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.len() < 2
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut widths = [0; COLUMNS];
+        for line in &self.lines {
+            for (width, text) in widths.iter_mut().zip(line) {
+                *width = text.chars().count().max(*width);
+            }
+        }
+        let mut out = String::new();
+        for line in &self.lines {
+            let mut written = String::new();
+            for (width, text) in widths.iter().zip(line) {
+                let _ = write!(written, "{text:<width$}  ");
+            }
+            out.push_str(written.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_obey_nobody() {
+        let mut report = Report::new(["row", "what"]);
+        report.line(["1".to_owned(), "ein \u{1b}[31müber\n".to_owned()]);
+        report.line(["1000".to_owned(), String::new()]);
+        assert_eq!(report.text(), "row   what\n1     ein [31müber\n1000\n");
+    }
+}

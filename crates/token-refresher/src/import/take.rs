@@ -1,0 +1,478 @@
+//! Whose a grant is, is known: the row that it gets here, or why it gets none.
+
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::lifetime::due_at;
+use pipekeeper_core::oauth::Identity;
+use pipekeeper_core::provider::{ApiDomain, App};
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{
+    Connection, Consent, HANDED_BACK, Import, NewConnection, Revocation, StoreError,
+};
+use pipekeeper_core::vault::SealedTo;
+
+use super::grant::{Grant, Known};
+use super::provisional::is_provisional;
+use super::source::Found;
+use super::{Did, Run, Verdict, connection};
+use crate::refresh::{RefreshError, Trigger};
+
+/// Under this name each refresh token that was taken over is noted by its hash, wherever it was found: none is spent a
+/// second time. No table has such a name.
+const GRANTS: &str = "~grant";
+
+/// How long one refresh is waited for.
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(45);
+
+/// What a consent is made of, beside whose it is and where it is kept.
+pub(super) struct Tokens<'a> {
+    pub(super) access: &'a Secret,
+    pub(super) refresh: &'a Secret,
+    pub(super) api_domain: &'a ApiDomain,
+    pub(super) scope: &'a str,
+    pub(super) expires_at: Timestamp,
+}
+
+/// What may become of a grant whose owner has a connection here.
+pub(super) enum Held {
+    /// Nothing: it is here.
+    Active,
+    /// It has ended, and these tokens are newer.
+    MayBeRevived,
+    Ended(Verdict),
+}
+
+impl Run<'_> {
+    /// A refresh token that was taken over before is not looked at again.
+    pub(super) async fn known(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+    ) -> anyhow::Result<Option<Vec<(usize, Verdict)>>> {
+        let Some(row) = self.noted(&grant.token_hash).await? else {
+            return Ok(None);
+        };
+        let apps = grant.apps();
+        let Some(app) = apps.iter().find(|app| app.app_key() == row.app()) else {
+            return Ok(None);
+        };
+        if is_provisional(&row) || row.state_reason.as_deref() == Some(HANDED_BACK) {
+            return Ok(None);
+        }
+        let verdict = match row.state {
+            ConnectionState::Active => {
+                self.link(found, grant, app, &row, 0).await?;
+                Verdict::new(Did::Here, format!("already here: {}", connection(&row.id)))
+            }
+            ConnectionState::ReauthRequired | ConnectionState::Revoked => has_ended(&row),
+        };
+        Ok(Some(grant.told(
+            found,
+            app,
+            &verdict.of(&identity_of(&row)),
+        )))
+    }
+
+    /// The connection that a refresh token was taken over for.
+    pub(super) async fn noted(&self, token_hash: &str) -> Result<Option<Connection>, StoreError> {
+        let store = self.door.store();
+        match store.import_find(GRANTS, token_hash).await? {
+            Some(import) => store.connection_find(&import.connection_id).await,
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn note(&self, token_hash: &str, id: &ConnectionId) -> Result<(), StoreError> {
+        let import = Import {
+            source_table: GRANTS.to_owned(),
+            source_row: token_hash.to_owned(),
+            connection_id: id.clone(),
+            token_hash: token_hash.to_owned(),
+            mirrored_generation: 0,
+            handed_back_at: None,
+        };
+        self.put(import).await
+    }
+
+    /// Takes back what was noted of a connection that is none after all.
+    pub(super) async fn forget_imports(&self, id: &ConnectionId) -> Result<(), StoreError> {
+        self.door.store().imports_forget(id).await
+    }
+
+    /// Notes which rows of the old table are this connection's. `holds`: the generation whose access token they hold.
+    pub(super) async fn link(
+        &self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+        row: &Connection,
+        holds: i64,
+    ) -> Result<(), StoreError> {
+        let Some(source_table) = &self.source_table else {
+            return Ok(());
+        };
+        for (place, own) in &grant.rows {
+            let source_row = found.get(*place).and_then(|found| found.row.clone());
+            if let Some(source_row) = source_row
+                && own.key == app.key
+            {
+                self.put(Import {
+                    source_table: source_table.clone(),
+                    source_row,
+                    connection_id: row.id.clone(),
+                    token_hash: grant.token_hash.clone(),
+                    mirrored_generation: holds,
+                    handed_back_at: None,
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is not noted yet.
+    async fn put(&self, import: Import) -> Result<(), StoreError> {
+        let store = self.door.store();
+        if !self.apply {
+            return Ok(());
+        }
+        let noted = store
+            .import_find(&import.source_table, &import.source_row)
+            .await?;
+        let is_noted = noted.is_some_and(|noted| {
+            noted.connection_id == import.connection_id
+                && noted.token_hash == import.token_hash
+                && noted.handed_back_at.is_none()
+        });
+        if is_noted {
+            return Ok(());
+        }
+        store.import_put(&import, self.door.now()).await
+    }
+
+    /// Takes over a grant that is known to be this person's.
+    pub(super) async fn take(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        known: &Known,
+    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+        let verdict = self.take_one(found, grant, known).await?;
+        let verdict = verdict.of(&known.identity);
+        Ok(grant.told(found, &known.app, &verdict))
+    }
+
+    async fn take_one(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        known: &Known,
+    ) -> anyhow::Result<Verdict> {
+        let (app, who) = (&known.app, &known.identity);
+        let newest = grant.newest(found);
+        let person = (app.app_key(), who.company_id.clone(), who.user_id.clone());
+        let first = self.taken.get(&person).cloned();
+        self.taken.entry(person).or_insert(newest.name.clone());
+        let store = self.door.store().clone();
+        let held = store
+            .connection_find_by_grant(&app.app_key(), &who.company_id, &who.user_id)
+            .await?;
+        if let Some(first) = first {
+            if let Some(held) = &held {
+                self.note_and_link(found, grant, app, held, 0).await?;
+            }
+            return Ok(Verdict::new(
+                Did::Left,
+                format!("an older grant of the same person as {first}"),
+            ));
+        }
+        let tokens = Tokens {
+            access: &known.access_token,
+            refresh: &newest.refresh_token,
+            api_domain: &known.api_domain,
+            scope: &newest.scope,
+            expires_at: newest.expires_at.unwrap_or_else(|| self.door.now()),
+        };
+        if let Some(held) = held {
+            return match self.held(&held, Some(tokens.refresh)) {
+                Held::Active => {
+                    self.note_and_link(found, grant, app, &held, 0).await?;
+                    let here = format!("already here: {}", connection(&held.id));
+                    Ok(Verdict::new(Did::Here, here))
+                }
+                Held::Ended(verdict) => Ok(verdict),
+                Held::MayBeRevived => self.revive(found, grant, app, who, &held, &tokens).await,
+            };
+        }
+        let keeper = match self.keeper(newest, who, app).await? {
+            Ok(keeper) => keeper,
+            Err(verdict) => return Ok(verdict),
+        };
+        if !self.apply {
+            let planned = if self.refresh {
+                "is taken over, and refreshed once"
+            } else {
+                "is taken over"
+            };
+            return Ok(Verdict::new(Did::Taken, planned));
+        }
+        let id = ConnectionId::generate();
+        let consent = self.consent(&id, app, keeper, who, &tokens);
+        // Before the connection is there: by it this token is known, however soon this process ends.
+        self.note(&grant.token_hash, &id).await?;
+        let new = NewConnection {
+            id: id.clone(),
+            app: app.app_key(),
+            consent,
+        };
+        store.connection_insert(&new, self.door.now()).await?;
+        let Some(row) = store.connection_find(&id).await? else {
+            return Ok(Verdict::new(Did::Open, "gone at once: run this again"));
+        };
+        self.link(found, grant, app, &row, row.generation).await?;
+        self.prove(&row, Fresh::Yes).await
+    }
+
+    async fn note_and_link(
+        &self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+        row: &Connection,
+        holds: i64,
+    ) -> Result<(), StoreError> {
+        self.note(&grant.token_hash, &row.id).await?;
+        self.link(found, grant, app, row, holds).await
+    }
+
+    /// Gives a connection that has ended the newer tokens that were found.
+    async fn revive(
+        &mut self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+        who: &Identity,
+        held: &Connection,
+        tokens: &Tokens<'_>,
+    ) -> anyhow::Result<Verdict> {
+        if !self.apply {
+            return Ok(Verdict::new(
+                Did::Taken,
+                format!("is taken over anew: {}", connection(&held.id)),
+            ));
+        }
+        let keeper = (held.account_id.clone(), held.owner.clone());
+        let consent = self.consent(&held.id, app, keeper, who, tokens);
+        let store = self.door.store();
+        let revived = store
+            .connection_reconnect(&held.id, held.generation, &consent, self.door.now())
+            .await?;
+        let row = store.connection_find(&held.id).await?;
+        match row.filter(|_| revived) {
+            Some(row) => {
+                self.note_and_link(found, grant, app, &row, row.generation)
+                    .await?;
+                self.prove(&row, Fresh::No).await
+            }
+            None => Ok(Verdict::new(
+                Did::Open,
+                "somebody else wrote to it meanwhile: run this again",
+            )),
+        }
+    }
+
+    /// One refresh through the door, if it is asked for.
+    async fn prove(&self, row: &Connection, fresh: Fresh) -> anyhow::Result<Verdict> {
+        let here = connection(&row.id);
+        if !self.refresh {
+            return Ok(Verdict::new(Did::Taken, format!("taken over: {here}")));
+        }
+        let refreshed = self
+            .door
+            .refresh(&row.id, Some(row.generation), Trigger::Operator, PATIENCE)
+            .await;
+        Ok(match refreshed {
+            Ok(_) => Verdict::new(Did::Taken, format!("taken over and refreshed: {here}")),
+            Err(RefreshError::Ended { .. }) => {
+                if fresh == Fresh::Yes {
+                    self.drop_row(&row.id).await?;
+                    self.forget_imports(&row.id).await?;
+                }
+                Verdict::new(
+                    Did::Open,
+                    "its access token works, but its refresh token is refused: is it another app's? Connect it again",
+                )
+            }
+            Err(error) => Verdict::new(
+                Did::Taken,
+                format!("taken over, not refreshed yet ({error}): {here}"),
+            ),
+        })
+    }
+
+    /// Takes a row away whose tokens are of no use to anybody, or are another row's by now. The provider is told nothing.
+    pub(super) async fn drop_row(&self, id: &ConnectionId) -> Result<(), StoreError> {
+        let store = self.door.store();
+        for _ in 0..3 {
+            let Some(row) = store.connection_find(id).await? else {
+                return Ok(());
+            };
+            let now = self.door.now();
+            if row.state != ConnectionState::Revoked {
+                store
+                    .connection_revoke(id, row.generation, "imported", Revocation::Known, now)
+                    .await?;
+            } else if store.connection_forget(id, row.generation).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the connection says that this person has here. `found`: a token that would be taken over.
+    pub(super) fn held(&self, row: &Connection, found: Option<&Secret>) -> Held {
+        let is_handed_back = row.state_reason.as_deref() == Some(HANDED_BACK);
+        match row.state {
+            ConnectionState::Active => Held::Active,
+            ConnectionState::Revoked if is_handed_back => {
+                if row.refresh_token.as_bytes().is_empty() {
+                    Held::MayBeRevived
+                } else {
+                    Held::Ended(Verdict::new(
+                        Did::Open,
+                        format!(
+                            "is being handed back: end that with `hand-back --apply` first: {}",
+                            connection(&row.id)
+                        ),
+                    ))
+                }
+            }
+            ConnectionState::ReauthRequired => {
+                // The one that was refused is not worth another try; a newer consent is.
+                let own = self.door.vault().refresh_token(row);
+                let is_newer = match (own, found) {
+                    (Ok(own), Some(found)) => own.expose() != found.expose(),
+                    (Ok(_), None) => true,
+                    (Err(_), _) => false,
+                };
+                if is_newer {
+                    Held::MayBeRevived
+                } else {
+                    Held::Ended(has_ended(row))
+                }
+            }
+            ConnectionState::Revoked => Held::Ended(has_ended(row)),
+        }
+    }
+
+    /// Under which tenant and user it is filed; who is found there already keeps the place.
+    pub(super) async fn keeper(
+        &self,
+        found: &Found,
+        who: &Identity,
+        app: &App,
+    ) -> anyhow::Result<Result<(KeeperName, KeeperName), Verdict>> {
+        let named = match &found.keeper {
+            Some((account_id, owner)) => account_id
+                .parse::<KeeperName>()
+                .and_then(|account_id| Ok((account_id, owner.parse::<KeeperName>()?)))
+                .ok()
+                .filter(|(account_id, owner)| {
+                    !account_id.is_marketplace() && !owner.is_marketplace()
+                }),
+            None => KeeperName::marketplace(&who.company_id)
+                .and_then(|company| Ok((company, KeeperName::marketplace(&who.user_id)?)))
+                .ok(),
+        };
+        let Some((account_id, owner)) = named else {
+            return Ok(Err(Verdict::new(
+                Did::Open,
+                "its account or owner is of no use as a name: 1 to 128 bytes, no ~ at the beginning",
+            )));
+        };
+        let own = self
+            .door
+            .store()
+            .connection_find_by_keeper(&app.app_key(), &account_id, &owner)
+            .await?;
+        Ok(match own {
+            None => Ok((account_id, owner)),
+            Some(own) => Err(Verdict::new(
+                Did::Open,
+                format!(
+                    "its account and owner are connected as somebody else already: {}",
+                    connection(&own.id)
+                ),
+            )),
+        })
+    }
+
+    pub(super) fn consent(
+        &mut self,
+        id: &ConnectionId,
+        app: &App,
+        (account_id, owner): (KeeperName, KeeperName),
+        who: &Identity,
+        tokens: &Tokens<'_>,
+    ) -> Consent {
+        let (at, vault, key) = (self.next_at(), self.door.vault(), app.app_key());
+        let to = SealedTo {
+            id,
+            app: &key,
+            account_id: &account_id,
+            owner: &owner,
+        };
+        let (access_token, refresh_token) = (
+            vault.seal_access_token(to, tokens.access),
+            vault.seal_refresh_token(to, tokens.refresh),
+        );
+        Consent {
+            account_id,
+            owner,
+            company_id: who.company_id.clone(),
+            company_domain: who.company_domain.clone(),
+            company_name: who.company_name.clone(),
+            user_id: who.user_id.clone(),
+            user_name: who.user_name.clone(),
+            api_domain: tokens.api_domain.as_str().to_owned(),
+            scope: tokens.scope.to_owned(),
+            access_token,
+            refresh_token,
+            expires_at: tokens.expires_at,
+            authorized_at: at,
+            idle_deadline: app
+                .provider
+                .refresh_idle
+                .map(|idle| at.saturating_add(idle)),
+            due_at: due_at(app, at, tokens.expires_at, None, at),
+        }
+    }
+}
+
+/// Whether a row was made a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
+pub(super) fn has_ended(row: &Connection) -> Verdict {
+    Verdict::new(
+        Did::Left,
+        format!(
+            "has ended here ({}): connect it again: {}",
+            row.state_reason.as_deref().unwrap_or(row.state.as_str()),
+            connection(&row.id)
+        ),
+    )
+}
+
+pub(super) fn identity_of(row: &Connection) -> Identity {
+    Identity {
+        company_id: row.company_id.clone(),
+        company_domain: row.company_domain.clone(),
+        company_name: row.company_name.clone(),
+        user_id: row.user_id.clone(),
+        user_name: row.user_name.clone(),
+    }
+}
