@@ -21,7 +21,7 @@ pub(crate) fn bind(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 /// whether it may be sent again.
 pub(crate) async fn admit_no_more(listener: TcpListener) {
     if let Err(error) = ignore_newcomers(&listener) {
-        tracing::debug!("closing the listener at once: {error}");
+        tracing::warn!("connections that are just being made may be reset: {error}");
         return;
     }
     tokio::time::sleep(LAST_ARRIVALS).await;

@@ -86,13 +86,8 @@ pub fn table(options: &Options, figures: &Figures, verdict: &Verdict) -> Table<1
     table
 }
 
-/// The points of a token call at which the simulator had the caller killed.
-const COMMIT_POINTS: [&str; 4] = [
-    "before_commit",
-    "after_commit",
-    "mid_answer",
-    "after_answer",
-];
+/// The points of a token call at which the simulator had the caller killed before it had the whole answer.
+const COMMIT_POINTS: [&str; 3] = ["before_commit", "after_commit", "mid_answer"];
 
 impl Figures {
     pub fn of(evidence: &Evidence, verdict: &Verdict) -> Self {

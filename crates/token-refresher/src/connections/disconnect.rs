@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::provider::Apps;
-use pipekeeper_core::store::{Overview, Revocation, Store};
+use pipekeeper_core::store::{HANDED_BACK, Overview, Revocation, Store};
 
 use super::words::{state, when};
 use super::{app_of, get};
@@ -46,6 +46,8 @@ fn ended_before(row: &Overview, apps: &Apps, now: Timestamp) -> String {
     );
     if row.revoke_pending {
         format!("{ended}\n{}", provider_is_told(row, apps))
+    } else if row.state_reason.as_deref() == Some(HANDED_BACK) {
+        format!("{ended} Its tokens are the old table's: they can be ended there.")
     } else {
         format!("{ended} The provider knows, and the tokens are wiped.")
     }

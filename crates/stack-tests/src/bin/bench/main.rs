@@ -1,7 +1,6 @@
 //! `scripts/bench`: how fast the stack starts, answers and refreshes. `scripts/bench start > docs/measured/start.md` keeps
 //! what is measured, and `README.md` has rows of it.
 
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,7 +9,7 @@ use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::client::{Client, PERSON, REFRESH};
-use stack_tests::load::{self, Measured};
+use stack_tests::load;
 use stack_tests::processes::Plan;
 
 mod person;
@@ -118,16 +117,6 @@ fn said_of(callers: usize) -> String {
         1 => "1 caller".to_owned(),
         more => format!("{more} callers"),
     }
-}
-
-fn line(out: &mut dyn Write, what: &str, measured: &Measured) -> io::Result<()> {
-    writeln!(
-        out,
-        "{what:34} {:>10.0} {:>9.2} {:>9.2}",
-        measured.per_second,
-        millis(measured.p50),
-        millis(measured.p99)
-    )
 }
 
 fn basic((user, password): &(String, pipekeeper_core::secret::Secret)) -> String {

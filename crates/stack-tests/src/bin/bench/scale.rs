@@ -1,6 +1,6 @@
 //! What a thousand connections cost, and what a million do: the sweep's renewals, and the webhook.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use pipekeeper_core::test_util::TestDatabase;
 use serde_json::json;
 use stack_tests::client::{Client, REFRESH};
 use stack_tests::load::{self, Measured, Until};
+use stack_tests::measured::{Table, backend_name, grouped, per_second, two_digits};
 use stack_tests::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::refresh::{connections, inside};
-use super::{basic, host_of, line, now};
+use super::{basic, caption, host_of, millis, now};
 
 const ROWS: [u32; 2] = [1000, 1_000_000];
 
@@ -45,7 +46,13 @@ pub(super) async fn scale(mut plan: Plan, backend: Backend) -> anyhow::Result<()
             "64".to_owned(),
         ),
     ];
-    let mut out = io::stdout();
+    let mut table = Table::new([
+        "a refresher, and a provider that takes 100 ms",
+        "connections",
+        "renewals/s",
+        "a webhook that finds a newer token, p50",
+        "p99",
+    ]);
     let mut seeded = 0;
     for rows in ROWS {
         let app = AppKey {
@@ -70,18 +77,19 @@ pub(super) async fn scale(mut plan: Plan, backend: Backend) -> anyhow::Result<()
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let took = started.elapsed();
-        writeln!(
-            out,
-            "{backend}, {rows} connections\n  sweep: {DUE} renewals in {:.1} s with a provider that takes {} ms: {:.0}/s",
-            took.as_secs_f64(),
-            DELAY.as_millis(),
-            f64::from(u32::try_from(DUE)?) / took.as_secs_f64(),
-        )?;
         let id = ids.first().context("there are some")?;
         let measured = already_newer(&plan.client()?, id).await?;
-        line(&mut out, "  webhook that finds a newer token", &measured)?;
+        table.row([
+            backend_name(backend).to_owned(),
+            grouped(usize::try_from(rows)?),
+            per_second(f64::from(u32::try_from(DUE)?) / took.as_secs_f64()),
+            format!("{} ms", two_digits(millis(measured.p50))),
+            format!("{} ms", two_digits(millis(measured.p99))),
+        ]);
         processes.stop().await?;
     }
+    let run = format!("scale --database {backend}");
+    table.write(&mut io::stdout(), &caption(&run))?;
     Ok(())
 }
 

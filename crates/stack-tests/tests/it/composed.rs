@@ -1,0 +1,316 @@
+//! What docker-compose.yml promises, with the images that it builds and real containers: where `TEST_COMPOSE` asks for it.
+//! `TEST_COMPOSE=1` builds the images first, `TEST_COMPOSE=built` takes those that are there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Once;
+
+use serde_json::{Value, json};
+use stack_tests::client::{PERSON, REFRESH};
+use stack_tests::stack::in_background;
+use stack_tests::{Client, story};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings, until};
+
+mod hardening;
+mod load;
+mod project;
+
+use project::{Project, SERVICES, root, variable};
+
+/// Where it is not the run says so, once.
+fn is_asked_for() -> bool {
+    static SAID: Once = Once::new();
+    let asked = variable("TEST_COMPOSE").is_some();
+    if !asked {
+        SAID.call_once(|| {
+            let note = "\nTEST_COMPOSE is not set: the tests of docker-compose.yml do nothing\n";
+            drop(std::io::stderr().write_all(note.as_bytes()));
+        });
+    }
+    asked
+}
+
+async fn told(client: &Client) {
+    let mut told = Vec::new();
+    let held = story::play(client, &mut told).await;
+    assert!(held.is_ok(), "{held:?}\n{}", String::from_utf8_lossy(&told));
+}
+
+async fn person(client: &Client) -> bool {
+    let answer = client.person(EMAIL).await;
+    answer.is_ok_and(|answer| answer.status == 200 && answer.body == NAME)
+}
+
+/// Everything that was named in `.env.example` is of use, and nothing else can be set.
+#[test]
+fn env_example_names_what_docker_compose_reads() {
+    let compose = fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    let example = fs::read_to_string(root().join(".env.example")).unwrap();
+
+    let read: BTreeSet<_> = compose
+        .split("${")
+        .skip(1)
+        .map(|rest| rest.split([':', '}']).next().unwrap())
+        .collect();
+    let named: BTreeSet<_> = example
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once('=')?.0))
+        // Compose's own.
+        .filter(|name| *name != "COMPOSE_PROFILES")
+        .collect();
+
+    assert_eq!(read, named);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demo_is_up_within_15_seconds_without_any_configuration() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::bare(&["sim"]);
+    let started = Instant::now();
+
+    project.compose(&["up", "--detach"]);
+    project.healthy().await;
+
+    let took = started.elapsed();
+    assert!(took.as_secs() < 15, "it took {took:?}");
+    let client = project.client();
+    told(&client).await;
+    hardening::holds(&project);
+    hardening::no_secret_is_in_an_environment(&project);
+    for path in [
+        REFRESH,
+        "/webhook/pipedrive/refresh",
+        "/metrics",
+        "/readyz",
+        "/openapi.json",
+        "/",
+    ] {
+        let url = format!("{}{path}", client.data_api);
+        for request in [
+            client.http.get(&url),
+            client.http.post(&url).json(&json!({})),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), 404, "{path}");
+        }
+    }
+    let large = client
+        .http
+        .post(format!("{}{PERSON}", client.data_api))
+        .body(vec![b' '; 200_000]);
+    assert_eq!(large.send().await.unwrap().status(), 413);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_registration_and_a_simulator_it_says_what_is_missing() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::bare(&[]);
+
+    let ended = project.try_compose(&["up", "--detach"]);
+
+    assert!(!ended.status.success());
+    let said = project.compose(&["logs", "--no-color", "secrets"]);
+    assert!(said.contains("PIPE_DRIVE_CLIENT_ID is not set"), "{said}");
+    for service in SERVICES {
+        for container in project.containers(Some(service)) {
+            assert_eq!(
+                project.inspect(&container)["State"]["Running"],
+                false,
+                "{service}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_domain_is_served_over_tls() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::bare(&["edge"]);
+    let adapt = ["caddy", "adapt", "--config", "/etc/caddy/Caddyfile"];
+    let mut arguments = vec![
+        "run",
+        "-T",
+        "--rm",
+        "--no-deps",
+        "-e",
+        "PIPEKEEPER_DOMAIN=crm.example.com",
+        "edge",
+    ];
+    arguments.extend(adapt);
+
+    let adapted: Value = serde_json::from_str(&project.compose(&arguments)).unwrap();
+
+    let server = &adapted["apps"]["http"]["servers"]["srv0"];
+    assert_eq!(server["listen"], json!([":8443"]));
+    assert_eq!(
+        server["routes"][0]["match"][0]["host"],
+        json!(["crm.example.com"])
+    );
+}
+
+/// With the `.env` that `scripts/env` makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_refresher_and_database_come_back_and_nothing_is_lost() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::with_env(
+        &["--database", "postgres", "--profile", "sim"],
+        &[("PIPEKEEPER_EDGE_REFRESH", "on")],
+    );
+    let mode = fs::metadata(project.env_file())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    project.compose(&["up", "--detach"]);
+    project.healthy().await;
+    let mut client = project.client();
+    told(&client).await;
+    hardening::holds(&project);
+    hardening::no_secret_is_in_an_environment(&project);
+
+    // The provider commits, the answer is on its way, and nobody is there to take it.
+    let fault = json!({"on": "token", "grant": "refresh_token", "fault": "commit_then_hang"});
+    client.sim("faults", &fault).await.unwrap();
+    settings(&client, json!({"access_ttl_secs": 2})).await;
+    let before = client.stats().await.unwrap()["refreshes"].as_u64().unwrap();
+    client.token_refresher.clone_from(&client.data_api);
+    // Of a consent of its own: what was minted for a 401 waits before it is renewed for another.
+    let connection = client.connect(1, 1).await.unwrap();
+    let body = json!({"connectionId": connection["id"], "generation": connection["generation"]});
+    let (caller, asked) = (client.clone(), body.clone());
+    let waiting = in_background(async move { caller.refresh(&asked).await });
+    until("the provider has committed", || async {
+        client.stats().await.unwrap()["refreshes"] == before + 1
+    })
+    .await;
+    project.crash("token-refresher").await;
+    drop(waiting.await.unwrap());
+    until("the refresh is done by the next process", || async {
+        let answer = client.refresh(&body).await;
+        answer.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+    assert!(person(&client).await);
+
+    // Tokens live for two seconds; a lost one would end the connection.
+    let rotation = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&client, rotation).await;
+    let stop = CancellationToken::new();
+    let (caller, stopped) = (client.clone(), stop.clone());
+    let asking = in_background(async move {
+        while !stopped.is_cancelled() {
+            person(&caller).await;
+        }
+    });
+    let some_more = async || {
+        let so_far = refreshes(&client).await;
+        until("tokens are refreshed", || async {
+            refreshes(&client).await > so_far + 1
+        })
+        .await;
+    };
+    some_more().await;
+    project.crash("postgres").await;
+    project.healthy().await;
+    some_more().await;
+    stop.cancel();
+    asking.await.unwrap();
+    until("the person is found", || person(&client)).await;
+    let stats = client.stats().await.unwrap();
+    assert_eq!(stats["refresh_token_reuse"], 0, "{stats}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_data_apis_and_two_refreshers_cost_one_refresh() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::bare(&["sim"]);
+    let scales = ["--scale", "data-api=3", "--scale", "token-refresher=2"];
+    project.compose(&[&["up", "--detach"], &scales[..]].concat());
+    project.healthy().await;
+    let client = project.client();
+    client.connect(1, 1).await.unwrap();
+    expire(&client).await;
+
+    let answers = crowd((0..60).map(|_| client.clone()), EMAIL).await;
+
+    for answer in answers {
+        assert_eq!(answer.expect(200).body, NAME);
+    }
+    assert_eq!(refreshes(&client).await, 1);
+    // Requests that come at once may all go to one of them.
+    for _ in 0..40 {
+        assert!(person(&client).await);
+    }
+    for container in project.containers(Some("data-api")) {
+        let address = project::address_of(&project.inspect(&container));
+        let metrics = client.http.get(format!("http://{address}:9081/metrics"));
+        let metrics = metrics.send().await.unwrap().text().await.unwrap();
+        let asked = metrics.contains("route=\"/webhook/pipedrive/person\"");
+        assert!(asked, "{container} was left out: {metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql_beside_the_services_holds_the_story() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::with_env(&["--database", "mysql", "--profile", "sim"], &[]);
+
+    project.compose(&["up", "--detach"]);
+    project.healthy().await;
+
+    told(&project.client()).await;
+    hardening::holds(&project);
+    hardening::no_secret_is_in_an_environment(&project);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_behind_edge_restarts_one_by_one_and_no_request_fails() {
+    if !is_asked_for() {
+        return;
+    }
+    let project = Project::bare(&["sim"]);
+    project.compose(&["up", "--detach"]);
+    project.healthy().await;
+    let client = project.client();
+    client.connect(1, 1).await.unwrap();
+    let stop = CancellationToken::new();
+    let load = in_background(load::run(client.clone(), stop.clone()));
+
+    for service in SERVICES {
+        restart_each(&project, service).await;
+    }
+    project.compose(&["up", "--detach", "--scale", "data-api=3"]);
+    project.healthy().await;
+    restart_each(&project, "data-api").await;
+
+    stop.cancel();
+    let tally = load.await.unwrap();
+    eprintln!("{tally:?}");
+    assert_eq!(tally.failures, Vec::<String>::new());
+    assert!(tally.answered > 2_000, "{tally:?}");
+    assert!(tally.per_second > 190.0, "{tally:?}");
+}
+
+async fn restart_each(project: &Project, service: &str) {
+    for container in project.containers(Some(service)) {
+        project.docker(&["restart", "--time", "35", &container]);
+        project.healthy().await;
+    }
+}
