@@ -201,7 +201,8 @@ fn in_the_way<'a>(
     own: &'a Connection,
     arrived: &Arrived,
 ) -> Option<&'a Connection> {
-    let is_gone = |row: &Connection| is_over(row) && !row.revoke_pending;
+    // One that is being handed back to where it came from still has its tokens.
+    let is_gone = |row: &Connection| is_over(row) && row.refresh_token.is_wiped();
     let adopts = arrived.keeper.is_some() && held.account_id.is_marketplace();
     if held.id == own.id {
         None

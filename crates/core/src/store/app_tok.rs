@@ -131,13 +131,13 @@ impl AppTok {
     }
 
     async fn page(&self, after: &str) -> Result<Vec<AppTokRow>, StoreError> {
-        let (id, table) = (self.text("id"), self.name());
+        let (id, table) = (self.exact("id"), self.name());
         let query = format!(
             "SELECT {} FROM {table} WHERE {} > {} ORDER BY {} LIMIT {PAGE}",
             self.columns(),
-            self.ordered(&id),
+            id,
             self.value(1),
-            self.ordered(&id),
+            id,
         );
         self.read(&query, after).await
     }
@@ -147,7 +147,7 @@ impl AppTok {
             "SELECT {} FROM {} WHERE {} = {}",
             self.columns(),
             self.name(),
-            self.text("id"),
+            self.exact("id"),
             self.value(1),
         );
         let found = self.read(&query, id).await?;
@@ -175,11 +175,11 @@ impl AppTok {
             self.value(1),
             self.column("updated_at"),
             self.instant(now),
-            self.text("id"),
+            self.exact("id"),
             self.value(2),
-            self.text("ref_token"),
+            self.exact("ref_token"),
             self.value(3),
-            self.text("acc_token"),
+            self.exact("acc_token"),
             self.value(4),
         );
         let changed = on_conn!(self.store, |conn| sql(&query)
@@ -191,7 +191,7 @@ impl AppTok {
         Ok(changed == 1)
     }
 
-    /// Gives a row both tokens, if its refresh token is still the one that was seen there.
+    /// Gives a row both tokens, if it still holds both that were seen there.
     pub async fn tokens_write(
         &self,
         seen: &AppTokRow,
@@ -200,7 +200,7 @@ impl AppTok {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let query = format!(
-            "UPDATE {} SET {} = {}, {} = {}, {} = {} WHERE {} = {} AND {} = {}",
+            "UPDATE {} SET {} = {}, {} = {}, {} = {} WHERE {} = {} AND {} = {} AND COALESCE({}, '') = {}",
             self.name(),
             self.column("acc_token"),
             self.value(1),
@@ -208,16 +208,19 @@ impl AppTok {
             self.instant(now),
             self.column("ref_token"),
             self.value(2),
-            self.text("id"),
+            self.exact("id"),
             self.value(3),
-            self.text("ref_token"),
+            self.exact("ref_token"),
             self.value(4),
+            self.exact("acc_token"),
+            self.value(5),
         );
         let changed = on_conn!(self.store, |conn| sql(&query)
             .bind::<Text, _>(access_token.expose())
             .bind::<Text, _>(refresh_token.expose())
             .bind::<Text, _>(seen.id.as_str())
             .bind::<Text, _>(seen.refresh_token.expose())
+            .bind::<Text, _>(seen.access_token.expose())
             .execute(conn))?;
         Ok(changed == 1)
     }
@@ -252,12 +255,13 @@ impl AppTok {
         format!("CAST({} AS {to})", self.column(name))
     }
 
-    /// Byte for byte, so that a page begins where the last one ended.
-    fn ordered(&self, text: &str) -> String {
+    /// Byte for byte: a page begins where the last one ended, and `a` is not `A`, as it is to `MySQL`.
+    fn exact(&self, name: &str) -> String {
+        let text = self.text(name);
         match self.backend() {
             Backend::Postgres => format!("{text} COLLATE \"C\""),
             Backend::Mysql => format!("CAST({text} AS BINARY)"),
-            Backend::Sqlite => text.to_owned(),
+            Backend::Sqlite => text,
         }
     }
 

@@ -372,8 +372,7 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Removes a row that has ended and that the provider knows to have ended: its tokens are wiped, and its names are free
-    /// for a new consent.
+    /// Removes a row that has ended and whose tokens are wiped: its names are free for a new consent.
     pub async fn connection_forget(
         &self,
         id: &ConnectionId,
@@ -384,7 +383,7 @@ impl Store {
                 .find(id.as_str())
                 .filter(c::generation.eq(generation))
                 .filter(c::state.eq(ConnectionState::Revoked.as_str()))
-                .filter(c::revoke_pending.eq(false)),
+                .filter(c::refresh_token.eq(Sealed::default())),
         )
         .execute(conn))?;
         Ok(removed == 1)

@@ -223,6 +223,8 @@ promises! { every backend:
         import_revives_by_newer_tokens_alone
         exports_and_documents_are_taken_over_alike
         import_that_was_killed_before_it_knew_whose_it_is_goes_on
+        import_that_was_killed_after_it_had_filed_spends_nothing_twice
+        two_imports_at_once_lose_nothing
         import_that_was_killed_in_its_refresh_goes_on
         hand_back_that_was_killed_is_ended_by_the_next
         after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none

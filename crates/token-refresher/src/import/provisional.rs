@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::oauth::{Identity, IdentityError};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
@@ -25,6 +25,9 @@ const ACCOUNT: &str = "~import";
 
 /// A provider that has just issued a token may need a moment before it knows it everywhere.
 const IDENTITY_TRIES: u32 = 5;
+
+/// To who asks for the latest consent of an app, what is not filed yet is none: it counts as so much older than it is.
+const AGE: Duration = Duration::from_hours(20 * 365 * 24);
 
 /// What became of a refresh.
 enum Renewed {
@@ -124,6 +127,12 @@ impl Run<'_> {
         grant: &Grant,
         mut begun: Option<Connection>,
     ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+        if let Some(row) = &begun
+            && let Some((app, held)) = self.overtaken_by(grant, row).await?
+        {
+            let verdict = self.file_beside(found, grant, &app, row, &held).await?;
+            return Ok(grant.told(found, &app, &verdict.of(&identity_of(&held))));
+        }
         for app in grant.apps() {
             let row = match &begun {
                 Some(row) if row.app() == app.app_key() => row.clone(),
@@ -144,6 +153,33 @@ impl Run<'_> {
         Ok(grant.all(&Verdict::new(Did::Open, refused)))
     }
 
+    /// Who is here by now that an earlier run has begun with: filed by it, or connected since. The token that it has left is
+    /// the connection's own, or older, and is not spent.
+    async fn overtaken_by(
+        &self,
+        grant: &Grant,
+        begun: &Connection,
+    ) -> anyhow::Result<Option<(Arc<App>, Connection)>> {
+        let key = begun.app();
+        let apps = grant.apps();
+        let Some(app) = apps.into_iter().find(|app| app.app_key() == key) else {
+            return Ok(None);
+        };
+        let Ok(token) = self.door.vault().refresh_token(begun) else {
+            return Ok(None);
+        };
+        let Some((company_id, user_id)) = hint(&token) else {
+            return Ok(None);
+        };
+        let held = self
+            .door
+            .store()
+            .connection_find_by_grant(&key, &company_id, &user_id)
+            .await?
+            .filter(|held| matches!(self.held(held, None), Held::Active));
+        Ok(held.map(|held| (app, held)))
+    }
+
     async fn store_provisionally(
         &mut self,
         found: &[Found],
@@ -155,12 +191,18 @@ impl Run<'_> {
         let account_id: KeeperName = ACCOUNT.parse()?;
         let owner: KeeperName = grant.token_hash.parse()?;
         let (key, now) = (app.app_key(), self.door.now());
-        // One that an interrupted run had refused.
         let left = store
             .connection_find_by_keeper(&key, &account_id, &owner)
             .await?;
-        if let Some(left) = left {
-            self.drop_row(&left.id).await?;
+        match left {
+            // Another run's, whose note ours may have replaced: it may hold the newest token.
+            Some(left) if left.state == ConnectionState::Active => {
+                self.note(&grant.token_hash, &left.id).await?;
+                return Ok(left);
+            }
+            // One that an interrupted run had refused.
+            Some(left) => self.drop_row(&left).await?,
+            None => {}
         }
         let id = ConnectionId::generate();
         let vault = self.door.vault();
@@ -189,7 +231,7 @@ impl Run<'_> {
             access_token,
             refresh_token,
             expires_at: now,
-            authorized_at: now,
+            authorized_at: now.saturating_sub(AGE),
             idle_deadline: None,
             // Nobody's but this command's.
             due_at: never(),
@@ -230,7 +272,7 @@ impl Run<'_> {
                 | Outcome::Revoked(row),
             ) => Arc::unwrap_or_clone(row),
             Err(RefreshError::Ended { .. }) => {
-                self.drop_row(&row.id).await?;
+                self.drop_row(&row).await?;
                 self.forget_imports(&row.id).await?;
                 return Ok(Renewed::Refused);
             }
@@ -284,16 +326,10 @@ impl Run<'_> {
             None => None,
             Some(held) => match self.held(&held, None) {
                 Held::MayBeRevived => Some(held),
-                Held::Active => {
-                    self.note(&grant.token_hash, &held.id).await?;
-                    self.link(found, grant, app, &held, 0).await?;
-                    self.drop_row(&row.id).await?;
-                    let here = format!("already here: {}", connection(&held.id));
-                    return Ok(Verdict::new(Did::Here, here));
-                }
+                Held::Active => return self.file_beside(found, grant, app, &row, &held).await,
                 Held::Ended(verdict) if verdict.did == Did::Open => return Ok(verdict),
                 Held::Ended(_) => {
-                    self.drop_row(&row.id).await?;
+                    self.drop_row(&row).await?;
                     return Ok(has_ended(&held));
                 }
             },
@@ -331,12 +367,30 @@ impl Run<'_> {
         self.note(&grant.token_hash, &current.id).await?;
         self.link(found, grant, app, &current, 0).await?;
         if current.id != row.id {
-            self.drop_row(&row.id).await?;
+            self.drop_row(&row).await?;
         }
         Ok(Verdict::new(
             Did::Taken,
             format!("taken over and refreshed: {}", connection(&current.id)),
         ))
+    }
+
+    /// Its person is here: what was stored of it gives way, unless it is that very row, which another run has filed.
+    async fn file_beside(
+        &self,
+        found: &[Found],
+        grant: &Grant,
+        app: &App,
+        row: &Connection,
+        held: &Connection,
+    ) -> anyhow::Result<Verdict> {
+        self.note(&grant.token_hash, &held.id).await?;
+        self.link(found, grant, app, held, 0).await?;
+        if held.id != row.id {
+            self.drop_row(row).await?;
+        }
+        let here = format!("already here: {}", connection(&held.id));
+        Ok(Verdict::new(Did::Here, here))
     }
 }
 

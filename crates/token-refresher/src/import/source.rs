@@ -186,7 +186,7 @@ pub(crate) fn csv(path: &Path) -> anyhow::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Rows of the table, or documents of the CRM integration: an array, or one in each line.
+/// Rows of the table, or documents of the CRM integration: an array, or one after the other.
 pub(crate) fn json(path: &Path) -> anyhow::Result<Vec<Found>> {
     let shown = path.display();
     let file = fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
@@ -205,16 +205,16 @@ pub(crate) fn json(path: &Path) -> anyhow::Result<Vec<Found>> {
 }
 
 fn items(file: &str) -> anyhow::Result<Vec<Value>> {
-    let whole = serde_json::from_str::<Value>(file);
-    let items = match whole {
-        Ok(Value::Array(items)) => items,
-        Ok(item) => vec![item],
-        Err(_several_lines) => {
-            let lines = file.lines().filter(|line| !line.trim().is_empty());
-            // What serde says holds no value.
-            lines.map(serde_json::from_str).collect::<Result<_, _>>()?
+    // Windows' tools begin a file with a mark of its encoding.
+    let file = file.trim_start_matches('\u{feff}');
+    let mut items = Vec::new();
+    for item in serde_json::Deserializer::from_str(file).into_iter() {
+        // What serde says holds no value.
+        match item? {
+            Value::Array(several) => items.extend(several),
+            one => items.push(one),
         }
-    };
+    }
     if let Some(at) = items.iter().position(|item| !item.is_object()) {
         bail!("item {} is no object", at + 1);
     }
@@ -295,6 +295,8 @@ mod tests {
         for text in [
             format!("[{plain},{extended}]"),
             format!("{plain}\n\n{extended}\n"),
+            format!("\u{feff}{plain}\r\n{extended}\r\n"),
+            format!("{plain}\n{extended}").replace(',', ",\n"),
         ] {
             let (_directory, path) = file(&text);
             let found = json(&path).unwrap();

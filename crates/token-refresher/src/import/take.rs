@@ -295,7 +295,7 @@ impl Run<'_> {
             Ok(_) => Verdict::new(Did::Taken, format!("taken over and refreshed: {here}")),
             Err(RefreshError::Ended { .. }) => {
                 if fresh == Fresh::Yes {
-                    self.drop_row(&row.id).await?;
+                    self.drop_row(row).await?;
                     self.forget_imports(&row.id).await?;
                 }
                 Verdict::new(
@@ -310,23 +310,22 @@ impl Run<'_> {
         })
     }
 
-    /// Takes a row away whose tokens are of no use to anybody, or are another row's by now. The provider is told nothing.
-    pub(super) async fn drop_row(&self, id: &ConnectionId) -> Result<(), StoreError> {
-        let store = self.door.store();
-        for _ in 0..3 {
-            let Some(row) = store.connection_find(id).await? else {
-                return Ok(());
-            };
-            let now = self.door.now();
-            if row.state != ConnectionState::Revoked {
-                store
-                    .connection_revoke(id, row.generation, "imported", Revocation::Known, now)
-                    .await?;
-            } else if store.connection_forget(id, row.generation).await? {
+    /// Takes a row away whose tokens are of no use to anybody, or are another row's by now; not one that somebody else has
+    /// written to since. The provider is told nothing.
+    pub(super) async fn drop_row(&self, row: &Connection) -> Result<(), StoreError> {
+        let (store, now) = (self.door.store(), self.door.now());
+        let mut generation = row.generation;
+        if row.state != ConnectionState::Revoked {
+            let known = Revocation::Known;
+            if !store
+                .connection_revoke(&row.id, generation, "imported", known, now)
+                .await?
+            {
                 return Ok(());
             }
+            generation += 1;
         }
-        Ok(())
+        store.connection_forget(&row.id, generation).await.map(drop)
     }
 
     /// What the connection says that this person has here. `found`: a token that would be taken over.

@@ -154,6 +154,7 @@ pub(crate) async fn what_is_handed_back_is_never_due_and_never_committed(backend
         !row.refresh_token.as_bytes().is_empty(),
         "kept until it is where it belongs"
     );
+    assert!(!store.connection_forget(&id, 2).await.unwrap());
     for due_for in [DueFor::Refresh, DueFor::Recheck, DueFor::Revocation] {
         let due = store
             .connections_due(due_for, at(1_000_000_000), None, 9)

@@ -1,8 +1,10 @@
 //! The command is killed between its steps, and run again.
 
 use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
+use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionState;
-use pipekeeper_core::store::{Backend, HANDED_BACK};
+use pipekeeper_core::crypto::sha256_hex;
+use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Pick, Selection, Selector};
 use pipekeeper_core::test_util::WriteLock;
 use serde_json::json;
 
@@ -54,6 +56,114 @@ pub(crate) async fn import_that_was_killed_before_it_knew_whose_it_is_goes_on(ba
     assert_eq!(rows.len(), 1, "{rows:#?}");
     assert_eq!(rows[0].account_id.as_str(), "~pipedrive:1");
     assert_eq!(place.book(FIRST, 1).await["refreshes"], 1);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// The provider has renewed it, and it took the place of a connection that had ended; what it was stored as is still there.
+pub(crate) async fn import_that_was_killed_after_it_had_filed_spends_nothing_twice(
+    backend: Backend,
+) {
+    let place = expired(backend).await;
+    let home = &place.home;
+    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&place.client, single_use).await;
+    place.done(&APPLY).await;
+    let ended = home.connections().await.remove(0);
+    let now = SystemClock::shared().now();
+    let store = home.ours.store();
+    let refused = store.connection_reauth_required(&ended.id, ended.generation, false, None, now);
+    assert!(refused.await.unwrap());
+    let other = place.consent(FIRST, 2, 1).await;
+    home.insert(2, Some(FIRST), "Pipedrive", &other, "2026-03-01 00:00:00");
+    place
+        .done(&["import", "--from", "sqlite", "--apply"])
+        .await
+        .expect("row 2", "taken over");
+    home.set_tokens(1, &place.consent(FIRST, 1, 1).await);
+    place.expire(FIRST, 1).await;
+    for word in ["401", "timeout"] {
+        let rule = json!({"on": "api", "route": "users/me", "fault": word, "times": 1});
+        fault(&place.client, rule).await;
+    }
+    let begun = |rows: Vec<Connection>| {
+        let mut rows = rows.into_iter();
+        rows.find(|row| row.account_id.as_str() == "~import")
+    };
+    let mut killed = place.command(&APPLY).spawn().unwrap();
+    until("the grant is renewed", || async {
+        begun(home.connections().await).is_some_and(|row| row.generation == 2)
+    })
+    .await;
+    killed.kill().await.unwrap();
+    clear_faults(&place.client).await;
+    // Whoever asks for the app's latest consent gets one that is somebody's.
+    let app = AppKey {
+        platform: ended.platform.clone(),
+        app_id: ended.app_id.clone(),
+    };
+    let picked = store.connections_pick(&app, &Selector::App, Selection::Latest);
+    assert!(
+        matches!(picked.await.unwrap(), Pick::One(row) if row.company_id == "2"),
+        "what is not filed is nobody's latest"
+    );
+    home.ours
+        .lines("CREATE TABLE killed AS SELECT * FROM connections WHERE account_id = '~import'")
+        .unwrap();
+    place.done(&APPLY).await;
+    let restored = "INSERT INTO connections SELECT * FROM killed";
+    home.ours.lines(restored).unwrap();
+    let hash = sha256_hex(&home.tokens(1).refresh);
+    let noted = format!(
+        "UPDATE imports SET connection_id = (SELECT id FROM killed) WHERE source_table = '~grant' AND source_row = '{hash}'"
+    );
+    home.ours.lines(&noted).unwrap();
+    assert!(begun(home.connections().await).is_some());
+    let filed = ["connections", "refresh", ended.id.as_str()];
+    place.done(&filed).await;
+    place.expire(FIRST, 1).await;
+
+    let said = place.done(&APPLY).await;
+
+    said.expect("row 1", "already here");
+    assert!(begun(home.connections().await).is_none());
+    assert_eq!(place.reused().await, 0);
+}
+
+/// Both ask whose the renewed grant is; when the second hears it, the first has filed it.
+pub(crate) async fn two_imports_at_once_lose_nothing(backend: Backend) {
+    let place = expired(backend).await;
+    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&place.client, single_use).await;
+    for rule in [
+        json!({"fault": "401"}),
+        json!({"fault": "slow_ms", "ms": 3000}),
+        json!({"fault": "401"}),
+        json!({"fault": "slow_ms", "ms": 5000}),
+    ] {
+        let mut rule = rule;
+        rule["on"] = json!("api");
+        rule["route"] = json!("users/me");
+        rule["times"] = json!(1);
+        fault(&place.client, rule).await;
+    }
+    let first = place.command(&APPLY).spawn().unwrap();
+    until("the grant is renewed", || async {
+        let rows = place.home.connections().await;
+        rows.iter().any(|row| row.generation == 2)
+    })
+    .await;
+
+    let second = place.done(&APPLY).await;
+
+    let first = first.wait_with_output().await.unwrap();
+    assert!(first.status.success());
+    second.expect("row 1", "already here");
+    let rows = place.home.connections().await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0].state, ConnectionState::Active);
+    assert_eq!(rows[0].account_id.as_str(), "~pipedrive:1");
+    let refreshed = ["connections", "refresh", rows[0].id.as_str()];
+    place.done(&refreshed).await;
     assert_eq!(place.reused().await, 0);
 }
 
