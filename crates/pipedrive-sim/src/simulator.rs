@@ -138,6 +138,8 @@ async fn serve(
         .workers(options.workers)
         .tcp_nodelay(true)
         .keep_alive(KEEP_ALIVE)
+        // A machine that stood still for a while has not lost its callers: 408 is no answer of Pipedrive's.
+        .client_request_timeout(KEEP_ALIVE)
         // As many as the system allows: a crowd's first connections all come at once.
         .backlog(65_535)
         .disable_signals()
