@@ -317,14 +317,12 @@ impl Inner {
     }
 
     fn settle_key(&self, key: &Key) {
-        let at = {
-            let mut index = self.index();
-            // Whatever the clock was turned back by, a mark is no older than its answer.
-            let received_at = index.received_at(key.hash());
-            let at = received_at.map_or(self.clock.now(), |at| at.max(self.clock.now()));
-            index.settle(key.hash(), at);
-            at
-        };
+        let mut index = self.index();
+        // Whatever the clock was turned back by, a mark is no older than its answer.
+        let now = self.clock.now();
+        let at = index.received_at(key.hash()).map_or(now, |at| at.max(now));
+        index.settle(key.hash(), at);
+        drop(index);
         self.writer.mark(entry::settled_line(key, at), at);
     }
 

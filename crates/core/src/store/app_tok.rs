@@ -168,20 +168,7 @@ impl AppTok {
         access_token: &Secret,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let query = format!(
-            "UPDATE {} SET {} = {}, {} = {} WHERE {} = {} AND {} = {} AND COALESCE({}, '') = {}",
-            self.name(),
-            self.column("acc_token"),
-            self.value(1),
-            self.column("updated_at"),
-            self.instant(now),
-            self.exact("id"),
-            self.value(2),
-            self.exact("ref_token"),
-            self.value(3),
-            self.exact("acc_token"),
-            self.value(4),
-        );
+        let query = self.update(&["acc_token"], now);
         let changed = on_conn!(self.store, |conn| sql(&query)
             .bind::<Text, _>(access_token.expose())
             .bind::<Text, _>(seen.id.as_str())
@@ -199,22 +186,7 @@ impl AppTok {
         refresh_token: &Secret,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let query = format!(
-            "UPDATE {} SET {} = {}, {} = {}, {} = {} WHERE {} = {} AND {} = {} AND COALESCE({}, '') = {}",
-            self.name(),
-            self.column("acc_token"),
-            self.value(1),
-            self.column("updated_at"),
-            self.instant(now),
-            self.column("ref_token"),
-            self.value(2),
-            self.exact("id"),
-            self.value(3),
-            self.exact("ref_token"),
-            self.value(4),
-            self.exact("acc_token"),
-            self.value(5),
-        );
+        let query = self.update(&["acc_token", "ref_token"], now);
         let changed = on_conn!(self.store, |conn| sql(&query)
             .bind::<Text, _>(access_token.expose())
             .bind::<Text, _>(refresh_token.expose())
@@ -223,6 +195,32 @@ impl AppTok {
             .bind::<Text, _>(seen.access_token.expose())
             .execute(conn))?;
         Ok(changed == 1)
+    }
+
+    /// Sets these columns, and when: bound are their values, then the id, the refresh and the access token that were seen.
+    fn update(&self, columns: &[&str], now: Timestamp) -> String {
+        let mut values = (1..).map(|number| self.value(number));
+        let mut is = |column: String| {
+            let value = values.next().unwrap_or_default();
+            format!("{column} = {value}")
+        };
+        let set: Vec<String> = columns
+            .iter()
+            .map(|column| is(self.column(column)))
+            .collect();
+        let seen = [
+            self.exact("id"),
+            self.exact("ref_token"),
+            format!("COALESCE({}, '')", self.exact("acc_token")),
+        ];
+        format!(
+            "UPDATE {} SET {}, {} = {} WHERE {}",
+            self.name(),
+            set.join(", "),
+            self.column("updated_at"),
+            self.instant(now),
+            seen.map(is).join(" AND "),
+        )
     }
 
     fn name(&self) -> String {

@@ -237,7 +237,7 @@ fn names(migrations: &EmbeddedMigrations) -> Result<Vec<(String, String)>, Store
     clippy::disallowed_methods,
     reason = "what each dialect has its own words for; fixed texts only"
 )]
-fn sql(text: &'static str) -> SqlQuery {
+pub(super) fn sql(text: &'static str) -> SqlQuery {
     diesel::sql_query(text)
 }
 

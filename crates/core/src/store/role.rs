@@ -3,13 +3,12 @@
 use std::fmt;
 
 use diesel::prelude::*;
-use diesel::query_builder::SqlQuery;
 use diesel::sql_types::{Bool, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 use mysql_async::Opts;
 use postgres_protocol::password::scram_sha_256;
 
-use super::migrate::lock_postgres;
+use super::migrate::{lock_postgres, sql};
 use super::pool::{self, Pools};
 use super::postgres::tls::Settings;
 use super::{Store, StoreError};
@@ -102,6 +101,19 @@ struct Known {
     powerful: bool,
 }
 
+impl Known {
+    /// Only a role that can do nothing else is given to the services.
+    fn is_plain(&self, role: &Role) -> Result<(), RoleError> {
+        if self.own {
+            Err(RoleError::OwnRole(role.name.clone()))
+        } else if self.powerful {
+            Err(RoleError::NotPlain(role.name.clone()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 #[derive(QueryableByName)]
 struct Line {
     #[diesel(sql_type = Text)]
@@ -133,10 +145,8 @@ async fn grant_on_postgres(settings: &Settings, role: &Role) -> Result<(), RoleE
     .get_result(&mut connection)
     .await
     .map_err(StoreError::from)?;
-    if known.own {
-        return Err(RoleError::OwnRole(role.name.clone()));
-    }
-    if known.powerful || VISITORS.contains(&role.name.as_str()) {
+    known.is_plain(role)?;
+    if VISITORS.contains(&role.name.as_str()) {
         return Err(RoleError::NotPlain(role.name.clone()));
     }
     let homes: Vec<Line> =
@@ -215,12 +225,7 @@ async fn grant_on_mysql(opts: &Opts, role: &Role) -> Result<(), RoleError> {
     .get_result(&mut connection)
     .await
     .map_err(StoreError::from)?;
-    if known.own {
-        return Err(RoleError::OwnRole(role.name.clone()));
-    }
-    if known.powerful {
-        return Err(RoleError::NotPlain(role.name.clone()));
-    }
+    known.is_plain(role)?;
     let name = format!("{}@'%'", literal(&role.name));
     let password = literal(password.expose());
     let mut statements = vec![
@@ -246,14 +251,6 @@ fn identifier(name: &str) -> String {
 
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what each dialect has its own words for; fixed texts only"
-)]
-fn sql(text: &'static str) -> SqlQuery {
-    diesel::sql_query(text)
 }
 
 #[cfg(test)]

@@ -149,17 +149,13 @@ impl Index {
 
     /// A mark settles what was received before it: one that an answer without tokens was given says nothing of the next.
     pub(super) fn settle(&mut self, hash: KeyHash, at: Timestamp) {
-        match self.unsettled.get(&hash) {
-            Some(open) if open.received_at > at => {}
-            Some(_) => {
-                if let Some(open) = self.unsettled.remove(&hash) {
-                    self.segment(&open.slot, &open.segment).touch(at);
-                }
-            }
-            None if !self.knows(hash) => {
-                self.early_marks.insert(hash, at);
-            }
-            None => {}
+        if self.received_at(hash).is_some_and(|received| received > at) {
+            return;
+        }
+        if let Some(open) = self.unsettled.remove(&hash) {
+            self.segment(&open.slot, &open.segment).touch(at);
+        } else if !self.knows(hash) {
+            self.early_marks.insert(hash, at);
         }
     }
 
