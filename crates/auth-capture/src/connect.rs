@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
-use pipekeeper_core::lifetime::due_at;
+use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::{self, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::provider::{ApiDomain, App};
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError};
-use pipekeeper_core::vault::SealedTo;
 use pipekeeper_service::problem::{Code, Problem};
 
 use crate::AuthCapture;
@@ -234,47 +233,21 @@ fn consent(
     service: &AuthCapture,
     id: &ConnectionId,
     renewed: Option<&Connection>,
-    (account_id, owner): &(KeeperName, KeeperName),
+    keeper: &(KeeperName, KeeperName),
     app: &App,
     arrived: &Arrived,
 ) -> Consent {
-    let now = arrived.at;
-    let to = SealedTo {
-        id,
-        app: &app.app_key(),
-        account_id,
-        owner,
+    let granted = Granted {
+        identity: &arrived.identity,
+        access_token: &arrived.tokens.access_token,
+        refresh_token: &arrived.refresh_token,
+        api_domain: &arrived.api_domain,
+        scope: arrived.tokens.scope.as_deref().unwrap_or_default(),
+        expires_at: arrived.at.saturating_add(arrived.tokens.expires_in),
+        authorized_at: arrived.at,
+        last_used_at: renewed.and_then(|row| row.last_used_at),
     };
-    let expires_at = now.saturating_add(arrived.tokens.expires_in);
-    let identity = arrived.identity.clone();
-    Consent {
-        account_id: account_id.clone(),
-        owner: owner.clone(),
-        company_id: identity.company_id,
-        company_domain: identity.company_domain,
-        company_name: identity.company_name,
-        user_id: identity.user_id,
-        user_name: identity.user_name,
-        api_domain: arrived.api_domain.as_str().to_owned(),
-        scope: arrived.tokens.scope.clone().unwrap_or_default(),
-        access_token: service
-            .vault
-            .seal_access_token(to, &arrived.tokens.access_token),
-        refresh_token: service.vault.seal_refresh_token(to, &arrived.refresh_token),
-        expires_at,
-        authorized_at: now,
-        idle_deadline: app
-            .provider
-            .refresh_idle
-            .map(|idle| now.saturating_add(idle)),
-        due_at: due_at(
-            app,
-            now,
-            expires_at,
-            renewed.and_then(|row| row.last_used_at),
-            now,
-        ),
-    }
+    granted.sealed(&service.vault, app, id, keeper.clone())
 }
 
 fn api_domain(app: &App, tokens: &Tokens) -> Result<ApiDomain, Problem> {
@@ -301,36 +274,22 @@ async fn identify(
     api_domain: &ApiDomain,
     tokens: &Tokens,
 ) -> Result<Identity, Problem> {
-    let mut tries = 1;
-    loop {
-        let asked = oauth::identify(
-            &service.client,
-            &app.provider,
-            api_domain,
-            &tokens.access_token,
+    oauth::identify_patiently(
+        &service.client,
+        &app.provider,
+        api_domain,
+        &tokens.access_token,
+        IDENTITY_TRIES,
+        |error| error.may_pass() || matches!(error, IdentityError::Status(401)),
+    )
+    .await
+    .map_err(|error| {
+        Problem::new(
+            Code::UpstreamError,
+            "Pipedrive did not say whose account this is; start again.",
         )
-        .await;
-        match asked {
-            Ok(identity) => return Ok(identity),
-            Err(IdentityError::Transport(_) | IdentityError::Status(401 | 429 | 500..))
-                if tries < IDENTITY_TRIES =>
-            {
-                tries += 1;
-                tokio::time::sleep(random::between(
-                    Duration::from_millis(200),
-                    Duration::from_millis(500),
-                ))
-                .await;
-            }
-            Err(error) => {
-                return Err(Problem::new(
-                    Code::UpstreamError,
-                    "Pipedrive did not say whose account this is; start again.",
-                )
-                .caused_by(error));
-            }
-        }
-    }
+        .caused_by(error)
+    })
 }
 
 fn exchange_failed(error: TokenError) -> Problem {

@@ -192,8 +192,8 @@ impl Loader {
             self.problem(name, "is set, and so is its _file: keep one");
             return value;
         }
-        match std::fs::read_to_string(Path::new(file)) {
-            Ok(text) => Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()),
+        match Secret::read(Path::new(file)) {
+            Ok(secret) => secret,
             Err(error) => {
                 self.problem(
                     &format!("{name}_file"),

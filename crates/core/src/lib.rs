@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod crypto;
+pub mod granted;
 pub mod http_client;
 pub mod lifetime;
 pub mod oauth;

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::crypto::pkce_challenge;
 use crate::http_client::{self, BodyError};
 use crate::provider::{ApiDomain, App, ClientAuth, Provider};
+use crate::random;
 use crate::secret::Secret;
 
 /// Token responses and identities are a few KiB; more is no answer of theirs.
@@ -364,6 +365,34 @@ pub enum IdentityError {
     Status(u16),
     #[error("the provider's answer does not say whose token this is")]
     Garbled,
+}
+
+impl IdentityError {
+    /// Whether the provider may answer otherwise a moment later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Transport(_) | Self::Status(429 | 500..))
+    }
+}
+
+/// The same as [`identify`], asked `tries` times at most, while the error is worth another try.
+pub async fn identify_patiently(
+    client: &Client,
+    provider: &Provider,
+    api_domain: &ApiDomain,
+    access_token: &Secret,
+    mut tries: u32,
+    is_worth_another: impl Fn(&IdentityError) -> bool,
+) -> Result<Identity, IdentityError> {
+    loop {
+        let asked = identify(client, provider, api_domain, access_token).await;
+        tries -= 1;
+        match asked {
+            Err(error) if tries > 0 && is_worth_another(&error) => {}
+            asked => return asked,
+        }
+        let (least, most) = (Duration::from_millis(200), Duration::from_millis(500));
+        tokio::time::sleep(random::between(least, most)).await;
+    }
 }
 
 /// Asks whose token it is (for Pipedrive: `GET {api_domain}/v1/users/me`).

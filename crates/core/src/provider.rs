@@ -430,6 +430,16 @@ impl Apps {
         }
     }
 
+    /// The app registered under this name.
+    pub fn named(&self, key: &str) -> Option<&Arc<App>> {
+        self.0.iter().find(|app| app.key == key)
+    }
+
+    /// The app that rows with this key belong to.
+    pub fn of(&self, key: &AppKey) -> Option<&Arc<App>> {
+        self.0.iter().find(|app| app.app_key() == *key)
+    }
+
     /// The app registered under this name, or the only one of the provider when no name is given.
     pub fn by_key(&self, provider: &str, key: Option<&str>) -> AppChoice<'_> {
         let mut found = self

@@ -1,6 +1,7 @@
 //! Secrets in memory: no `Serialize`, redacted `Debug`, wiped when dropped.
 
-use std::fmt;
+use std::path::Path;
+use std::{fmt, fs, io};
 
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
@@ -12,6 +13,12 @@ pub struct Secret(Zeroizing<String>);
 impl Secret {
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
+    }
+
+    /// What a file holds; its last line break is not part of it.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let text = Zeroizing::new(fs::read_to_string(path)?);
+        Ok(Self::from(text.trim_end_matches(['\r', '\n'])))
     }
 
     /// The text itself, for the one place that sends or seals it.

@@ -49,6 +49,12 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
     }
 }
 
+/// What to do about a schema that is behind.
+pub(crate) fn lacks(service: &str, missing: &[String]) -> String {
+    let missing = missing.join(", ");
+    format!("the schema lacks {missing}: run `{service} migrate`")
+}
+
 /// Waits until the schema is current: a database that is not there yet, or not migrated yet, comes later.
 pub(crate) async fn await_schema(
     service: &str,
@@ -64,12 +70,7 @@ pub(crate) async fn await_schema(
                 return Ok(());
             }
             Ok(Schema::Newer { unknown }) => return Err(SchemaTooNew(unknown.join(", "))),
-            Ok(Schema::Behind { missing }) => {
-                format!(
-                    "the schema lacks {}: run `{service} migrate`",
-                    missing.join(", ")
-                )
-            }
+            Ok(Schema::Behind { missing }) => lacks(service, &missing),
             Err(error) => explain(&error.into()),
         };
         if waiting_for != told {

@@ -65,9 +65,8 @@ impl Migrate {
         let password = match &self.role_password_file {
             None => None,
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("can't read {}", path.display()))?;
-                Some(Secret::from(text.trim_end_matches(['\r', '\n'])))
+                let read = Secret::read(path);
+                Some(read.with_context(|| format!("can't read {}", path.display()))?)
             }
         };
         Ok(Some(Role::new(name, password)?))

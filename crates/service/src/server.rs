@@ -10,11 +10,11 @@ use actix_web::dev::{ResourceDef, ServerHandle};
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::future::{join_all, select_all};
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::config::{Loader, Problems, Sources};
-use pipekeeper_core::store::{Backend, Store, StoreOptions};
+use pipekeeper_core::store::{Backend, Schema, Store, StoreOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
@@ -23,7 +23,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::{Common, Http};
 use crate::edge::{Edge, edge, no_route};
-use crate::health::{Degraded, Ready, await_schema, healthz, readyz};
+use crate::health::{Degraded, Ready, SchemaTooNew, await_schema, healthz, lacks, readyz};
 use crate::listener::{admit_no_more, bind};
 use crate::tasks::Tasks;
 
@@ -137,6 +137,22 @@ impl<S: Service> Loaded<S> {
             ..StoreOptions::default()
         };
         Store::open(&database.url, &options).context("can't open the database")
+    }
+
+    /// For a command that reads and writes rows: migrated where it is `SQLite`.
+    ///
+    /// # Errors
+    /// Also a schema that is not this binary's.
+    pub async fn open_current_store(&self) -> anyhow::Result<Store> {
+        let store = self.open_store()?;
+        if store.backend() == Backend::Sqlite {
+            store.migrate().await?;
+        }
+        match store.schema_status().await? {
+            Schema::Current => Ok(store),
+            Schema::Behind { missing } => bail!(lacks(S::NAME, &missing)),
+            Schema::Newer { unknown } => bail!(SchemaTooNew(unknown.join(", "))),
+        }
     }
 }
 

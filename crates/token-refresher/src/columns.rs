@@ -1,4 +1,4 @@
-//! Text in columns.
+//! Text in columns, for a terminal.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -8,7 +8,7 @@ const WIDEST: usize = 32;
 const GAP: &str = "  ";
 
 /// A table of cells that are fit for a terminal; what is empty is `-`, so that every line has every column.
-pub(super) fn table<const COLUMNS: usize>(
+pub(crate) fn table<const COLUMNS: usize>(
     heads: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> String {
@@ -28,7 +28,7 @@ pub(super) fn table<const COLUMNS: usize>(
 }
 
 /// Names and what stands for them, side by side.
-pub(super) fn pairs(pairs: impl IntoIterator<Item = (&'static str, String)>) -> String {
+pub(crate) fn pairs(pairs: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let lines: Vec<_> = pairs
         .into_iter()
         .map(|(name, value)| {
@@ -43,7 +43,8 @@ pub(super) fn pairs(pairs: impl IntoIterator<Item = (&'static str, String)>) -> 
     aligned(&lines)
 }
 
-fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
+/// Each column as wide as its widest cell.
+pub(crate) fn aligned<const COLUMNS: usize>(lines: &[[String; COLUMNS]]) -> String {
     let mut widths = [0; COLUMNS];
     for line in lines {
         for (width, cell) in widths.iter_mut().zip(line) {

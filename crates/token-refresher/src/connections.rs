@@ -3,16 +3,13 @@
 use anyhow::{Context as _, bail};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_core::store::{Overview, Store};
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
-use crate::door;
 
 mod disconnect;
 mod list;
-mod page;
 mod refresh;
 mod show;
 mod words;
@@ -41,15 +38,15 @@ impl Connections {
         match self {
             Self::Refresh { id } => refresh::refresh(&id, &config).await,
             Self::List(list) => {
-                let store = door::open_store(&config).await?;
+                let store = config.open_current_store().await?;
                 list.page(&store, &config.own.apps, now).await
             }
             Self::Show { id, json } => {
-                let store = door::open_store(&config).await?;
+                let store = config.open_current_store().await?;
                 show::show(&store, &config.own.apps, &id, json, now).await
             }
             Self::Disconnect { id } => {
-                let store = door::open_store(&config).await?;
+                let store = config.open_current_store().await?;
                 disconnect::disconnect(&store, &config.own.apps, &id, now).await
             }
         }
@@ -65,15 +62,6 @@ async fn get(store: &Store, id: &ConnectionId) -> anyhow::Result<Overview> {
         Some(row) => Ok(row),
         None => bail!("no connection {id}"),
     }
-}
-
-/// The configured app that a row belongs to.
-fn app_of<'a>(apps: &'a Apps, row: &Overview) -> Option<&'a App> {
-    let is_its = |app: &App| {
-        let key = app.app_key();
-        (key.platform.as_str(), key.app_id.as_str()) == (&row.platform, &row.app_id)
-    };
-    apps.iter().map(AsRef::as_ref).find(|app| is_its(app))
 }
 
 #[cfg(test)]

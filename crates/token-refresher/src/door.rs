@@ -5,10 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::http_client;
-use pipekeeper_core::store::{Backend, Schema, Store};
+use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_service::tasks::Tasks;
 use pipekeeper_service::{Context, Loaded};
 
@@ -37,26 +37,13 @@ pub(crate) fn open(config: &Config, context: &Context) -> anyhow::Result<Arc<Ref
     )))
 }
 
-/// The database that a command reads or writes.
-///
-/// # Errors
-/// Also a schema that is not this binary's: a command writes into no other.
-pub(crate) async fn open_store(config: &Loaded<TokenRefresher>) -> anyhow::Result<Store> {
-    let store = config.open_store()?;
-    if store.backend() == Backend::Sqlite {
-        store.migrate().await?;
-    }
-    match store.schema_status().await? {
-        Schema::Current => {}
-        Schema::Behind { missing } => {
-            bail!("the schema lacks {}: run `migrate`", missing.join(", "))
-        }
-        Schema::Newer { unknown } => bail!(
-            "the database has migrations that this binary does not know ({}): run a newer one",
-            unknown.join(", ")
-        ),
-    }
-    Ok(store)
+/// How long a command that takes many connections waits for one refresh.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+
+/// The app of an operator's `--app KEY`.
+pub(crate) fn app_named<'a>(apps: &'a Apps, key: &str) -> anyhow::Result<&'a Arc<App>> {
+    apps.named(key)
+        .with_context(|| format!("no app `{key}` is configured"))
 }
 
 /// The door of a command: no sweep, no webhook, and an end that waits for what is under way.
@@ -69,7 +56,7 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) async fn open(config: &Loaded<TokenRefresher>) -> anyhow::Result<Self> {
-        let store = open_store(config).await?;
+        let store = config.open_current_store().await?;
         let tasks = Tasks::here();
         let context = Context {
             store,

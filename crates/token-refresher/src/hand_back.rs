@@ -6,9 +6,8 @@
 //! up by the same command.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::secret::Secret;
@@ -16,15 +15,12 @@ use pipekeeper_core::store::{AppTok, AppTokRow, Connection, HANDED_BACK, Import}
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
-use crate::door::Door;
-use crate::import::report::Report;
+use crate::door::{Door, PATIENCE, app_named};
+use crate::import::report::{Report, named};
 use crate::refresh::{RefreshError, Trigger};
 
 /// Rows are read so many at a time.
 const PAGE: u16 = 200;
-
-/// How long one refresh that is under way is waited for.
-const PATIENCE: Duration = Duration::from_secs(45);
 
 /// So often a connection is looked at before it is left to the next run: others may be using it.
 const TRIES: u8 = 10;
@@ -59,10 +55,7 @@ pub(crate) async fn hand_back(
     let old = config.own.old_table.open()?;
     let app = match &arguments.app {
         None => None,
-        Some(key) => match config.own.apps.iter().find(|app| app.key == *key) {
-            Some(app) => Some(app.app_key()),
-            None => bail!("no app `{key}` is configured"),
-        },
+        Some(key) => Some(app_named(&config.own.apps, key)?.app_key()),
     };
     let door = Door::open(&config).await?;
     let run = Run {
@@ -123,12 +116,7 @@ impl Run<'_> {
     }
 
     fn line(&self, rows: String, row: &Connection, said: String) -> [String; 5] {
-        let app = self
-            .door
-            .apps()
-            .iter()
-            .find(|app| app.app_key() == row.app());
-        let named = |id: &str, name: &str| format!("{id} {name}").trim().to_owned();
+        let app = self.door.apps().of(&row.app());
         [
             rows,
             app.map_or_else(|| row.app_id.clone(), |app| app.key.clone()),
@@ -250,7 +238,7 @@ impl Run<'_> {
     async fn finish(&self, row: &Connection, waiting: &Waiting) -> anyhow::Result<String> {
         let store = self.door.store();
         let mut left = Vec::new();
-        if !row.refresh_token.as_bytes().is_empty() {
+        if !row.refresh_token.is_wiped() {
             let vault = self.door.vault();
             let (access, refresh) = (vault.access_token(row)?, vault.refresh_token(row)?);
             let mut written = 0;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionId;
@@ -26,10 +26,10 @@ use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
 use crate::config::OldTable;
-use crate::door::Door;
+use crate::door::{Door, app_named};
 
 use self::grant::{Asked, Grant};
-use self::report::Report;
+use self::report::{Report, named};
 use self::source::Found;
 
 /// So many grants' owners are asked for at a time.
@@ -128,29 +128,22 @@ pub(crate) async fn import(
     };
     let chosen = match &arguments.app {
         None => None,
-        Some(key) => {
-            let found = config.own.apps.iter().find(|app| app.key == *key);
-            Some(found.with_context(|| format!("no app `{key}` is configured"))?)
-        }
+        Some(key) => Some(app_named(&config.own.apps, key)?),
     };
     let door = Door::open(&config).await?;
-    let mut verdicts: Vec<Option<Verdict>> = Vec::new();
-    let mut apps: Vec<String> = Vec::new();
+    // Of each that was found: the app it is of, and what is done about it.
+    let mut lines: Vec<(&str, Option<Verdict>)> = Vec::new();
     let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
     for (index, one) in found.iter().enumerate() {
         match grant::app_of(one, &config.own.apps, chosen) {
             Ok(app) => {
-                verdicts.push(None);
-                apps.push(app.key.clone());
+                lines.push((&app.key, None));
                 grants
                     .entry(grant::token_hash(one))
                     .or_insert_with(|| Grant::of(one))
                     .add(index, app);
             }
-            Err(verdict) => {
-                verdicts.push(Some(verdict));
-                apps.push(String::new());
-            }
+            Err(verdict) => lines.push(("-", Some(verdict))),
         }
     }
     let run = Run {
@@ -166,11 +159,11 @@ pub(crate) async fn import(
     let decided = run.all(&found, grants).await;
     door.close().await;
     for (index, verdict) in decided? {
-        if let Some(place) = verdicts.get_mut(index) {
+        if let Some((_, place)) = lines.get_mut(index) {
             *place = Some(verdict);
         }
     }
-    Ok(told(&found, &apps, &verdicts, &arguments))
+    Ok(told(&found, &lines, &arguments))
 }
 
 fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<AppTok>> {
@@ -257,17 +250,11 @@ impl fmt::Display for Did {
     }
 }
 
-fn told(
-    found: &[Found],
-    apps: &[String],
-    verdicts: &[Option<Verdict>],
-    arguments: &Arguments,
-) -> String {
+fn told(found: &[Found], lines: &[(&str, Option<Verdict>)], arguments: &Arguments) -> String {
     let mut report = Report::new(["FOUND", "APP", "COMPANY", "USER", "WHAT"]);
     let mut sums: BTreeMap<Did, usize> = BTreeMap::new();
-    for ((one, app), verdict) in found.iter().zip(apps).zip(verdicts) {
+    for (one, (app, verdict)) in found.iter().zip(lines) {
         let Some(verdict) = verdict else { continue };
-        let named = |id: &str, name: &str| format!("{id} {name}").trim().to_owned();
         let (company, user) = match &verdict.identity {
             Some(who) => (
                 named(&who.company_id, &who.company_name),
@@ -275,11 +262,10 @@ fn told(
             ),
             None => ("-".to_owned(), "-".to_owned()),
         };
-        let app = if app.is_empty() { "-" } else { app };
         *sums.entry(verdict.did.clone()).or_default() += 1;
         report.line([
             one.name.clone(),
-            app.to_owned(),
+            (*app).to_owned(),
             company,
             user,
             verdict.said.clone(),

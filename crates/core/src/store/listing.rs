@@ -52,6 +52,15 @@ pub struct Overview {
     pub updated_at: Timestamp,
 }
 
+impl Overview {
+    pub fn app(&self) -> AppKey {
+        AppKey {
+            platform: self.platform.clone(),
+            app_id: self.app_id.clone(),
+        }
+    }
+}
+
 /// Which rows, and thereby in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listing {

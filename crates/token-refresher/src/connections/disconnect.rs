@@ -6,8 +6,8 @@ use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::provider::Apps;
 use pipekeeper_core::store::{HANDED_BACK, Overview, Revocation, Store};
 
+use super::get;
 use super::words::{state, when};
-use super::{app_of, get};
 
 /// What `state_reason` says of it.
 const REASON: &str = "disconnected";
@@ -54,7 +54,7 @@ fn ended_before(row: &Overview, apps: &Apps, now: Timestamp) -> String {
 }
 
 fn provider_is_told(row: &Overview, apps: &Apps) -> String {
-    match app_of(apps, row) {
+    match apps.of(&row.app()) {
         Some(_) => format!(
             "The provider is told by the next sweep of a running token-refresher, which then wipes the tokens: \
              `token-refresher connections show {}` says revoke_pending until that is done.",

@@ -8,8 +8,9 @@ use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_core::store::{Listing, Overview, Page, Store};
 use serde::Serialize;
 
+use super::get;
 use super::words::{away, plain, plain_json, state};
-use super::{app_of, get, page};
+use crate::columns;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct List {
@@ -58,7 +59,7 @@ impl List {
         };
         if let (Listing::Of { app, .. }, Some(after)) = (&listing, &after) {
             ensure!(
-                (&app.platform, &app.app_id) == (&after.platform, &after.app_id),
+                *app == after.app(),
                 "--after: {} is another app's",
                 after.id
             );
@@ -127,7 +128,7 @@ pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
         "TROUBLE",
     ];
     let rows = page.rows.iter().map(|row| cells(row, apps, now));
-    let table = page::table(heads, rows);
+    let table = columns::table(heads, rows);
     match next_after(page) {
         Some(last) => format!("{table}\n\nThere are more: the same with --after {last}"),
         None => table,
@@ -135,7 +136,7 @@ pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
 }
 
 fn cells(row: &Overview, apps: &Apps, now: Timestamp) -> [String; 11] {
-    let app = app_of(apps, row).map_or(&row.app_id, |app| &app.key);
+    let app = apps.of(&row.app()).map_or(&row.app_id, |app| &app.key);
     let lives = row.state == ConnectionState::Active;
     let while_it_lives = |at: Option<Timestamp>| {
         at.filter(|_| lives)

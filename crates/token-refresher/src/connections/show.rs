@@ -7,8 +7,9 @@ use pipekeeper_core::provider::Apps;
 use pipekeeper_core::store::{Overview, RefreshLogEntry, Store};
 use serde::Serialize;
 
+use super::get;
 use super::words::{plain, plain_json, state, when};
-use super::{app_of, get, page};
+use crate::columns;
 
 /// Attempts that are shown.
 const ATTEMPTS: u16 = 10;
@@ -64,10 +65,10 @@ pub(super) async fn show(
         };
         return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
     }
-    let app = app_of(apps, &row).map(|app| app.key.as_str());
+    let app = apps.of(&row.app()).map(|app| app.key.as_str());
     Ok(format!(
         "{}\n\n{}",
-        page::pairs(fields(&row, app, now)),
+        columns::pairs(fields(&row, app, now)),
         attempts(&log, now)
     ))
 }
@@ -152,6 +153,6 @@ pub(super) fn attempts(log: &[RefreshLogEntry], now: Timestamp) -> String {
     ];
     format!(
         "The last attempts to refresh it:\n\n{}",
-        page::table(heads, rows)
+        columns::table(heads, rows)
     )
 }

@@ -137,7 +137,7 @@ fn all_of_a_connection_is_shown_but_its_secrets() {
     // It stands beside its state.
     columns.remove("state_reason");
     assert_eq!(shown, columns);
-    insta::assert_snapshot!(super::page::pairs(fields), @r"
+    insta::assert_snapshot!(crate::columns::pairs(fields), @r"
     id              019ab000-0000-7000-8000-000000000001
     platform        Pipedrive
     app_id          57db0bab2932f657 (apps.pipedrive)

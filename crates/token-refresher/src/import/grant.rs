@@ -2,12 +2,10 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::oauth::{self, Identity, IdentityError};
 use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps};
-use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
 
 use super::source::Found;
@@ -226,20 +224,9 @@ impl Run<'_> {
         api_domain: &ApiDomain,
         token: &Secret,
     ) -> Result<Identity, IdentityError> {
-        let mut tries = 1;
-        loop {
-            let asked = oauth::identify(&self.client, &app.provider, api_domain, token).await;
-            match asked {
-                Err(IdentityError::Transport(_) | IdentityError::Status(429 | 500..))
-                    if tries < TRIES =>
-                {
-                    tries += 1;
-                    let pause = (Duration::from_millis(200), Duration::from_millis(500));
-                    tokio::time::sleep(random::between(pause.0, pause.1)).await;
-                }
-                asked => return asked,
-            }
-        }
+        let provider = &app.provider;
+        let may_pass = IdentityError::may_pass;
+        oauth::identify_patiently(&self.client, provider, api_domain, token, TRIES, may_pass).await
     }
 }
 

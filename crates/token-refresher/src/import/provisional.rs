@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::{Identity, IdentityError};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
@@ -16,8 +17,9 @@ use pipekeeper_core::vault::SealedTo;
 
 use super::grant::{Grant, hint, unasked};
 use super::source::Found;
-use super::take::{Held, PATIENCE, Tokens, has_ended, identity_of};
+use super::take::{Held, has_ended, identity_of};
 use super::{Did, Run, Verdict, app_names, connection};
+use crate::door::PATIENCE;
 use crate::refresh::{Outcome, RefreshError, Trigger};
 
 /// The account of what is not filed yet. No caller's name begins so.
@@ -346,14 +348,17 @@ impl Run<'_> {
             None => (row.id.clone(), row.generation),
         };
         let vault = self.door.vault();
-        let tokens = Tokens {
-            access: &vault.access_token(&row)?,
-            refresh: &vault.refresh_token(&row)?,
+        let granted = Granted {
+            identity: who,
+            access_token: &vault.access_token(&row)?,
+            refresh_token: &vault.refresh_token(&row)?,
             api_domain: &app.provider.api_domain(&row.api_domain)?,
             scope: &row.scope,
             expires_at: row.expires_at,
+            authorized_at: self.next_at(),
+            last_used_at: None,
         };
-        let consent = self.consent(&id, app, keeper, who, &tokens);
+        let consent = granted.sealed(vault, app, &id, keeper);
         let filed = store
             .connection_reconnect(&id, generation, &consent, self.door.now())
             .await?;

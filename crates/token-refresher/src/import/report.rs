@@ -1,6 +1,6 @@
 //! What is done, or would be, as a table for people. No tokens.
 
-use std::fmt::Write as _;
+use crate::columns;
 
 /// A table whose columns are as wide as what stands in them.
 #[derive(Debug)]
@@ -26,23 +26,13 @@ impl<const COLUMNS: usize> Report<COLUMNS> {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut widths = [0; COLUMNS];
-        for line in &self.lines {
-            for (width, text) in widths.iter_mut().zip(line) {
-                *width = text.chars().count().max(*width);
-            }
-        }
-        let mut out = String::new();
-        for line in &self.lines {
-            let mut written = String::new();
-            for (width, text) in widths.iter().zip(line) {
-                let _ = write!(written, "{text:<width$}  ");
-            }
-            out.push_str(written.trim_end());
-            out.push('\n');
-        }
-        out
+        columns::aligned(&self.lines) + "\n"
     }
+}
+
+/// `7 Acme`: what the provider calls somebody.
+pub(crate) fn named(id: &str, name: &str) -> String {
+    format!("{id} {name}").trim().to_owned()
 }
 
 #[cfg(test)]

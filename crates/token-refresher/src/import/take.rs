@@ -1,37 +1,24 @@
 //! Whose a grant is, is known: the row that it gets here, or why it gets none.
 
-use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
-use pipekeeper_core::lifetime::due_at;
+use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::Identity;
-use pipekeeper_core::provider::{ApiDomain, App};
+use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{
-    Connection, Consent, HANDED_BACK, Import, NewConnection, Revocation, StoreError,
+    Connection, HANDED_BACK, Import, NewConnection, Revocation, StoreError,
 };
-use pipekeeper_core::vault::SealedTo;
 
 use super::grant::{Grant, Known};
 use super::provisional::is_provisional;
 use super::source::Found;
 use super::{Did, Run, Verdict, connection};
+use crate::door::PATIENCE;
 use crate::refresh::{RefreshError, Trigger};
 
 /// Under this name each refresh token that was taken over is noted by its hash, wherever it was found: none is spent a
 /// second time. No table has such a name.
 const GRANTS: &str = "~grant";
-
-/// How long one refresh is waited for.
-pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(45);
-
-/// What a consent is made of, beside whose it is and where it is kept.
-pub(super) struct Tokens<'a> {
-    pub(super) access: &'a Secret,
-    pub(super) refresh: &'a Secret,
-    pub(super) api_domain: &'a ApiDomain,
-    pub(super) scope: &'a str,
-    pub(super) expires_at: Timestamp,
-}
 
 /// What may become of a grant whose owner has a connection here.
 pub(super) enum Held {
@@ -186,22 +173,25 @@ impl Run<'_> {
                 format!("an older grant of the same person as {first}"),
             ));
         }
-        let tokens = Tokens {
-            access: &known.access_token,
-            refresh: &newest.refresh_token,
+        let granted = Granted {
+            identity: who,
+            access_token: &known.access_token,
+            refresh_token: &newest.refresh_token,
             api_domain: &known.api_domain,
             scope: &newest.scope,
             expires_at: newest.expires_at.unwrap_or_else(|| self.door.now()),
+            authorized_at: self.next_at(),
+            last_used_at: None,
         };
         if let Some(held) = held {
-            return match self.held(&held, Some(tokens.refresh)) {
+            return match self.held(&held, Some(granted.refresh_token)) {
                 Held::Active => {
                     self.note_and_link(found, grant, app, &held, 0).await?;
                     let here = format!("already here: {}", connection(&held.id));
                     Ok(Verdict::new(Did::Here, here))
                 }
                 Held::Ended(verdict) => Ok(verdict),
-                Held::MayBeRevived => self.revive(found, grant, app, who, &held, &tokens).await,
+                Held::MayBeRevived => self.revive(found, grant, app, &held, &granted).await,
             };
         }
         let keeper = match self.keeper(newest, who, app).await? {
@@ -217,7 +207,7 @@ impl Run<'_> {
             return Ok(Verdict::new(Did::Taken, planned));
         }
         let id = ConnectionId::generate();
-        let consent = self.consent(&id, app, keeper, who, &tokens);
+        let consent = granted.sealed(self.door.vault(), app, &id, keeper);
         // Before the connection is there: by it this token is known, however soon this process ends.
         self.note(&grant.token_hash, &id).await?;
         let new = NewConnection {
@@ -251,9 +241,8 @@ impl Run<'_> {
         found: &[Found],
         grant: &Grant,
         app: &App,
-        who: &Identity,
         held: &Connection,
-        tokens: &Tokens<'_>,
+        granted: &Granted<'_>,
     ) -> anyhow::Result<Verdict> {
         if !self.apply {
             return Ok(Verdict::new(
@@ -262,7 +251,7 @@ impl Run<'_> {
             ));
         }
         let keeper = (held.account_id.clone(), held.owner.clone());
-        let consent = self.consent(&held.id, app, keeper, who, tokens);
+        let consent = granted.sealed(self.door.vault(), app, &held.id, keeper);
         let store = self.door.store();
         let revived = store
             .connection_reconnect(&held.id, held.generation, &consent, self.door.now())
@@ -334,7 +323,7 @@ impl Run<'_> {
         match row.state {
             ConnectionState::Active => Held::Active,
             ConnectionState::Revoked if is_handed_back => {
-                if row.refresh_token.as_bytes().is_empty() {
+                if row.refresh_token.is_wiped() {
                     Held::MayBeRevived
                 } else {
                     Held::Ended(Verdict::new(
@@ -404,47 +393,6 @@ impl Run<'_> {
                 ),
             )),
         })
-    }
-
-    pub(super) fn consent(
-        &mut self,
-        id: &ConnectionId,
-        app: &App,
-        (account_id, owner): (KeeperName, KeeperName),
-        who: &Identity,
-        tokens: &Tokens<'_>,
-    ) -> Consent {
-        let (at, vault, key) = (self.next_at(), self.door.vault(), app.app_key());
-        let to = SealedTo {
-            id,
-            app: &key,
-            account_id: &account_id,
-            owner: &owner,
-        };
-        let (access_token, refresh_token) = (
-            vault.seal_access_token(to, tokens.access),
-            vault.seal_refresh_token(to, tokens.refresh),
-        );
-        Consent {
-            account_id,
-            owner,
-            company_id: who.company_id.clone(),
-            company_domain: who.company_domain.clone(),
-            company_name: who.company_name.clone(),
-            user_id: who.user_id.clone(),
-            user_name: who.user_name.clone(),
-            api_domain: tokens.api_domain.as_str().to_owned(),
-            scope: tokens.scope.to_owned(),
-            access_token,
-            refresh_token,
-            expires_at: tokens.expires_at,
-            authorized_at: at,
-            idle_deadline: app
-                .provider
-                .refresh_idle
-                .map(|idle| at.saturating_add(idle)),
-            due_at: due_at(app, at, tokens.expires_at, None, at),
-        }
     }
 }
 

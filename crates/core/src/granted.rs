@@ -1,0 +1,69 @@
+//! What a provider has granted, on its way into a row.
+
+use crate::clock::Timestamp;
+use crate::connection::{ConnectionId, KeeperName};
+use crate::lifetime::due_at;
+use crate::oauth::Identity;
+use crate::provider::{ApiDomain, App};
+use crate::secret::Secret;
+use crate::store::Consent;
+use crate::vault::{SealedTo, Vault};
+
+/// Tokens, and whose they are; not yet sealed to the row that keeps them.
+#[derive(Debug)]
+pub struct Granted<'a> {
+    pub identity: &'a Identity,
+    pub access_token: &'a Secret,
+    pub refresh_token: &'a Secret,
+    pub api_domain: &'a ApiDomain,
+    pub scope: &'a str,
+    pub expires_at: Timestamp,
+    /// When the tokens began to age.
+    pub authorized_at: Timestamp,
+    /// When somebody last asked for a token of the row that these go into.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Granted<'_> {
+    /// What the row `id` is to hold, kept by this tenant and user.
+    pub fn sealed(
+        &self,
+        vault: &Vault,
+        app: &App,
+        id: &ConnectionId,
+        (account_id, owner): (KeeperName, KeeperName),
+    ) -> Consent {
+        let at = self.authorized_at;
+        let to = SealedTo {
+            id,
+            app: &app.app_key(),
+            account_id: &account_id,
+            owner: &owner,
+        };
+        let (access_token, refresh_token) = (
+            vault.seal_access_token(to, self.access_token),
+            vault.seal_refresh_token(to, self.refresh_token),
+        );
+        let identity = self.identity.clone();
+        Consent {
+            account_id,
+            owner,
+            company_id: identity.company_id,
+            company_domain: identity.company_domain,
+            company_name: identity.company_name,
+            user_id: identity.user_id,
+            user_name: identity.user_name,
+            api_domain: self.api_domain.as_str().to_owned(),
+            scope: self.scope.to_owned(),
+            access_token,
+            refresh_token,
+            expires_at: self.expires_at,
+            authorized_at: at,
+            idle_deadline: app
+                .provider
+                .refresh_idle
+                .map(|idle| at.saturating_add(idle)),
+            due_at: due_at(app, at, self.expires_at, self.last_used_at, at),
+        }
+    }
+}
