@@ -1,0 +1,141 @@
+//! How a process of a plan is started: its binary, its log, and its whole configuration.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use tokio::process::Command;
+
+use super::plan::{Plan, SIMULATOR, number_of, service_of};
+use crate::stack::{stand_in, variable};
+
+impl Plan {
+    /// How a process is started.
+    pub fn command(&self, process: &str) -> anyhow::Result<Command> {
+        let binary = sibling(service_of(process))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file(process))?;
+        let mut command = Command::new(binary);
+        command
+            // Of its own: a terminal's Ctrl-C is for whoever started this, who then asks each process to stop, once.
+            .process_group(0)
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if process == SIMULATOR {
+            let app = self.registration();
+            command
+                .arg("--listen")
+                .arg(format!("127.0.0.1:{}", self.port(process)))
+                .arg("--app")
+                .arg(format!(
+                    "{}:{}:{}",
+                    app.client_id,
+                    app.client_secret.expose(),
+                    app.redirect_url
+                ));
+        } else {
+            // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
+            command.env_clear().envs(self.environment(process));
+        }
+        Ok(command)
+    }
+
+    /// The environment of a process: its whole configuration.
+    fn environment(&self, process: &str) -> Vec<(String, String)> {
+        let service = service_of(process);
+        let secret = |name: &str| self.secret_file(name).display().to_string();
+        let registration = self.registration();
+        let mut keys = vec![
+            ("encryption.keys_file", secret("encryption.keys")),
+            ("http.listen", format!("127.0.0.1:{}", self.port(process))),
+            (
+                "http.metrics_listen",
+                format!("127.0.0.1:{}", self.metrics_port(process)),
+            ),
+            ("apps.pipedrive.client_id", registration.client_id),
+            (
+                "database.url",
+                match &self.database_url {
+                    Some(url) => url.expose().to_owned(),
+                    None => format!("sqlite:{}", self.data.join("pipekeeper.db").display()),
+                },
+            ),
+        ];
+        if self.registration.is_none() {
+            keys.extend(stand_in(&self.url(SIMULATOR)));
+        }
+        if service != "data-api" {
+            keys.push((
+                "apps.pipedrive.client_secret",
+                registration.client_secret.expose().to_owned(),
+            ));
+        }
+        if service == "token-refresher" {
+            keys.push(("webhook.password_file", secret("refresher.password")));
+            keys.push((
+                "journal.directory",
+                self.data.join("journal").display().to_string(),
+            ));
+        } else {
+            let own = format!("token-refresher-{}", number_of(process));
+            let refresher = if self.more.contains(&own) {
+                self.url(&own)
+            } else {
+                self.url("token-refresher")
+            };
+            keys.push((
+                "refresher.url",
+                format!("{refresher}/webhook/pipedrive/refresh"),
+            ));
+            keys.push(("refresher.password_file", secret("refresher.password")));
+        }
+        match service {
+            "data-api" => keys.push(("webhook.password_file", secret("webhook.password"))),
+            "auth-capture" => {
+                keys.push(("apps.pipedrive.redirect_url", registration.redirect_url));
+                keys.push(("login.operator_password_file", secret("operator.password")));
+            }
+            _ => {}
+        }
+        let mut env: BTreeMap<_, _> = keys
+            .into_iter()
+            .map(|(key, value)| (variable(key), value))
+            .collect();
+        for (path, value) in &self.set {
+            let fits = path
+                .split_once('.')
+                .filter(|(to, _)| *to == service || *to == process);
+            if let Some((_, key)) = fits {
+                // A key and its file exclude each other; the one that was set here is meant.
+                env.remove(&variable(&format!("{key}_file")));
+                env.insert(variable(key), value.clone());
+            }
+        }
+        env.into_iter().collect()
+    }
+}
+
+/// A binary of this workspace: cargo puts all of them beside each other.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("no directory")?;
+    // Test binaries are one level further down.
+    let directory = if directory.ends_with("deps") {
+        directory.parent().context("no directory")?
+    } else {
+        directory
+    };
+    let path = directory.join(name);
+    ensure!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace --bins`",
+        path.display()
+    );
+    Ok(path)
+}

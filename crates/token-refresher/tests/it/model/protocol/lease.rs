@@ -1,0 +1,116 @@
+//! The lease: which process refreshes, and when its holder is thought gone.
+
+use crate::model::search::{Deed, Next};
+use crate::model::state::{
+    ConnectionState, Excuse, Flight, HeldFor, LeaseOwner, Phase, Process, State,
+};
+use crate::model::world::World;
+
+/// A flight's beginning: the row as it is, and its lease.
+pub(in crate::model) fn begin(
+    world: &World,
+    state: &State,
+    process: u8,
+    recheck: bool,
+    next: &mut Vec<Next>,
+) {
+    let row = &state.row;
+    let is_due = if recheck {
+        matches!(row.state, ConnectionState::ReauthRequired(_))
+    } else {
+        row.state == ConnectionState::Active && row.generation < world.wanted
+    };
+    let (true, Some(token)) = (is_due, row.refresh_token) else {
+        return;
+    };
+    let flight = Flight {
+        phase: Phase::Leased,
+        generation: row.generation,
+        token,
+        in_doubt: row.in_doubt,
+        may_call: true,
+        second_call: false,
+        recheck,
+        excuse: Excuse::Destroyed,
+    };
+    let mut after = *state;
+    match row.lease_owner {
+        Some(owner) if is_orphan(world, process, owner) => {
+            after.row.in_doubt |= world.protocol.in_doubt_is_remembered;
+            take_lease(
+                &mut after,
+                process,
+                Flight {
+                    in_doubt: true,
+                    ..flight
+                },
+            );
+            next.push(Next::step(process, Deed::LeaseTakeOver, after));
+        }
+        Some(_) if world.protocol.lease_is_exclusive => {}
+        // The row that is read and the row that is leased differ in nothing but the doubt.
+        Some(_) | None if world.protocol.refusal_reads_the_rows_doubt => {
+            take_lease(&mut after, process, flight);
+            next.push(Next::step(process, Deed::LeaseAcquire, after));
+        }
+        Some(_) | None => {
+            let found = Flight {
+                phase: Phase::Found,
+                ..flight
+            };
+            after.set(process, Process::Flying(found));
+            next.push(Next::step(process, Deed::ConnectionFind, after));
+        }
+    }
+}
+
+fn is_orphan(world: &World, process: u8, owner: LeaseOwner) -> bool {
+    let protocol = &world.protocol;
+    if world.in_reach(process, owner.process) {
+        owner.gone || owner.held_for >= HeldFor::Lease || !protocol.running_holder_keeps_lease
+    } else if protocol.orphan_grace {
+        owner.held_for == HeldFor::LeaseAndGrace
+    } else {
+        owner.held_for >= HeldFor::Lease
+    }
+}
+
+fn take_lease(state: &mut State, process: u8, flight: Flight) {
+    state.row.lease_owner = Some(LeaseOwner {
+        process,
+        gone: false,
+        held_for: HeldFor::Less,
+    });
+    state.set(process, Process::Flying(flight));
+}
+
+pub(super) fn lease_acquire(state: &State, process: u8, flight: Flight, next: &mut Vec<Next>) {
+    let mut after = *state;
+    let as_seen = state.row.generation == flight.generation
+        && flight.recheck == (state.row.state != ConnectionState::Active)
+        && state.row.lease_owner.is_none();
+    if as_seen {
+        take_lease(
+            &mut after,
+            process,
+            Flight {
+                phase: Phase::Leased,
+                ..flight
+            },
+        );
+        next.push(Next::step(process, Deed::LeaseAcquire, after));
+    } else {
+        after.set(process, Process::Idle);
+        next.push(Next::step(process, Deed::LeaseNotAcquired, after));
+    }
+}
+
+/// Nothing is spent.
+pub(super) fn lease_release(state: &State, process: u8, next: &mut Vec<Next>) {
+    let mut after = *state;
+    if state.holds_lease(process) {
+        after.row.lease_owner = None;
+    }
+    after.set(process, Process::Idle);
+    next.push(Next::step(process, Deed::LeaseRelease, after));
+}

@@ -1,0 +1,56 @@
+//! No newer token: what that means for the connection.
+
+use crate::model::search::{Deed, Next};
+use crate::model::state::{ConnectionState, Flight, Process, Reason, State};
+use crate::model::world::World;
+
+pub(super) fn rejected(
+    world: &World,
+    state: &State,
+    process: u8,
+    flight: Flight,
+    next: &mut Vec<Next>,
+) {
+    let (protocol, row) = (&world.protocol, &state.row);
+    let mut after = *state;
+    after.set(process, Process::Idle);
+    if flight.recheck {
+        if state.holds_lease(process) && matches!(row.state, ConnectionState::ReauthRequired(_)) {
+            after.row.lease_owner = None;
+        }
+        next.push(Next::step(process, Deed::ConnectionStillRefused, after));
+        return;
+    }
+    let in_doubt = flight.in_doubt || (protocol.refusal_reads_the_rows_doubt && row.in_doubt);
+    let reason = if in_doubt && protocol.in_doubt_is_remembered {
+        Reason::AnswerLost
+    } else {
+        Reason::Rejected
+    };
+    let unmoved = row.generation == flight.generation || !protocol.reread_after_invalid_grant;
+    let took = unmoved && row.state == ConnectionState::Active;
+    if took {
+        after.row.state = ConnectionState::ReauthRequired(reason);
+        after.row.lease_owner = None;
+    }
+    next.push(Next::step(
+        process,
+        Deed::ConnectionReauthRequired { took, reason },
+        after,
+    ));
+}
+
+pub(super) fn connection_spend_failed(
+    world: &World,
+    state: &State,
+    process: u8,
+    next: &mut Vec<Next>,
+) {
+    let mut after = *state;
+    if state.holds_lease(process) {
+        after.row.in_doubt |= world.protocol.in_doubt_is_remembered;
+        after.row.lease_owner = None;
+    }
+    after.set(process, Process::Idle);
+    next.push(Next::step(process, Deed::ConnectionSpendFailed, after));
+}

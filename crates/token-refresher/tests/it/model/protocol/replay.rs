@@ -1,0 +1,40 @@
+//! Answers of processes that are gone, and that no row shows yet.
+
+use super::commit::{connection_commit, connection_revoke_also, revived};
+use crate::model::search::{Deed, Next};
+use crate::model::state::{ConnectionState, Entry, Process, State};
+use crate::model::world::World;
+
+/// The answers that the dead have left: in this process's own slot, and in every slot in reach that nobody holds.
+pub(super) fn replay(world: &World, state: &State, process: u8, next: &mut Vec<Next>) {
+    let readable = |entry: &Entry| {
+        let dead = state.processes[usize::from(entry.slot)] == Process::Killed;
+        let reached = entry.slot == process || (dead && world.in_reach(process, entry.slot));
+        entry.left && !entry.settled && reached
+    };
+    for entry in state.journals.iter().filter(readable) {
+        let mut after = *state;
+        let is_current = state.row.refresh_token == Some(entry.spent);
+        let took =
+            is_current && connection_commit(world, &mut after, entry.base, entry.answer, false);
+        let revokes = !took
+            && state.row.state == ConnectionState::Revoked
+            && world.protocol.overtaken_by_revoke_revokes;
+        let revokes =
+            revokes && connection_revoke_also(world, &mut after, entry.base, entry.answer);
+        after.journals.change(|known| {
+            if *known == entry {
+                known.settled = true;
+            }
+        });
+        let deed = Deed::Replay {
+            answer: entry.answer,
+            took,
+            revokes,
+        };
+        next.push(Next {
+            broken: revived(state, took),
+            ..Next::step(process, deed, after)
+        });
+    }
+}
