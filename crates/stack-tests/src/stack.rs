@@ -87,14 +87,7 @@ impl Stack {
         let database = TestDatabase::migrated(backend).await;
         let gate = setup.gated.then(|| database.gate());
         let database_url = gate.as_ref().map_or_else(|| database.url(), Gate::url);
-        let app = App {
-            redirect_url: REDIRECT_URL.to_owned(),
-            ..App::default()
-        };
-        let other = App {
-            client_id: OTHER_APP.to_owned(),
-            ..app.clone()
-        };
+        let [app, other] = two_apps();
         let options = Options {
             apps: vec![app.clone(), other],
             ..Options::default()
@@ -361,6 +354,19 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     tokio::task::spawn(task)
+}
+
+/// The simulator's own app and [`OTHER_APP`], with our callback.
+pub fn two_apps() -> [App; 2] {
+    let app = App {
+        redirect_url: REDIRECT_URL.to_owned(),
+        ..App::default()
+    };
+    let other = App {
+        client_id: OTHER_APP.to_owned(),
+        ..app.clone()
+    };
+    [app, other]
 }
 
 /// A simulator in Pipedrive's place: configuration alone.

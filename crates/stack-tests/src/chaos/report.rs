@@ -50,38 +50,17 @@ pub fn table(options: &Options, figures: &Figures, verdict: &Verdict) -> Table<1
         "… otherwise",
         "statements that did not hold",
     ]);
-    let figures = [
-        figures.kills_and_stops(),
-        figures.at_commit_points(),
-        figures.refreshed(),
-        figures.reuses_explained,
-        figures.reuses_out_of_reach,
-        figures.reuses_overtaken,
-        figures.reuses_unexplained,
-        verdict.violations.len(),
-    ]
-    .map(grouped);
-    let [
-        kills,
-        at_commit,
-        refreshed,
-        lost,
-        out_of_reach,
-        overtaken,
-        unexplained,
-        violations,
-    ] = figures;
     table.row([
         backend_name(options.backend).to_owned(),
         options.seed.to_string(),
-        kills,
-        at_commit,
-        refreshed,
-        lost,
-        out_of_reach,
-        overtaken,
-        unexplained,
-        violations,
+        grouped(figures.kills_and_stops()),
+        grouped(figures.at_commit_points()),
+        grouped(figures.refreshed()),
+        grouped(figures.reuses_explained),
+        grouped(figures.reuses_out_of_reach),
+        grouped(figures.reuses_overtaken),
+        grouped(figures.reuses_unexplained),
+        grouped(verdict.violations.len()),
     ]);
     table
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pipekeeper_core::crypto::Keyring;
-use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Store;
 use pipekeeper_core::vault::Vault;
 use serde_json::json;
@@ -72,8 +70,6 @@ impl World {
                 }),
             )
             .await?;
-        let keys = std::fs::read_to_string(directory.join("secrets/encryption.keys"))?;
-        let keyring = Keyring::parse(&Secret::new(keys))?;
         let store = database.store()?;
         let mut world = Self {
             chronicle,
@@ -81,7 +77,7 @@ impl World {
             trigger,
             client,
             store,
-            vault: Vault::new(keyring),
+            vault: plan.vault()?,
             database,
             journals,
             accounts: Vec::new(),

@@ -9,18 +9,19 @@ use std::sync::Once;
 
 use serde_json::{Value, json};
 use stack_tests::client::{PERSON, REFRESH};
+use stack_tests::processes::SERVICES;
 use stack_tests::stack::in_background;
 use stack_tests::{Client, story};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings, until};
+use crate::support::{EMAIL, NAME, crowd, expire, refreshes, root, settings, until};
 
 mod hardening;
 mod load;
 mod project;
 
-use project::{Project, SERVICES, root, variable};
+use project::{Project, variable};
 
 /// Where it is not the run says so, once.
 fn is_asked_for() -> bool {

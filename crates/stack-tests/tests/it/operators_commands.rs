@@ -1,11 +1,8 @@
 //! `token-refresher connections …` beside the running stack, as an operator types it.
 
-use std::fs;
 use std::process::Stdio;
 
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::crypto::Keyring;
-use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Store};
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use pipekeeper_core::vault::Vault;
@@ -58,14 +55,12 @@ impl Beside {
         let every = "token-refresher.sweep.every_secs".to_owned();
         plan.set.push((every, "1".to_owned()));
         let processes = Processes::start(plan.clone()).await.unwrap();
-        let keys = fs::read_to_string(home.path().join("secrets/encryption.keys")).unwrap();
-        let keyring = Keyring::parse(&Secret::new(keys.trim_end().to_owned())).unwrap();
         Self {
             client: plan.client().unwrap(),
             processes,
             store: database.store(),
             database,
-            vault: Vault::new(keyring),
+            vault: plan.vault().unwrap(),
             _home: home,
         }
     }
@@ -95,7 +90,7 @@ impl Beside {
         let mut tokens = Vec::new();
         for id in ids.unwrap() {
             let row = self.row(&id.parse().unwrap()).await;
-            if row.access_token.as_bytes().is_empty() {
+            if row.access_token.is_wiped() {
                 continue;
             }
             for token in [
@@ -247,7 +242,7 @@ pub(crate) async fn operator_disconnects_and_the_provider_is_told(backend: Backe
     assert_eq!(books(client, 1, 1).await["state"], "revoked");
     until("the tokens are wiped", || async {
         let row = beside.row(&id).await;
-        !row.revoke_pending && row.refresh_token.as_bytes().is_empty()
+        !row.revoke_pending && row.refresh_token.is_wiped()
     })
     .await;
     let row = beside.row(&id).await;

@@ -1,5 +1,6 @@
 //! What several files of promises need.
 
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,12 @@ use tokio::task::JoinSet;
 
 pub(crate) const EMAIL: &str = "jane@example.com";
 pub(crate) const NAME: &str = "Jane Doe";
+
+/// Of this repository.
+pub(crate) fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().unwrap()
+}
 
 /// A stack with one Marketplace install: user 1 of company 1.
 pub(crate) async fn connected(backend: Backend) -> (Stack, Value) {

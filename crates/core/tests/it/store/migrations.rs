@@ -1,8 +1,8 @@
-use std::process::{Command, Stdio};
-
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Schema};
 use pipekeeper_core::test_util::{TestDatabase, open};
+
+use super::again::at_once;
 
 /// Set for the processes that a test starts of itself.
 const CHILD: &str = "PIPEKEEPER_TEST_MIGRATE";
@@ -17,25 +17,9 @@ pub(crate) async fn six_processes_can_migrate_at_once(backend: Backend) {
     let database = TestDatabase::create(backend);
     let this_test = format!("store::{backend}::six_processes_can_migrate_at_once");
 
-    let children: Vec<_> = (0..6)
-        .map(|_| {
-            Command::new(std::env::current_exe().unwrap())
-                .args([&this_test, "--exact", "--nocapture"])
-                .env(CHILD, database.url().expose())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let url = database.url();
+    at_once(6, &[&this_test, "--exact"], (CHILD, url.expose()));
 
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}{stderr}");
-        assert!(said.contains("1 passed"), "{said}");
-    }
     let status = database.store().schema_status().await.unwrap();
     assert_eq!(status, Schema::Current);
 }

@@ -1,13 +1,12 @@
 //! Three processes that write one `SQLite` file.
 
-use std::process::{Command, Stdio};
-
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, DueFor, RefreshLogEntry, Store};
 use pipekeeper_core::test_util::{TestDatabase, is_asked_for, open};
 use tokio::task::JoinSet;
 
+use super::again::at_once;
 use super::{at, commit, consent, get, insert};
 
 /// Set for the processes that a test starts of itself.
@@ -32,25 +31,9 @@ async fn three_processes_write_one_file_and_no_write_is_lost() {
     let store = database.store();
     let contended = insert(&store, consent("acme", "jane")).await;
 
-    let children: Vec<_> = (0..PROCESSES)
-        .map(|_| {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["store::shared_file::", "--nocapture"])
-                .env(CHILD, database.url().expose())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let url = database.url();
+    at_once(PROCESSES, &["store::shared_file::"], (CHILD, url.expose()));
 
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}{stderr}");
-        assert!(said.contains("1 passed"), "{said}");
-    }
     // Each commit that was told to have taken effect is one entry of the log and one generation of the row.
     let count = |query| database.lines(query).unwrap().remove(0);
     let commits = i64::try_from(PROCESSES * TASKS).unwrap() * ROUNDS;

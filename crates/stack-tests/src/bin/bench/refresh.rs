@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Store};
 use pipekeeper_core::test_util::{self, TestDatabase};
@@ -95,9 +94,7 @@ pub(super) fn inside(plan: &Plan) -> anyhow::Result<(Store, Vault)> {
         .database_url
         .as_ref()
         .context("a plan with a database")?;
-    let keys = std::fs::read_to_string(plan.data.join("secrets/encryption.keys"))?;
-    let keyring = Keyring::parse(&Secret::new(keys.trim_end().to_owned()))?;
-    Ok((test_util::open(url), Vault::new(keyring)))
+    Ok((test_util::open(url), plan.vault()?))
 }
 
 /// Connections whose tokens have ended.

@@ -1,7 +1,7 @@
 //! One project of Compose: brought up for a test, taken down with its volumes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -12,11 +12,10 @@ use serde_json::Value;
 use stack_tests::Client;
 use stack_tests::processes::free_base_port;
 
+use crate::support::root;
+
 /// Two cores carry one project at a time.
 static ONE: Mutex<()> = Mutex::new(());
-
-/// Those that run on.
-pub(super) const SERVICES: [&str; 3] = ["auth-capture", "data-api", "token-refresher"];
 
 pub(super) struct Project {
     pub(super) http_port: u16,
@@ -243,14 +242,6 @@ pub(super) fn address_of(container: &Value) -> String {
         .unwrap();
     let network = networks.values().next().unwrap();
     network["IPAddress"].as_str().unwrap().to_owned()
-}
-
-/// Of this repository.
-pub(super) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
 }
 
 /// `docker compose` where there is one, else `docker-compose`.

@@ -43,8 +43,7 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn gather() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let root = root.canonicalize().unwrap();
+        let root = crate::support::root();
         let mut facts = Self {
             root: root.clone(),
             ..Self::default()

@@ -9,12 +9,13 @@ use pipedrive_sim::{DEFAULT_CLIENT_ID as FIRST, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
+use stack_tests::chaos::account::fingerprint;
 use stack_tests::processes::{SERVICES, sibling};
 use stack_tests::stack::{REDIRECT_URL, stand_in, variable};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{ALIAS, Place, Tokens};
+use super::{ALIAS, Place};
 use crate::support::{EMAIL, NAME, settings};
 
 const GUIDE: &str = include_str!("../../../../../docs/from-n8n.md");
@@ -216,7 +217,7 @@ pub(crate) async fn guide_is_walked_as_it_is_printed(backend: Backend) {
     for (row, company) in [(1, 2), (2, 1)] {
         let handed = place.home.tokens(row);
         assert_eq!(
-            Tokens::fingerprint(&handed.refresh),
+            fingerprint(&handed.refresh),
             place.newest(FIRST, company).await
         );
         place.n8n_spends(FIRST, &handed.refresh).await.unwrap();

@@ -5,7 +5,7 @@ use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
 
 use super::{ALIAS, Place};
-use crate::support::{clear_faults, fault, refreshes, settings};
+use crate::support::{clear_faults, fault, refreshes};
 
 /// Two apps, an alias, an empty `AppId`, copies, an older grant of the same person, an expired one, another platform, an app
 /// that nobody knows.
@@ -142,8 +142,7 @@ pub(crate) async fn import_takes_over_what_is_good_and_the_second_time_changes_n
 
 pub(crate) async fn import_finds_out_by_a_refresh_whose_an_expired_grant_is(backend: Backend) {
     let place = table(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     // Grants that their users have ended: more of them than a running service would take for theirs.
     let dead = place.consent(FIRST, 5, 1).await;
     for company in 20..25 {
@@ -282,8 +281,7 @@ pub(crate) async fn import_revives_by_newer_tokens_alone(backend: Backend) {
 
 pub(crate) async fn exports_and_documents_are_taken_over_alike(backend: Backend) {
     let place = Place::prepare(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     let (one, two) = (
         place.consent(FIRST, 1, 1).await,
         place.consent(FIRST, 2, 1).await,

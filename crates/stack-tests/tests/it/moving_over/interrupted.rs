@@ -7,9 +7,10 @@ use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Pick, Selection, Selector};
 use pipekeeper_core::test_util::WriteLock;
 use serde_json::json;
+use stack_tests::chaos::account::fingerprint;
 
-use super::{Place, Tokens};
-use crate::support::{clear_faults, fault, settings, until};
+use super::Place;
+use crate::support::{clear_faults, fault, until};
 
 const APPLY: [&str; 5] = ["import", "--from", "sqlite", "--apply", "--refresh"];
 
@@ -27,8 +28,7 @@ async fn expired(backend: Backend) -> Place {
 /// The provider has renewed it, and nobody knows yet whose it is.
 pub(crate) async fn import_that_was_killed_before_it_knew_whose_it_is_goes_on(backend: Backend) {
     let place = expired(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     // The first question is about the expired token, the second about the new one.
     for word in ["401", "timeout"] {
         let rule = json!({"on": "api", "route": "users/me", "fault": word, "times": 1});
@@ -65,8 +65,7 @@ pub(crate) async fn import_that_was_killed_after_it_had_filed_spends_nothing_twi
 ) {
     let place = expired(backend).await;
     let home = &place.home;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     place.done(&APPLY).await;
     let ended = home.connections().await.remove(0);
     let now = SystemClock::shared().now();
@@ -132,8 +131,7 @@ pub(crate) async fn import_that_was_killed_after_it_had_filed_spends_nothing_twi
 /// Both ask whose the renewed grant is; when the second hears it, the first has filed it.
 pub(crate) async fn two_imports_at_once_lose_nothing(backend: Backend) {
     let place = expired(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     for rule in [
         json!({"fault": "401"}),
         json!({"fault": "slow_ms", "ms": 3000}),
@@ -194,8 +192,7 @@ pub(crate) async fn import_that_was_killed_in_its_refresh_goes_on(backend: Backe
 /// Our spending has stopped, and the old table has nothing of it yet.
 pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Backend) {
     let place = expired(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     place.done(&APPLY).await;
     let serving = place.serve().await;
     let old = place.home.tokens(1);
@@ -212,7 +209,7 @@ pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Back
     // In between nobody loses anything, and nobody spends.
     let row = place.home.connections().await.remove(0);
     assert_eq!(row.state_reason.as_deref(), Some(HANDED_BACK));
-    assert!(!row.refresh_token.as_bytes().is_empty());
+    assert!(!row.refresh_token.is_wiped());
     let body = json!({"connectionId": row.id.as_str()});
     let refused = place.client.refresh(&body).await.unwrap();
     assert_eq!(
@@ -229,12 +226,9 @@ pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Back
 
     said.expect("1", "handed back");
     let row = place.home.connections().await.remove(0);
-    assert!(row.refresh_token.as_bytes().is_empty());
+    assert!(row.refresh_token.is_wiped());
     let handed = place.home.tokens(1);
-    assert_eq!(
-        Tokens::fingerprint(&handed.refresh),
-        place.newest(FIRST, 1).await
-    );
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
     assert_eq!(place.reused().await, 0);
     drop(serving);
 }

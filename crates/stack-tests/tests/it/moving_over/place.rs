@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pipedrive_sim::{App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Simulator};
-use pipekeeper_core::crypto::{Keyring, sha256_hex};
+use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Simulator};
+use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Connection, Import};
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use serde_json::{Value, json};
 use stack_tests::client::{Answer, Client, shows_a_token};
 use stack_tests::processes::{free_base_port, sibling};
-use stack_tests::stack::{OTHER_APP, REDIRECT_URL, stand_in, variable};
+use stack_tests::stack::{OTHER_APP, REDIRECT_URL, stand_in, two_apps, variable};
 use tokio::process::{Child, Command};
+
+use crate::support::settings;
 
 /// What n8n's callers call the first app.
 pub(crate) const ALIAS: &str = "n8n-word-for-it";
@@ -76,16 +78,8 @@ impl Place {
     }
 
     pub(crate) async fn with(ours: Backend, old: Backend) -> Self {
-        let app = App {
-            redirect_url: REDIRECT_URL.to_owned(),
-            ..App::default()
-        };
-        let other = App {
-            client_id: OTHER_APP.to_owned(),
-            ..app.clone()
-        };
         let options = Options {
-            apps: vec![app, other],
+            apps: two_apps().to_vec(),
             ..Options::default()
         };
         let simulator = Simulator::start(options).await.unwrap();
@@ -130,6 +124,12 @@ impl Place {
             _simulator: simulator,
             set: Vec::new(),
         }
+    }
+
+    /// A refresh token that is shown twice ends its grant.
+    pub(crate) async fn spends_once(&self) {
+        let rotation = json!({"rotation": "single_use_with_reuse_detection"});
+        settings(&self.client, rotation).await;
     }
 
     /// A consent that n8n's first workflow took the code of.
@@ -438,14 +438,5 @@ impl Home {
     pub(crate) fn old_file(&self) -> PathBuf {
         let url = self.old.url();
         Path::new(url.expose().trim_start_matches("sqlite:")).to_owned()
-    }
-}
-
-impl Tokens {
-    /// As the simulator's books name a token.
-    pub(crate) fn fingerprint(token: &str) -> String {
-        let mut hash = sha256_hex(token);
-        hash.truncate(16);
-        hash
     }
 }

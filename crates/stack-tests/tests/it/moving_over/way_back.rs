@@ -2,17 +2,17 @@ use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::{Backend, HANDED_BACK};
 use serde_json::json;
+use stack_tests::chaos::account::fingerprint;
 use stack_tests::stack::OTHER_APP as SECOND;
 
-use super::{Place, Tokens};
-use crate::support::{refreshes, settings};
+use super::Place;
+use crate::support::refreshes;
 
 pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none(
     backend: Backend,
 ) {
     let place = Place::prepare(backend).await;
-    let single_use = json!({"rotation": "single_use_with_reuse_detection"});
-    settings(&place.client, single_use).await;
+    place.spends_once().await;
     for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
         let tokens = place.consent(app, company, 1).await;
         place
@@ -57,7 +57,7 @@ pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_w
     for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
         let handed = place.home.tokens(id);
         assert_eq!(
-            Tokens::fingerprint(&handed.refresh),
+            fingerprint(&handed.refresh),
             place.newest(app, company).await
         );
         assert!(place.api_takes(&handed.access).await);
@@ -70,7 +70,7 @@ pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_w
             (row.state, row.state_reason.as_deref()),
             (ConnectionState::Revoked, Some(HANDED_BACK))
         );
-        assert!(row.access_token.as_bytes().is_empty() && row.refresh_token.as_bytes().is_empty());
+        assert!(row.access_token.is_wiped() && row.refresh_token.is_wiped());
         for generation in [row.generation - 1, row.generation] {
             let body = json!({"connectionId": row.id.as_str(), "generation": generation});
             let refused = place.client.refresh(&body).await.unwrap();
@@ -140,10 +140,7 @@ pub(crate) async fn token_in_doubt_is_not_handed_back(backend: Backend) {
     let said = place.done(&["hand-back", "--apply"]).await;
     said.expect("1", "handed back");
     let handed = place.home.tokens(1);
-    assert_eq!(
-        Tokens::fingerprint(&handed.refresh),
-        place.newest(FIRST, 1).await
-    );
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
 }
 
 /// What was connected here has no row to go back to, and goes on.
