@@ -1,17 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![expect(
-    clippy::indexing_slicing,
-    reason = "indexing a serde_json::Value gives null where there is nothing, it does not panic"
-)]
 
-pub mod chaos;
-pub mod client;
-pub mod dice;
-pub mod load;
-pub mod measured;
-pub mod processes;
 pub mod stack;
-pub mod story;
 
-pub use client::{Answer, Client};
 pub use stack::{Setup, Stack};
+pub use tools::client::{Answer, Client};

@@ -14,8 +14,9 @@ use pipekeeper_service::{Loaded, Server, Service};
 use token_refresher::TokenRefresher;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-use crate::client::Client;
+use tools::client::Client;
+use tools::processes::{stand_in, variable};
+use tools::tasks::in_background;
 
 /// Nothing listens there: tests take the callback's query from the simulator's redirect themselves.
 pub const REDIRECT_URL: &str = "http://localhost:1/webhook/pipedrive/callback";
@@ -344,18 +345,6 @@ impl Plan {
     }
 }
 
-/// A task that its test, or the end of the test's runtime, ends.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test's tasks need no shutdown to wait for them"
-)]
-pub fn in_background<F>(task: F) -> JoinHandle<F::Output>
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    tokio::task::spawn(task)
-}
-
 /// The simulator's own app and [`OTHER_APP`], with our callback.
 pub fn two_apps() -> [App; 2] {
     let app = App {
@@ -367,34 +356,6 @@ pub fn two_apps() -> [App; 2] {
         ..app.clone()
     };
     [app, other]
-}
-
-/// A simulator in Pipedrive's place: configuration alone.
-pub fn stand_in(url: &str) -> [(&'static str, String); 5] {
-    [
-        (
-            "providers.pipedrive.authorize_url",
-            format!("{url}/oauth/authorize"),
-        ),
-        (
-            "providers.pipedrive.token_url",
-            format!("{url}/oauth/token"),
-        ),
-        (
-            "providers.pipedrive.revoke_url",
-            format!("{url}/oauth/revoke"),
-        ),
-        (
-            "providers.pipedrive.api_host_suffix",
-            "127.0.0.1".to_owned(),
-        ),
-        ("providers.pipedrive.allow_http", "true".to_owned()),
-    ]
-}
-
-/// The environment variable of a configuration key.
-pub fn variable(key: &str) -> String {
-    format!("PIPEKEEPER__{}", key.to_uppercase().replace('.', "__"))
 }
 
 /// `TEST_LOG=debug` shows what the services say.

@@ -8,12 +8,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Once;
 
 use serde_json::{Value, json};
-use stack_tests::client::{PERSON, REFRESH};
-use stack_tests::processes::SERVICES;
-use stack_tests::stack::in_background;
-use stack_tests::{Client, story};
+use stack_tests::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tools::client::{PERSON, REFRESH};
+use tools::processes::SERVICES;
+use tools::story;
+use tools::tasks::in_background;
 
 use crate::support::{EMAIL, NAME, crowd, expire, refreshes, root, settings, until};
 

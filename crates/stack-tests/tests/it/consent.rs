@@ -3,9 +3,9 @@
 use pipekeeper_core::store::Backend;
 use reqwest::header::ACCEPT;
 use serde_json::json;
-use stack_tests::client::CALLBACK;
 use stack_tests::stack::OTHER_APP;
 use stack_tests::{Answer, Client, Stack};
+use tools::client::CALLBACK;
 
 use crate::support::{EMAIL, NAME, clear_faults, connected, fault, row, settings};
 

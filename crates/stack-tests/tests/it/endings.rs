@@ -5,7 +5,7 @@ use std::time::Duration;
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
 use stack_tests::Stack;
-use stack_tests::stack::in_background;
+use tools::tasks::in_background;
 
 use crate::support::{
     EMAIL, NAME, connected, expire, panics_in_services, refreshes, row, settings, until,

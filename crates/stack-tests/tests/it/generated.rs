@@ -11,9 +11,9 @@ use std::sync::Arc;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::Client;
-use stack_tests::client::shows_a_token;
-use stack_tests::dice::Dice;
 use tokio::task::JoinSet;
+use tools::client::shows_a_token;
+use tools::dice::Dice;
 
 use self::requests::{Known, Request, Route};
 use self::wire::{Reply, Wire};

@@ -4,8 +4,6 @@
 #[cfg(test)]
 mod accounts;
 #[cfg(test)]
-mod chaos;
-#[cfg(test)]
 mod client_secrets;
 #[cfg(test)]
 mod composed;

@@ -5,8 +5,8 @@ use std::fs;
 
 use pipekeeper_core::test_util::TestDirectory;
 use serde_json::{Value, json};
-use stack_tests::client::Client;
-use stack_tests::processes::{Plan, Processes, free_base_port};
+use tools::client::Client;
+use tools::processes::{Plan, Processes, free_base_port};
 
 use crate::support::{EMAIL, until};
 

@@ -7,8 +7,8 @@ use pipekeeper_core::store::{Backend, Store};
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use pipekeeper_core::vault::Vault;
 use serde_json::{Value, json};
-use stack_tests::client::{Client, shows_a_token};
-use stack_tests::processes::{Plan, Processes, free_base_port};
+use tools::client::{Client, shows_a_token};
+use tools::processes::{Plan, Processes, free_base_port};
 
 use crate::support::{EMAIL, books, fault, id_of, refreshes, until};
 

@@ -2,9 +2,9 @@
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use stack_tests::client::REFRESH;
-use stack_tests::stack::in_background;
 use stack_tests::{Answer, Setup, Stack};
+use tools::client::REFRESH;
+use tools::tasks::in_background;
 
 use crate::support::{EMAIL, NAME, expire, refreshes, row, settings, until};
 

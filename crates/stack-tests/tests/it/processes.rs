@@ -7,9 +7,9 @@ use pipedrive_sim::DEFAULT_CLIENT_SECRET;
 use pipekeeper_core::store::Backend;
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory, is_asked_for};
 use serde_json::json;
-use stack_tests::client::shows_a_token;
-use stack_tests::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
-use stack_tests::stack::in_background;
+use tools::client::shows_a_token;
+use tools::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
+use tools::tasks::in_background;
 
 use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings};
 

@@ -3,8 +3,8 @@
 use pipekeeper_core::store::Backend;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde_json::{Value, json};
-use stack_tests::client::REFRESH;
 use stack_tests::{Answer, Client, Setup, Stack};
+use tools::client::REFRESH;
 
 use crate::logins::logged_in;
 use crate::support::{connected, refreshes, row, until};

@@ -6,10 +6,10 @@ use pipekeeper_core::store::Backend;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, ORIGIN};
 use serde_json::json;
-use stack_tests::client::{CALLBACK, PERSON, REFRESH};
 use stack_tests::{Answer, Client, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tools::client::{CALLBACK, PERSON, REFRESH};
 
 use crate::support::{EMAIL, NAME, connected};
 

@@ -12,16 +12,16 @@ use pipekeeper_core::store::AppKey;
 use pipekeeper_core::test_util::{self, TestDirectory};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
-use stack_tests::processes::{Plan, free_base_port};
-use stack_tests::stack::in_background;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
+use tools::processes::{Plan, free_base_port, sibling};
+use tools::tasks::in_background;
 
 use crate::support::until;
 
 /// Nothing of the developer's own registration or settings reaches it.
 fn up(data: &Path, base_port: u16) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_up"));
+    let mut command = Command::new(sibling("up").unwrap());
     command
         .env_clear()
         .arg("--data")

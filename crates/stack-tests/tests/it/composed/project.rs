@@ -10,7 +10,7 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::test_util::TestDirectory;
 use serde_json::Value;
 use stack_tests::Client;
-use stack_tests::processes::free_base_port;
+use tools::processes::free_base_port;
 
 use crate::support::root;
 

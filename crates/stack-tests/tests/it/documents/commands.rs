@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use stack_tests::processes::{SERVICES, sibling};
+use tools::processes::{SERVICES, sibling};
 
 /// What `--help` says of a command.
 #[derive(Debug, Default, Clone)]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use pipekeeper_service::Service;
 use serde_json::Value;
-use stack_tests::processes::{SERVICES, SIMULATOR, sibling};
+use tools::processes::{SERVICES, SIMULATOR, sibling};
 
 use super::commands::{Commands, Help};
 use super::markdown::{Document, Table};

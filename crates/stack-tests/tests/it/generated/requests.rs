@@ -7,7 +7,7 @@ mod routes;
 use std::fmt;
 
 use stack_tests::Client;
-use stack_tests::dice::Dice;
+use tools::dice::Dice;
 
 use self::routes::{callback, login, notice, nowhere, person, refresh};
 

@@ -9,11 +9,11 @@ use pipedrive_sim::{DEFAULT_CLIENT_ID as FIRST, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
-use stack_tests::chaos::account::fingerprint;
-use stack_tests::processes::{SERVICES, sibling};
-use stack_tests::stack::{REDIRECT_URL, stand_in, variable};
+use stack_tests::stack::REDIRECT_URL;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tools::client::fingerprint;
+use tools::processes::{SERVICES, sibling, stand_in, variable};
 
 use super::{ALIAS, Place};
 use crate::support::{EMAIL, NAME, settings};

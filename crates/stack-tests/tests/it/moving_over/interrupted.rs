@@ -7,7 +7,7 @@ use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Pick, Selection, Selector};
 use pipekeeper_core::test_util::WriteLock;
 use serde_json::json;
-use stack_tests::chaos::account::fingerprint;
+use tools::client::fingerprint;
 
 use super::Place;
 use crate::support::{clear_faults, fault, until};

@@ -10,10 +10,10 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Connection, Import};
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use serde_json::{Value, json};
-use stack_tests::client::{Answer, Client, shows_a_token};
-use stack_tests::processes::{free_base_port, sibling};
-use stack_tests::stack::{OTHER_APP, REDIRECT_URL, stand_in, two_apps, variable};
+use stack_tests::stack::{OTHER_APP, REDIRECT_URL, two_apps};
 use tokio::process::{Child, Command};
+use tools::client::{Answer, Client, shows_a_token};
+use tools::processes::{free_base_port, sibling, stand_in, variable};
 
 use crate::support::settings;
 

@@ -2,8 +2,8 @@ use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::{Backend, HANDED_BACK};
 use serde_json::json;
-use stack_tests::chaos::account::fingerprint;
 use stack_tests::stack::OTHER_APP as SECOND;
+use tools::client::fingerprint;
 
 use super::Place;
 use crate::support::refreshes;

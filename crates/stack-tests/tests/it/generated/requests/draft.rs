@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use stack_tests::dice::Dice;
+use tools::dice::Dice;
 
 use super::Request;
 use super::junk::{NASTY, spoil};

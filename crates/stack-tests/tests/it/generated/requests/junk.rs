@@ -1,6 +1,6 @@
 //! Values that are almost of use, and some that are of none.
 
-use stack_tests::dice::Dice;
+use tools::dice::Dice;
 
 pub(super) const NASTY: [&str; 40] = [
     "",

@@ -1,8 +1,8 @@
 //! What is sent to each route.
 
 use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
-use stack_tests::client::{CALLBACK, PERSON, REFRESH};
-use stack_tests::dice::Dice;
+use tools::client::{CALLBACK, PERSON, REFRESH};
+use tools::dice::Dice;
 
 use super::Known;
 use super::draft::Draft;

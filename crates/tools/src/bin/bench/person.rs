@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use stack_tests::client::Client;
-use stack_tests::load::{self, Until};
-use stack_tests::measured::{Table, per_second};
-use stack_tests::processes::{Plan, Processes};
+use tools::client::Client;
+use tools::load::{self, Until};
+use tools::measured::{Table, per_second};
+use tools::processes::{Plan, Processes};
 
 use super::{caption, host_of, millis, request_for, said_of};
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::secret::Secret;
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
@@ -197,20 +198,18 @@ impl Client {
     /// Starts a login; where the browser is sent, and the cookie that it keeps.
     pub async fn start_login(&self, query: &str) -> anyhow::Result<(String, String)> {
         let url = format!("{}/auth/login?{query}", self.auth_capture);
-        let response = self.http.get(url).send().await?;
-        if response.status() != StatusCode::SEE_OTHER {
-            bail!("the login answered {}", response.status());
-        }
-        let header = |name| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        let cookie = header(SET_COOKIE).context("no cookie")?;
-        let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
-        Ok((header(LOCATION).context("no Location")?, cookie))
+        login_of(&self.http.get(url).send().await?)
+    }
+
+    /// Starts a login in which the operator names the account; where the browser is sent, and the cookie that it keeps.
+    pub async fn start_login_by(
+        &self,
+        (user, password): &(String, Secret),
+        query: &str,
+    ) -> anyhow::Result<(String, String)> {
+        let url = format!("{}/auth/login?{query}", self.auth_capture);
+        let request = self.http.get(url).basic_auth(user, Some(password.expose()));
+        login_of(&request.send().await?)
     }
 
     /// A browser comes back from the provider.
@@ -307,6 +306,29 @@ impl Client {
     pub async fn token_calls(&self, grant_type: &str) -> anyhow::Result<u64> {
         Ok(total(&self.stats().await?["token"][grant_type]))
     }
+}
+
+fn login_of(response: &Response) -> anyhow::Result<(String, String)> {
+    if response.status() != StatusCode::SEE_OTHER {
+        bail!("the login answered {}", response.status());
+    }
+    let header = |name| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let cookie = header(SET_COOKIE).context("no cookie")?;
+    let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
+    Ok((header(LOCATION).context("no Location")?, cookie))
+}
+
+/// The first 16 hex digits of the SHA-256, as in the simulator's books.
+pub fn fingerprint(token: &str) -> String {
+    let mut digest = sha256_hex(token);
+    digest.truncate(16);
+    digest
 }
 
 /// Whether a text holds what looks like one of the simulator's access tokens (`v1u:…`) or refresh tokens

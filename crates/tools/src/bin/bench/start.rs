@@ -3,9 +3,9 @@
 use std::io;
 
 use anyhow::{Context as _, anyhow};
-use stack_tests::load::{self, Until};
-use stack_tests::measured::{Table, grouped};
-use stack_tests::processes::{Plan, Processes, SERVICES};
+use tools::load::{self, Until};
+use tools::measured::{Table, grouped};
+use tools::processes::{Plan, Processes, SERVICES};
 
 use super::{caption, megabytes, millis, now, request_for};
 

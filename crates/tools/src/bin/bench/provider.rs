@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pipekeeper_core::random;
-use stack_tests::stack::in_background;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tools::tasks::in_background;
 
 pub(super) struct Provider {
     pub(super) url: String,

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::Parser;
 use pipekeeper_core::random;
 use pipekeeper_core::store::Backend;
-use stack_tests::chaos::{Options, run};
+use tools::chaos::{Options, run};
 
 /// Plays a schedule of faults against the whole stack, and checks the provider's books afterwards.
 #[derive(Debug, Parser)]

@@ -8,9 +8,9 @@ use clap::{Parser, ValueEnum};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use stack_tests::client::{Client, PERSON, REFRESH};
-use stack_tests::load;
-use stack_tests::processes::Plan;
+use tools::client::{Client, PERSON, REFRESH};
+use tools::load;
+use tools::processes::Plan;
 
 mod person;
 mod provider;

@@ -8,8 +8,8 @@ use std::process::Stdio;
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
+use super::configuration::{stand_in, variable};
 use super::plan::{Plan, SIMULATOR, number_of, service_of};
-use crate::stack::{stand_in, variable};
 
 impl Plan {
     /// How a process is started.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
 use pipekeeper_core::test_util::{TestDirectory, is_asked_for};
-use stack_tests::chaos::{Options, run};
+use tools::chaos::{Options, run};
 
 /// Long enough for kills at every point of a token call.
 const LENGTH: Duration = Duration::from_secs(20);

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Parser;
 use pipekeeper_core::secret::Secret;
-use stack_tests::client::{PERSON, REFRESH};
-use stack_tests::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
-use stack_tests::story;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tools::client::{PERSON, REFRESH};
+use tools::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
+use tools::story;
 
 /// Starts the stack and keeps it running until Ctrl-C.
 #[derive(Debug, Parser)]

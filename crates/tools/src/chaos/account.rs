@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::store::{Connection, Revocation};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::chronicle::{Micros, What};
 use super::world::World;
-use crate::client::Client;
+use crate::client::{Client, fingerprint};
 
 /// How often a consent or a disconnect is tried again that something kept from being stored.
 const TRIES: u32 = 60;
@@ -45,13 +44,6 @@ pub struct Row {
     pub in_doubt: bool,
     pub revoke_pending: bool,
     pub last_error: Option<String>,
-}
-
-/// The first 16 hex digits of the SHA-256, as in the simulator's books.
-pub fn fingerprint(token: &str) -> String {
-    let mut digest = sha256_hex(token);
-    digest.truncate(16);
-    digest
 }
 
 impl Account {

@@ -13,9 +13,9 @@ use pipekeeper_core::vault::{AnswerTo, Vault};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::account::fingerprint;
 use super::chronicle::Micros;
 use super::world::World;
+use crate::client::fingerprint;
 
 /// By refresh token, as the simulator's fingerprints name it: when the answer that gave it was received.
 type Entries = BTreeMap<String, Micros>;

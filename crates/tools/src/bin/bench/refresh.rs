@@ -16,12 +16,12 @@ use pipekeeper_core::test_util::{self, TestDatabase};
 use pipekeeper_core::vault::{SealedTo, Vault};
 use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
 use serde_json::json;
-use stack_tests::client::{Client, REFRESH};
-use stack_tests::load::{self, Measured};
-use stack_tests::measured::{Table, backend_name, per_second, two_digits};
-use stack_tests::processes::{Plan, Processes};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tools::client::{Client, REFRESH};
+use tools::load::{self, Measured};
+use tools::measured::{Table, backend_name, per_second, two_digits};
+use tools::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::{basic, caption, host_of, millis, now};

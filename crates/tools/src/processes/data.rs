@@ -49,6 +49,11 @@ impl Plan {
         Ok(Vault::new(keyring))
     }
 
+    /// The operator of auth-capture: user name and password.
+    pub fn operator(&self) -> anyhow::Result<(String, Secret)> {
+        Ok(("operator".to_owned(), self.secret("operator.password")?))
+    }
+
     pub(super) fn log_file(&self, process: &str) -> PathBuf {
         self.data.join("logs").join(format!("{process}.log"))
     }

@@ -10,10 +10,10 @@ use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{AppKey, Backend};
 use pipekeeper_core::test_util::TestDatabase;
 use serde_json::json;
-use stack_tests::client::{Client, REFRESH};
-use stack_tests::load::{self, Measured, Until};
-use stack_tests::measured::{Table, backend_name, grouped, per_second, two_digits};
-use stack_tests::processes::{Plan, Processes};
+use tools::client::{Client, REFRESH};
+use tools::load::{self, Measured, Until};
+use tools::measured::{Table, backend_name, grouped, per_second, two_digits};
+use tools::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::refresh::{connections, inside};

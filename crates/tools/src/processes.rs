@@ -1,6 +1,7 @@
 //! The stack as real processes, on fixed ports: what `scripts/up` starts, and what tests stop and kill.
 
 mod command;
+mod configuration;
 mod data;
 mod plan;
 mod ports;
@@ -17,6 +18,7 @@ use tokio::process::Child;
 use crate::client::Client;
 
 pub use command::sibling;
+pub use configuration::{stand_in, variable};
 pub use plan::{Plan, Registration, SERVICES, SIMULATOR};
 pub use ports::free_base_port;
 

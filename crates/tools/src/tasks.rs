@@ -1,0 +1,15 @@
+//! Tasks without a shutdown that waits for them.
+
+use tokio::task::JoinHandle;
+
+/// A task that whoever started it ends, or the end of the runtime.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tools and tests have no shutdown that waits for their tasks"
+)]
+pub fn in_background<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::task::spawn(task)
+}

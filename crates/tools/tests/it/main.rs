@@ -1,0 +1,4 @@
+//! What `scripts/chaos` promises, played on whole stacks: alone on the machine, unlike the promises of `stack-tests`.
+
+#[cfg(test)]
+mod chaos;
