@@ -12,16 +12,21 @@ use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_service::tasks::Tasks;
 use pipekeeper_service::{Context, Loaded};
 
-use crate::TokenRefresher;
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::refresh::Refresher;
+use crate::{Parts, TokenRefresher};
 
 /// Takes a slot in the journal's directory; spawns nothing.
-pub(crate) fn open(config: &Config, context: &Context) -> anyhow::Result<Arc<Refresher>> {
+pub(crate) fn open(
+    config: &Config,
+    context: &Context,
+    parts: Parts,
+) -> anyhow::Result<Arc<Refresher>> {
     let client = http_client::build(config.timing.call_limits())?;
     let vault = config.vault.clone().context("no encryption.keys")?;
     let journal = Journal::open(
+        parts.disk,
         &config.journal.directory,
         config.journal.kept,
         vault.clone(),
@@ -34,6 +39,7 @@ pub(crate) fn open(config: &Config, context: &Context) -> anyhow::Result<Arc<Ref
         client,
         journal,
         config.timing,
+        parts.rules,
     )))
 }
 
@@ -64,7 +70,7 @@ impl Door {
             tasks: tasks.clone(),
         };
         Ok(Self {
-            refresher: open(&config.own, &context)?,
+            refresher: open(&config.own, &context, Parts::default())?,
             tasks,
             grace: config.common.http.shutdown_grace,
         })

@@ -32,7 +32,8 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::vault::{AnswerTo, Vault};
 use zeroize::Zeroizing;
 
-use self::disk::{Disk, RealDisk};
+pub use self::disk::{Disk, MachineDisk, SegmentFile};
+
 use self::entry::{Entry, Key};
 use self::index::{Index, Place};
 use self::slot::Slot;
@@ -94,12 +95,13 @@ pub(crate) enum Holder {
 impl Journal {
     /// Takes a slot and shows that it can be written to. What is there already is read when it is first asked for.
     pub(crate) fn open(
+        disk: Arc<dyn Disk>,
         directory: &Path,
         kept: Duration,
         vault: Vault,
         clock: SharedClock,
     ) -> Result<Self, JournalError> {
-        Self::open_on(Arc::new(RealDisk), PATIENCE, directory, kept, vault, clock)
+        Self::open_on(disk, PATIENCE, directory, kept, vault, clock)
     }
 
     pub(crate) fn open_on(

@@ -12,6 +12,7 @@ mod mirror;
 mod recheck;
 mod refresh;
 mod routes;
+mod rules;
 mod spend;
 mod sweep;
 
@@ -24,6 +25,9 @@ use pipekeeper_core::config::Loader;
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::{Context, Loaded, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
+
+pub use crate::journal::{Disk, MachineDisk, SegmentFile};
+pub use crate::rules::{Rule, Rules};
 
 use crate::config::Config;
 use crate::mirror::Mirror;
@@ -81,40 +85,42 @@ pub struct TokenRefresher {
     mirror: Option<Arc<Mirror>>,
 }
 
-impl Service for TokenRefresher {
-    const NAME: &'static str = "token-refresher";
-    const ABOUT: &'static str = "The only spender of refresh tokens";
-    const DEFAULTS: &'static str = include_str!("../config.default.toml");
-    const ALIASES: &'static [(&'static str, &'static str)] = &[(
-        "/webhook/937a8843-a28a-400a-b473-bdc598366fa0",
-        "/webhook/pipedrive/refresh",
-    )];
+/// What the service is made of beside its configuration and its context: by default the machine's disk and every rule.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    pub disk: Arc<dyn Disk>,
+    pub rules: Rules,
+}
 
-    type Config = Config;
-    type Command = Command;
-
-    fn configure(loader: &mut Loader) -> Config {
-        Config::load(loader)
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            disk: Arc::new(MachineDisk),
+            rules: Rules::default(),
+        }
     }
+}
 
-    fn build(config: Config, context: Context) -> anyhow::Result<Self> {
-        let door = door::open(&config, &context)?;
+impl TokenRefresher {
+    /// [`Service::build`], with other parts than the product's.
+    pub fn build_with(config: Config, context: &Context, parts: Parts) -> anyhow::Result<Self> {
+        let door = door::open(&config, context, parts)?;
         let log_kept = config.timing.log_kept;
         context.every(TRIM_EVERY, move |context| async move {
             let before = context.clock.now().saturating_sub(log_kept);
             context.store.refresh_log_trim(before).await.map(drop)
         });
-        every(&context, TRIM_EVERY, &door, |door| async move {
+        every(context, TRIM_EVERY, &door, |door| async move {
             door.journal().compact().await
         });
-        every(&context, REPLAY_EVERY, &door, |door| async move {
+        every(context, REPLAY_EVERY, &door, |door| async move {
             door.replay_once().await.map(drop)
         });
-        every(&context, REPORT_EVERY, &door, |door| async move {
+        every(context, REPORT_EVERY, &door, |door| async move {
             door.report().await
         });
         every(
-            &context,
+            context,
             config.timing.sweep_every,
             &door,
             |door| async move {
@@ -135,6 +141,27 @@ impl Service for TokenRefresher {
             webhook: config.webhook,
             mirror,
         })
+    }
+}
+
+impl Service for TokenRefresher {
+    const NAME: &'static str = "token-refresher";
+    const ABOUT: &'static str = "The only spender of refresh tokens";
+    const DEFAULTS: &'static str = include_str!("../config.default.toml");
+    const ALIASES: &'static [(&'static str, &'static str)] = &[(
+        "/webhook/937a8843-a28a-400a-b473-bdc598366fa0",
+        "/webhook/pipedrive/refresh",
+    )];
+
+    type Config = Config;
+    type Command = Command;
+
+    fn configure(loader: &mut Loader) -> Config {
+        Config::load(loader)
+    }
+
+    fn build(config: Config, context: Context) -> anyhow::Result<Self> {
+        Self::build_with(config, &context, Parts::default())
     }
 
     fn degraded(&self) -> Vec<String> {

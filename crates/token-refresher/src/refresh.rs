@@ -26,6 +26,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::config::Timing;
 use crate::journal::Journal;
+use crate::rules::{Rule, Rules};
 
 mod commit;
 mod end;
@@ -99,6 +100,7 @@ pub(crate) struct Refresher {
     apps: Apps,
     client: reqwest::Client,
     timing: Timing,
+    rules: Rules,
     journal: Journal,
     /// By the provider's key: a sick one must not use up the others' places.
     places: HashMap<String, Semaphore>,
@@ -118,6 +120,7 @@ impl Refresher {
         client: reqwest::Client,
         journal: Journal,
         timing: Timing,
+        rules: Rules,
     ) -> Self {
         let places = |app: &Arc<App>| {
             let places = Semaphore::new(timing.max_concurrent_calls);
@@ -134,6 +137,7 @@ impl Refresher {
             apps,
             client,
             timing,
+            rules,
             journal,
             flights: Mutex::default(),
             watch: Watch::default(),
@@ -320,7 +324,9 @@ impl Refresher {
             }
         }
         let newer = match have {
-            Some(generation) => generation != row.generation,
+            Some(generation) => {
+                generation != row.generation && self.rules.keep(Rule::CompareGenerations)
+            }
             // An n8n caller: it has just seen a 401, so what was minted since is news to it.
             None => row
                 .refreshed_at

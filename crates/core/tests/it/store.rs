@@ -234,6 +234,7 @@ pub(crate) fn consent(account_id: &str, owner: &str) -> Consent {
 pub(crate) fn commit() -> Commit {
     Commit {
         spent_under: None,
+        revives_revoked: false,
         access_token: sealed("access-2"),
         refresh_token: sealed("refresh-2"),
         scope: "base".to_owned(),

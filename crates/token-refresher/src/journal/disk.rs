@@ -1,4 +1,4 @@
-//! The disk under the writer: all of it that a test must be able to break.
+//! The disk under the writer: all of it that a test, or `scripts/chaos`, must be able to break.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -9,12 +9,14 @@ use std::path::Path;
 #[cfg(test)]
 pub(crate) mod forgetful;
 
-pub(crate) trait Disk: fmt::Debug + Send + Sync {
+/// Makes the files that the journal is written to.
+pub trait Disk: fmt::Debug + Send + Sync {
     /// A new file that is still there after a power cut.
     fn create(&self, path: &Path) -> io::Result<Box<dyn SegmentFile>>;
 }
 
-pub(crate) trait SegmentFile: fmt::Debug + Send {
+/// A file of the journal, written from its first byte to its last.
+pub trait SegmentFile: fmt::Debug + Send {
     /// May write a part of it and fail.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
@@ -23,10 +25,11 @@ pub(crate) trait SegmentFile: fmt::Debug + Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// The machine's own file system.
 #[derive(Debug)]
-pub(super) struct RealDisk;
+pub struct MachineDisk;
 
-impl Disk for RealDisk {
+impl Disk for MachineDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn SegmentFile>> {
         let file = new_file(path)?;
         sync_parent(path)?;

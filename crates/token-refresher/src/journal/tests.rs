@@ -45,7 +45,7 @@ impl World {
 
     /// A process of its own.
     fn journal(&self) -> Journal {
-        self.journal_on(Arc::new(RealDisk))
+        self.journal_on(Arc::new(MachineDisk))
     }
 
     fn journal_on(&self, disk: Arc<dyn Disk>) -> Journal {

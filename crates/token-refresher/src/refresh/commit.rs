@@ -15,7 +15,7 @@ use pipekeeper_core::vault::SealedTo;
 
 use super::renew::{Received, Spending};
 use super::waits::STREAK;
-use super::{FlightResult, Outcome, RefreshError, Refresher, Trigger, adopt};
+use super::{FlightResult, Outcome, RefreshError, Refresher, Rule, Trigger, adopt};
 
 impl Refresher {
     /// Stores what was received, for as long as it takes: only this process has it, and its journal.
@@ -74,9 +74,9 @@ impl Refresher {
         let now = self.clock.now();
         let commit = self.commit_of(row, app, spent, &received, how);
         let committed = self
-            .insist(row, || {
+            .write_over(row, |generation| {
                 self.store
-                    .connection_commit(&row.id, row.generation, &commit, now)
+                    .connection_commit(&row.id, generation, &commit, now)
             })
             .await;
         if committed {
@@ -110,6 +110,28 @@ impl Refresher {
         Stored::MovedOn(current)
     }
 
+    /// Writes over the generation that the row was read with. Where the row has moved on since, only a broken rule writes all
+    /// the same.
+    pub(super) async fn write_over<W>(&self, row: &Connection, write: impl Fn(i64) -> W) -> bool
+    where
+        W: Future<Output = Result<bool, StoreError>>,
+    {
+        let written = self.insist(row, || write(row.generation)).await;
+        let (compare, keep_revoked) = (
+            self.rules.keep(Rule::CompareGenerations),
+            self.rules.keep(Rule::KeepRevoked),
+        );
+        if written || (compare && keep_revoked) {
+            return written;
+        }
+        match self.reread(row).await {
+            Some(current) if !compare || current.state == ConnectionState::Revoked => {
+                self.insist(row, || write(current.generation)).await
+            }
+            _ => false,
+        }
+    }
+
     /// Leaves a token that lives on at the provider to the sweep's revocations, in the row that ended.
     pub(super) async fn leave_to_revoke(&self, row: &Connection, token: &Secret) -> bool {
         let key = row.app();
@@ -141,6 +163,7 @@ impl Refresher {
             .is_some_and(|last| at.saturating_since(last) < STREAK);
         Commit {
             spent_under: how.spent_under.clone(),
+            revives_revoked: !self.rules.keep(Rule::KeepRevoked),
             access_token: self.vault.seal_access_token(to, &tokens.access_token),
             refresh_token: self
                 .vault

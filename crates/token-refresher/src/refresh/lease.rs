@@ -9,7 +9,7 @@ use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::random;
 use pipekeeper_core::store::{Connection, StoreError};
 
-use super::Refresher;
+use super::{Refresher, Rule};
 use crate::config::{LEASE_MARGIN, Timing};
 use crate::journal::Holder;
 
@@ -82,6 +82,7 @@ impl Refresher {
     pub(super) async fn may_be_taken(&self, row: &Connection) -> bool {
         match &row.lease_owner {
             None => true,
+            Some(_) if !self.rules.keep(Rule::RespectLeases) => true,
             Some(owner) => self.is_orphan(&row.id, owner).await,
         }
     }
@@ -91,11 +92,15 @@ impl Refresher {
         let (asked_at, asked_at_wall) = (self.clock.monotonic(), self.clock.now());
         let flight = hex::encode(random::bytes::<8>());
         let mine = format!("{}/{flight}", self.journal.process());
+        let acquire = || {
+            self.store
+                .lease_acquire(&row.id, row.generation, row.state, &mine)
+        };
         let acquired = match &row.lease_owner {
-            None => {
-                self.store
-                    .lease_acquire(&row.id, row.generation, row.state, &mine)
-                    .await?
+            None => acquire().await?,
+            Some(owner) if !self.rules.keep(Rule::RememberDoubt) => {
+                self.store.lease_release(&row.id, owner).await?;
+                acquire().await?
             }
             Some(owner) => {
                 tracing::warn!(connection.id = %row.id, generation = row.generation, "taking over the lease of a holder that is gone");
@@ -112,6 +117,11 @@ impl Refresher {
             asked_at,
             asked_at_wall,
         }))
+    }
+
+    /// Whether the token may have been spent by a holder that got lost.
+    pub(super) fn doubt(&self, in_doubt: bool) -> bool {
+        in_doubt && self.rules.keep(Rule::RememberDoubt)
     }
 
     /// Whether a call begun now ends, and its answer is in the journal, while the lease is still respected.

@@ -37,14 +37,9 @@ impl Refresher {
             }
             let word = Some("invalid_grant");
             let ended = self
-                .insist(row, || {
-                    self.store.connection_reauth_required(
-                        &row.id,
-                        row.generation,
-                        in_doubt,
-                        word,
-                        now,
-                    )
+                .write_over(row, |generation| {
+                    self.store
+                        .connection_reauth_required(&row.id, generation, in_doubt, word, now)
                 })
                 .await;
             if ended {
@@ -154,7 +149,7 @@ impl Refresher {
         let failure = SpendFailure {
             retry_at,
             last_error: word.to_owned(),
-            in_doubt,
+            in_doubt: self.doubt(in_doubt),
             due_at: row.due_at.max(retry_at),
         };
         let now = self.clock.now();

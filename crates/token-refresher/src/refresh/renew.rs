@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use super::commit::Source;
 use super::lease::Lease;
 use super::log::{outcome_of, word_of};
-use super::{FlightResult, Outcome, RefreshError, Refresher, Report, Trigger, adopt, ended};
+use super::{FlightResult, Outcome, RefreshError, Refresher, Report, Rule, Trigger, adopt, ended};
 use crate::journal::{Answer, JournalError};
 use crate::spend::spend;
 
@@ -72,7 +72,7 @@ impl Refresher {
             trigger,
         };
         // Whoever had the lease may have been answered.
-        let mut in_doubt = row.in_doubt || lease.taken_over;
+        let mut in_doubt = self.doubt(row.in_doubt || lease.taken_over);
         match self.attempts(spending, &mut in_doubt, report).await {
             Attempt::Found(received) => self.commit(spending, received, Source::Journal).await,
             Attempt::Overtaken(Some(current)) if current.generation == row.generation => {
@@ -126,7 +126,7 @@ impl Refresher {
             let attempt = self.attempt(spending, secret, *in_doubt, report).await;
             match (&attempt, other) {
                 (Attempt::Answered(Err(TokenError::Unknown(unknown))), _) => {
-                    *in_doubt = true;
+                    *in_doubt = self.doubt(true);
                     // A provider that allows for lost answers does so for seconds: now or never.
                     if asked_again || is_told_to_wait(unknown) || self.is_stopping() {
                         return attempt;
@@ -190,6 +190,9 @@ impl Refresher {
     /// The provider's answer to this very token, if a journal in reach has it.
     async fn look(&self, spending: Spending<'_>) -> Result<Option<Received>, JournalError> {
         let Spending { row, token, .. } = spending;
+        if !self.rules.keep(Rule::SearchJournals) {
+            return Ok(None);
+        }
         let usable = |answer| received(answer, spending.app);
         self.journal
             .find(&row.id, row.generation, token, usable)

@@ -4,9 +4,9 @@ use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::store::{Connection, StoreError};
 
-use super::Refresher;
 use super::commit::{Provenance, Stored, came_too_late};
 use super::renew::received;
+use super::{Refresher, Rule};
 use crate::journal::{JournalError, Unsettled};
 
 /// Why the journals could not be gone through.
@@ -22,6 +22,9 @@ impl Refresher {
     /// Commits what processes that are gone were answered; says how many rows got newer by it.
     pub(crate) async fn replay_once(&self) -> Result<usize, ReplayError> {
         let mut replayed = 0;
+        if !self.rules.keep(Rule::SearchJournals) {
+            return Ok(replayed);
+        }
         for answer in self.journal.orphaned().await? {
             let row = self.store.connection_find(&answer.connection).await?;
             let fate = match row {

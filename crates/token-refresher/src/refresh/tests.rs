@@ -15,6 +15,7 @@ use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use super::waits::back_off;
 use super::*;
+use crate::journal::MachineDisk;
 use crate::sweep::Swept;
 
 mod doors;
@@ -223,12 +224,20 @@ impl World {
             client,
             journal,
             timing,
+            Rules::default(),
         ))
     }
 
     fn journal(&self, journals: &TestDirectory) -> Journal {
         let clock = Arc::<ManualClock>::clone(&self.clock);
-        Journal::open(journals.path(), DAY, self.vault.clone(), clock).unwrap()
+        Journal::open(
+            Arc::new(MachineDisk),
+            journals.path(),
+            DAY,
+            self.vault.clone(),
+            clock,
+        )
+        .unwrap()
     }
 
     fn consent(&self, id: &ConnectionId, owner: &str, access: &str, refresh: &str) -> Consent {
@@ -364,6 +373,7 @@ fn sibling(vault: &Vault, row: &Connection) -> Commit {
     let to = SealedTo::of(row, &key);
     Commit {
         spent_under: None,
+        revives_revoked: false,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),
         refresh_token: vault.seal_refresh_token(to, &Secret::from("refresh-sibling")),
         scope: row.scope.clone(),

@@ -81,8 +81,8 @@ async fn while_keys_are_rotated_each_finds_the_answers_of_the_other() {
         let keys = Secret::new(format!("{},{}", first.expose(), then.expose()));
         Vault::new(Keyring::parse(&keys).unwrap())
     };
-    let behind = world.journal_of(Arc::new(RealDisk), LONG, ring(&old, &new));
-    let ahead = world.journal_of(Arc::new(RealDisk), LONG, ring(&new, &old));
+    let behind = world.journal_of(Arc::new(MachineDisk), LONG, ring(&old, &new));
+    let ahead = world.journal_of(Arc::new(MachineDisk), LONG, ring(&new, &old));
 
     world.record(&behind, 7, "token-1", b"one").await.unwrap();
     world.record(&ahead, 8, "token-2", b"two").await.unwrap();
@@ -103,7 +103,7 @@ async fn an_answer_under_a_key_that_is_gone_says_so() {
     drop(journal);
     let other = Vault::new(Keyring::parse(&Keyring::generate("k2")).unwrap());
 
-    let journal = world.journal_of(Arc::new(RealDisk), LONG, other);
+    let journal = world.journal_of(Arc::new(MachineDisk), LONG, other);
 
     let [unsettled] = &*journal.orphaned().await.unwrap() else {
         panic!("one is orphaned");

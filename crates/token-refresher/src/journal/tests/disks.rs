@@ -184,7 +184,13 @@ fn a_directory_that_is_none_says_what_to_do() {
     let world = World::new();
     fs::write(world.root(), "a file").unwrap();
     let clock: SharedClock = Arc::<ManualClock>::clone(&world.clock);
-    let opened = Journal::open(&world.root(), DAY, world.vault.clone(), clock);
+    let opened = Journal::open(
+        Arc::new(MachineDisk),
+        &world.root(),
+        DAY,
+        world.vault.clone(),
+        clock,
+    );
     let error = opened.unwrap_err().to_string();
     assert!(error.starts_with("journal.directory `"), "{error}");
     assert!(error.ends_with("that this process may write to"), "{error}");
