@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pipekeeper_core::clock::Timestamp;
 
 use super::index::Open;
-use super::segment::SegmentName;
+use super::segment::{self, SegmentName};
 use super::writer::Origin;
 use super::{Inner, Journal, JournalError, blocking, slot};
 
@@ -78,10 +78,16 @@ impl Inner {
             // What was written between the last look and the lock.
             self.read_slot(&slot)?;
             let untouched = self.index().untouched_since(&slot, since);
+            let mut is_old = false;
             for (name, unsettled) in untouched {
                 if unsettled.is_empty() {
                     self.delete(&slot, &name)?;
+                    is_old = true;
                 }
+            }
+            let directory = self.directory.join(&slot);
+            if is_old && segment::names(&directory).is_ok_and(|names| names.is_empty()) {
+                slot::remove(&directory);
             }
         }
         Ok(())

@@ -1,19 +1,27 @@
-//! A slot: a directory that one process at a time has locked, and the name of whoever locked it last.
+//! A slot: a directory that one process at a time has locked, and the name of the process that locked it last.
+//!
+//! A free lock proves that its holder is dead only if it is the very lock that the holder had. A copy of the directory (a
+//! machine image, a restored backup, a volume snapshot) has free locks while the holders run elsewhere. So each slot records
+//! the identity of its lock file: the boot of the machine that made it, device, inode and creation time. A slot whose identity
+//! does not match is read, but never taken, and its holders are [`Holder::OutOfReach`].
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use pipekeeper_core::random;
 
-use super::disk::sync_parent;
+use super::disk::{new_file, sync_parent};
 use super::{Holder, JournalError};
 
 /// 80 random bits: no two machines ever have slots, or processes, of one name.
 const NAME_BYTES: usize = 10;
 const LOCK: &str = "lock";
+/// Holds the identity of the lock file. Written once, with the slot.
+const IDENTITY: &str = "identity";
 /// More than other processes that start at the same moment can snatch away.
 const ATTEMPTS: usize = 100;
 
@@ -26,7 +34,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Locks a slot that nobody has, or makes one.
+    /// Locks a free slot, or makes one.
     pub(super) fn take(root: &Path) -> Result<Self, JournalError> {
         let unusable = |source| JournalError::directory(root, source);
         make_directories(root).map_err(unusable)?;
@@ -37,11 +45,11 @@ impl Slot {
             .chain(std::iter::repeat_with(name).take(ATTEMPTS));
         for name in free {
             let directory = root.join(&name);
-            match make_directory(&directory) {
-                Ok(()) => sync_parent(&directory).map_err(unusable)?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            let is_new = match make_directory(&directory) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
                 Err(error) => return Err(unusable(error)),
-            }
+            };
             let path = directory.join(LOCK);
             let file = match open_lock(&path) {
                 Ok(file) => file,
@@ -55,6 +63,12 @@ impl Slot {
                 Err(TryLockError::Error(source)) => {
                     return Err(JournalError::Lock { path, source });
                 }
+            }
+            if is_new {
+                write_identity(&directory, &file).map_err(unusable)?;
+                sync_parent(&directory).map_err(unusable)?;
+            } else if !is_original(&directory, &file) {
+                continue;
             }
             let incarnation = self::name();
             write_incarnation(&file, &incarnation).map_err(unusable)?;
@@ -93,6 +107,7 @@ impl Slot {
         sync_parent(&self.directory)?;
         let file = open_lock(&self.directory.join(LOCK))?;
         file.try_lock()?;
+        write_identity(&self.directory, &file)?;
         write_incarnation(&file, &self.incarnation)?;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = file;
         Ok(())
@@ -130,6 +145,9 @@ pub(super) fn holder(directory: &Path, incarnation: &str) -> Holder {
     let Ok(mut file) = File::open(directory.join(LOCK)) else {
         return Holder::OutOfReach;
     };
+    if !is_original(directory, &file) {
+        return Holder::OutOfReach;
+    }
     let mut last = String::new();
     if file.read_to_string(&mut last).is_err() {
         return Holder::OutOfReach;
@@ -157,6 +175,15 @@ pub(super) fn lock_free(directory: &Path) -> Option<File> {
     Some(file)
 }
 
+/// Removes a slot without segments, whose lock its caller holds: after a restart of the machine nobody takes it again.
+pub(super) fn remove(directory: &Path) {
+    for file in [IDENTITY, LOCK] {
+        drop(fs::remove_file(directory.join(file)));
+    }
+    // Fails, and has to, if corrupt entries are kept in it.
+    drop(fs::remove_dir(directory));
+}
+
 fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -166,6 +193,51 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(path)
 }
+
+/// Whether this lock file is the one that the slot was made with, on a machine that has not been restarted since.
+fn is_original(directory: &Path, lock: &File) -> bool {
+    let recorded = fs::read_to_string(directory.join(IDENTITY));
+    let (Ok(recorded), Ok(Some(identity))) = (recorded, identity_of(lock)) else {
+        return false;
+    };
+    recorded == identity
+}
+
+/// Also replaces one that was copied here meanwhile.
+fn write_identity(directory: &Path, lock: &File) -> io::Result<()> {
+    let Some(identity) = identity_of(lock)? else {
+        return Ok(());
+    };
+    let path = directory.join(IDENTITY);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = new_file(&path)?;
+    file.write_all(identity.as_bytes())?;
+    file.sync_all()?;
+    sync_parent(&path)
+}
+
+/// `None` where the kernel does not say which boot this is.
+fn identity_of(lock: &File) -> io::Result<Option<String>> {
+    let Some(boot) = BOOT_ID.as_deref() else {
+        return Ok(None);
+    };
+    let metadata = lock.metadata()?;
+    // Not every file system knows it.
+    let created = metadata.created().ok();
+    let created = created.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let created = created.map_or(0, |at| at.as_nanos());
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    Ok(Some(format!("{boot} {device} {inode} {created}\n")))
+}
+
+/// One for each time that the machine was started; all containers of a machine see the same one.
+static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+});
 
 /// All names are of one length: whoever reads meanwhile reads the old one or the new one.
 fn write_incarnation(file: &File, incarnation: &str) -> io::Result<()> {

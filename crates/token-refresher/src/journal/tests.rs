@@ -81,13 +81,13 @@ impl World {
         journal.settle(&self.id, generation, &Secret::from(token));
     }
 
-    /// All files of the slots but their locks.
+    /// All files of the slots but their locks and those locks' identities.
     fn files(&self) -> Vec<PathBuf> {
         let slots = fs::read_dir(self.root()).unwrap();
         let files = slots.flat_map(|slot| fs::read_dir(slot.unwrap().path()).unwrap());
         let mut files: Vec<PathBuf> = files
             .map(|file| file.unwrap().path())
-            .filter(|path| !path.ends_with("lock"))
+            .filter(|path| !path.ends_with("lock") && !path.ends_with("identity"))
             .collect();
         files.sort();
         files

@@ -248,3 +248,88 @@ async fn a_mark_says_nothing_of_an_answer_that_came_after_it() {
         assert!(heir.orphaned().await.unwrap().is_empty());
     }
 }
+
+/// As `cp -r` of the directory, a restored backup or an image of the machine would leave it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_was_copied_before_the_start_is_read_and_never_taken() {
+    let world = World::new();
+    let elsewhere = World {
+        directory: TestDirectory::create(),
+        vault: world.vault.clone(),
+        clock: Arc::clone(&world.clock),
+        id: world.id.clone(),
+    };
+    let one = world.journal();
+    world.record(&one, 7, "token-1", b"body").await.unwrap();
+    copy(&world.root(), &elsewhere.root());
+
+    let two = elsewhere.journal();
+
+    assert_ne!(slot_of(&two), slot_of(&one));
+    assert_eq!(two.holder(&lease_of(&one)).await, Holder::OutOfReach);
+    let found = world.find(&two, 7, "token-1").await;
+    assert_eq!(found.unwrap(), b"body");
+    // Not even when the holder is dead: nothing here shows it.
+    let lease = lease_of(&one);
+    drop(one);
+    assert_eq!(two.holder(&lease).await, Holder::OutOfReach);
+    // On its own machine it is seen at once, and its slot is taken again.
+    let restarted = world.journal();
+    assert_eq!(restarted.holder(&lease).await, Holder::Gone);
+    assert_eq!(Some(slot_of(&restarted)), lease.split('/').next());
+}
+
+#[tokio::test]
+async fn a_slot_that_is_copied_while_its_holder_runs_does_not_make_the_holder_look_dead() {
+    let (world, elsewhere) = (World::new(), World::new());
+    let (one, two) = (world.journal(), elsewhere.journal());
+
+    copy(&world.root(), &elsewhere.root());
+
+    assert_eq!(two.holder(&lease_of(&one)).await, Holder::OutOfReach);
+    let three = elsewhere.journal();
+    assert_ne!(slot_of(&three), slot_of(&one));
+    assert_eq!(one.holder(&lease_of(&one)).await, Holder::Running);
+}
+
+/// The disk of a machine that was restarted looks like that of its clone: what the older boot's slots say of their holders
+/// counts for neither.
+#[tokio::test]
+async fn a_slot_of_another_boot_is_read_and_never_taken() {
+    let world = World::new();
+    let one = world.journal();
+    world.record(&one, 7, "token-1", b"body").await.unwrap();
+    let lease = lease_of(&one);
+    let identity = world.root().join(slot_of(&one)).join("identity");
+    drop(one);
+    let recorded = fs::read_to_string(&identity).unwrap();
+    let (_, of_the_file) = recorded.split_once(' ').unwrap();
+    let other_boot = "00000000-0000-4000-8000-000000000000";
+    fs::write(&identity, format!("{other_boot} {of_the_file}")).unwrap();
+
+    let two = world.journal();
+
+    assert_ne!(Some(slot_of(&two)), lease.split('/').next());
+    assert_eq!(two.holder(&lease).await, Holder::OutOfReach);
+    assert_eq!(world.find(&two, 7, "token-1").await.unwrap(), b"body");
+    let orphaned = two.orphaned().await.unwrap();
+    assert_eq!(orphaned.len(), 1, "what it left is committed all the same");
+    // In time nothing is left of it.
+    two.settle_orphan(&orphaned[0]);
+    world.clock.advance(DAY * 2);
+    two.compact().await.unwrap();
+    assert!(!identity.parent().unwrap().exists());
+}
