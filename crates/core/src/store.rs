@@ -15,6 +15,7 @@ mod app_tok;
 mod connections;
 mod error;
 mod figures;
+mod heartbeat;
 mod imports;
 mod leases;
 mod listing;
@@ -38,6 +39,7 @@ pub use app_tok::{AppTok, AppTokRow, BadTableName, TableName};
 pub use connections::{AppKey, Commit, Connection, Consent, NewConnection, Revocation};
 pub use error::StoreError;
 pub use figures::IdleDeadlines;
+pub use heartbeat::{Beat, Heartbeat};
 pub use imports::{HANDED_BACK, Import};
 pub use leases::SpendFailure;
 pub use listing::{Listing, Overview, Page};
@@ -119,6 +121,7 @@ impl fmt::Display for Backend {
 #[derive(Clone)]
 pub struct Store {
     pools: pool::Pools,
+    events: heartbeat::PoolEvents,
     acquire_timeout: Duration,
     query_timeout: Duration,
     #[cfg(feature = "test-util")]
@@ -166,6 +169,7 @@ macro_rules! on_conn {
                 .unwrap_or_else(|_elapsed| Err($crate::store::pool::unanswered()))
         };
         if answer.as_ref().is_err_and($crate::store::error::is_lost) {
+            $store.events.happened();
             drop(lent);
             $pool.retain(|_, _| false);
         } else {
@@ -185,8 +189,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`], which says nothing of the URL's contents.
     pub fn open(url: &Secret, options: &StoreOptions) -> Result<Self, StoreError> {
+        let events = heartbeat::PoolEvents::default();
         Ok(Self {
-            pools: pool::Pools::new(target::Target::parse(url)?, options)?,
+            pools: pool::Pools::new(target::Target::parse(url)?, options, &events)?,
+            events,
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
             #[cfg(feature = "test-util")]

@@ -187,6 +187,25 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// At which generation a response to the refresh token would have been given, of those connections whose token counts:
+    /// all but the revoked, and of these those that are still to be revoked at the provider.
+    pub async fn connections_spent_at(
+        &self,
+        ids: &[&ConnectionId],
+    ) -> Result<Vec<(ConnectionId, i64)>, StoreError> {
+        let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+        let revoked = c::state.eq(ConnectionState::Revoked.as_str());
+        on_conn!(self, |conn| table
+            .filter(c::id.eq_any(&ids))
+            .filter(c::revoke_pending.or(c::state.ne(ConnectionState::Revoked.as_str())))
+            // Ending a row moves its generation.
+            .select((
+                c::id,
+                case_when(revoked, c::generation - 1).otherwise(c::generation)
+            ))
+            .load(conn))
+    }
+
     pub async fn connection_find_by_keeper(
         &self,
         app: &AppKey,
@@ -339,6 +358,9 @@ impl Store {
 
     /// Ends a connection. A pending revocation is due at once, a known one never. A row that had ended keeps its generation:
     /// the answer to a refresh that was under way is told by it from those of long ago.
+    ///
+    /// A lease that is held while a revocation is pending stays: the token may just be being spent, and then another one has to
+    /// be revoked in its place. Until that is settled the row is in doubt.
     pub async fn connection_revoke(
         &self,
         id: &ConnectionId,
@@ -347,10 +369,8 @@ impl Store {
         revocation: Revocation,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let wiped = match revocation {
-            Revocation::Pending => None,
-            Revocation::Known => Some(Sealed::default()),
-        };
+        let pending = revocation == Revocation::Pending;
+        let wiped = (!pending).then(Sealed::default);
         let revoked = ConnectionState::Revoked.as_str();
         let changed = on_conn!(self, |conn| diesel::update(
             table.find(id.as_str()).filter(c::generation.eq(generation)),
@@ -362,16 +382,14 @@ impl Store {
             c::state.eq(revoked),
             c::state_reason.eq(reason),
             c::state_since.eq(now),
-            c::lease_owner.eq(None::<&str>),
-            c::retry_at.eq(None::<Timestamp>),
+            pending.then(|| c::in_doubt.eq(c::in_doubt.or(c::lease_owner.is_not_null()))),
             // `None` leaves a column as it is.
+            (!pending).then(|| c::lease_owner.eq(None::<&str>)),
+            c::retry_at.eq(None::<Timestamp>),
             wiped.as_ref().map(|empty| c::access_token.eq(empty)),
             wiped.as_ref().map(|empty| c::refresh_token.eq(empty)),
-            c::revoke_pending.eq(revocation == Revocation::Pending),
-            c::due_at.eq(match revocation {
-                Revocation::Pending => now,
-                Revocation::Known => never(),
-            }),
+            c::revoke_pending.eq(pending),
+            c::due_at.eq(if pending { now } else { never() }),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;

@@ -1,9 +1,11 @@
 //! Leases: who is refreshing a connection (`lease_owner`; NULL = nobody). They have no expiry and know no clock.
 
+use diesel::dsl::case_when;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 
+use super::schema::Instant;
 use super::schema::connections::{dsl as c, table};
 use super::types::never;
 use super::{Store, StoreError, on_conn};
@@ -21,8 +23,8 @@ pub struct SpendFailure {
 }
 
 impl Store {
-    /// Takes the lease of a connection that nobody holds and that is as its caller has seen it: `Active`, or
-    /// `ReauthRequired` for a recheck.
+    /// Takes the lease of a connection that nobody holds and that is as its caller has seen it: `Active`, `ReauthRequired` for
+    /// a recheck, or `Revoked` for the refresh that ends a doubt.
     pub async fn lease_acquire(
         &self,
         id: &ConnectionId,
@@ -69,7 +71,8 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Ends a lease whose spend came to nothing; from anyone but its holder it changes nothing.
+    /// Ends a lease whose spend came to nothing; from anyone but its holder it changes nothing. A revocation that was ordered
+    /// meanwhile stays due.
     pub async fn connection_spend_failed(
         &self,
         id: &ConnectionId,
@@ -87,7 +90,8 @@ impl Store {
             c::retry_at.eq(failure.retry_at),
             c::last_error.eq(&failure.last_error),
             c::in_doubt.eq(c::in_doubt.or(failure.in_doubt.into_sql::<Bool>())),
-            c::due_at.eq(failure.due_at),
+            c::due_at.eq(case_when(c::revoke_pending, c::due_at)
+                .otherwise(failure.due_at.into_sql::<Instant>())),
             c::lease_owner.eq(None::<&str>),
             c::updated_at.eq(now),
         ))

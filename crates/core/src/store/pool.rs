@@ -21,6 +21,7 @@ use mysql_async::Opts;
 use tokio::runtime::Handle;
 
 use super::error::ConnectError;
+use super::heartbeat::PoolEvents;
 use super::obstacle::Obstacle;
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
@@ -107,13 +108,15 @@ impl Source for PathBuf {
 pub(super) struct Manager<S> {
     source: Arc<S>,
     home: Option<Handle>,
+    events: PoolEvents,
 }
 
 impl<S: Source> Manager<S> {
-    fn pool(source: &Arc<S>, size: usize) -> Result<Pool<S>, StoreError> {
+    fn pool(source: &Arc<S>, size: usize, events: &PoolEvents) -> Result<Pool<S>, StoreError> {
         let manager = Self {
             source: Arc::clone(source),
             home: Handle::try_current().ok(),
+            events: events.clone(),
         };
         let pool = managed::Pool::builder(manager).max_size(size).build();
         pool.map_err(StoreError::unavailable)
@@ -125,6 +128,7 @@ impl<S: Source> managed::Manager for Manager<S> {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<S::Connection, ConnectError> {
+        self.events.happened();
         let source = Arc::clone(&self.source);
         at_home(self.home.clone(), async move { source.connect().await }).await
     }
@@ -139,6 +143,7 @@ impl<S: Source> managed::Manager for Manager<S> {
                 connection,
             );
         if half_finished || !S::is_good(connection, metrics.last_used()).await {
+            self.events.happened();
             return Err(RecycleError::message("of no further use"));
         }
         Ok(())
@@ -166,20 +171,25 @@ impl SpawnBlocking for Detached {
 }
 
 impl Pools {
-    pub(super) fn new(target: Target, options: &StoreOptions) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        target: Target,
+        options: &StoreOptions,
+        events: &PoolEvents,
+    ) -> Result<Self, StoreError> {
         let size = options.max_connections.max(1);
         Ok(match target {
             Target::Postgres(settings) => {
                 let settings = Arc::new(*settings);
-                Self::Postgres(Manager::pool(&settings, size)?, settings)
+                Self::Postgres(Manager::pool(&settings, size, events)?, settings)
             }
             Target::Mysql(opts) => {
                 let opts = Arc::new(*opts);
-                Self::Mysql(Manager::pool(&opts, size)?, opts)
+                Self::Mysql(Manager::pool(&opts, size, events)?, opts)
             }
             Target::Sqlite(path) => {
                 let path = Arc::new(path);
-                Self::Sqlite(Manager::pool(&path, size.min(SQLITE_CONNECTIONS))?, path)
+                let size = size.min(SQLITE_CONNECTIONS);
+                Self::Sqlite(Manager::pool(&path, size, events)?, path)
             }
         })
     }

@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// A row that ended has one more token to be revoked at its provider, which makes that of before worthless: it came in
-    /// answer to a refresh that was under way when the row ended.
+    /// answer to a refresh that was under way when the row ended. With it the doubt ends, and whatever lease was held.
     pub async fn connection_revoke_also(
         &self,
         id: &ConnectionId,
@@ -116,6 +116,8 @@ impl Store {
             // A revocation of the older token that is under way must not count for this one.
             c::generation.eq(c::generation + 1),
             c::refresh_token.eq(refresh_token),
+            c::in_doubt.eq(false),
+            c::lease_owner.eq(None::<&str>),
             c::revoke_pending.eq(true),
             c::due_at.eq(now),
             c::updated_at.eq(now),
@@ -124,11 +126,12 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// The provider knows now: the tokens are wiped, and the row is never due again.
+    /// The provider knows now, or can't be told (`error` says why): the tokens are wiped, and the row is never due again.
     pub async fn connection_revocation_told(
         &self,
         id: &ConnectionId,
         generation: i64,
+        error: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let changed = on_conn!(self, |conn| diesel::update(
@@ -139,6 +142,9 @@ impl Store {
         )
         .set((
             c::revoke_pending.eq(false),
+            c::in_doubt.eq(false),
+            c::lease_owner.eq(None::<&str>),
+            c::last_error.eq(error),
             c::access_token.eq(Sealed::default()),
             c::refresh_token.eq(Sealed::default()),
             c::due_at.eq(never()),

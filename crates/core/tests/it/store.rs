@@ -85,6 +85,8 @@ contract! { every backend:
         reauth_required_never_overrides_a_moved_generation
         ending_twice_moves_the_generation_once
         a_late_token_is_revoked_in_place_of_the_older_one
+        a_disconnect_leaves_the_lease_of_a_refresh_under_way_and_a_doubt
+        a_response_is_looked_for_at_the_generation_that_it_was_given_for
         a_recheck_that_is_refused_again_changes_neither_reason_nor_since
         an_active_row_is_never_still_refused
     }
@@ -161,6 +163,7 @@ contract! { every backend:
 contract! { every server:
     outages {
         store_recovers_from_a_cut_by_itself
+        a_heartbeat_tells_of_a_lost_connection
         connections_outlive_the_runtime_that_asked_first
         silent_server_is_given_up_on
         dropped_request_does_not_garble_the_next

@@ -1,5 +1,6 @@
 //! Connections that end: refused, disconnected, uninstalled; and what revives or removes them.
 
+use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired, Revoked};
 use pipekeeper_core::store::{Backend, Revocation, never};
 use pipekeeper_core::test_util::TestDatabase;
@@ -148,7 +149,7 @@ pub(crate) async fn a_late_token_is_revoked_in_place_of_the_older_one(backend: B
     // A sweep that was revoking the older one is told that there is more to do.
     assert!(
         !store
-            .connection_revocation_told(&id, 2, at(3))
+            .connection_revocation_told(&id, 2, None, at(3))
             .await
             .unwrap()
     );
@@ -157,10 +158,94 @@ pub(crate) async fn a_late_token_is_revoked_in_place_of_the_older_one(backend: B
     assert_eq!((row.state, row.due_at), (Revoked, at(2)));
     assert!(
         store
-            .connection_revocation_told(&id, 3, at(3))
+            .connection_revocation_told(&id, 3, None, at(3))
             .await
             .unwrap()
     );
+}
+
+/// The token may just be being spent: what is known to be revoked then is not the newest.
+pub(crate) async fn a_disconnect_leaves_the_lease_of_a_refresh_under_way_and_a_doubt(
+    backend: Backend,
+) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    for (lease, revocation, left) in [
+        (None, Revocation::Pending, (None, false)),
+        (Some("a"), Revocation::Pending, (Some("a"), true)),
+        (Some("a"), Revocation::Known, (None, false)),
+    ] {
+        let id = insert(
+            &store,
+            consent("acme", &format!("{lease:?} {revocation:?}")),
+        )
+        .await;
+        if let Some(owner) = lease {
+            assert!(store.lease_acquire(&id, 1, Active, owner).await.unwrap());
+        }
+        let ended = store.connection_revoke(&id, 1, "gone", revocation, at(1));
+        assert!(ended.await.unwrap());
+        let row = get(&store, &id).await;
+        assert_eq!((row.lease_owner.as_deref(), row.in_doubt), left);
+    }
+
+    // Whose refresh comes to nothing leaves the revocation due.
+    let id = insert(&store, consent("acme", "joe")).await;
+    assert!(store.lease_acquire(&id, 1, Active, "a").await.unwrap());
+    let ended = store.connection_revoke(&id, 1, "gone", Revocation::Pending, at(1));
+    assert!(ended.await.unwrap());
+    let failed = store
+        .connection_spend_failed(&id, "a", &failure(true), at(2))
+        .await;
+    assert!(failed.unwrap());
+    let row = get(&store, &id).await;
+    assert_eq!(
+        (row.due_at, row.in_doubt, row.lease_owner),
+        (at(1), true, None)
+    );
+
+    // Whose refresh brings a token ends the doubt.
+    assert!(store.lease_acquire(&id, 2, Revoked, "b").await.unwrap());
+    let late = sealed("refresh-2");
+    let stored = store.connection_revoke_also(&id, 2, &late, at(3)).await;
+    assert!(stored.unwrap());
+    let row = get(&store, &id).await;
+    assert_eq!((row.in_doubt, row.lease_owner), (false, None));
+
+    // So does a refusal, of which people are told.
+    assert!(store.lease_acquire(&id, 3, Revoked, "c").await.unwrap());
+    assert!(store.lease_take_over(&id, "c", "d").await.unwrap());
+    let told = store.connection_revocation_told(&id, 3, Some("unconfirmed"), at(4));
+    assert!(told.await.unwrap());
+    let row = get(&store, &id).await;
+    assert_eq!((row.in_doubt, row.lease_owner), (false, None));
+    assert_eq!(row.last_error.as_deref(), Some("unconfirmed"));
+}
+
+pub(crate) async fn a_response_is_looked_for_at_the_generation_that_it_was_given_for(
+    backend: Backend,
+) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    let mut ids = Vec::new();
+    for owner in ["active", "refused", "to revoke", "revoked"] {
+        ids.push(insert(&store, consent("acme", owner)).await);
+    }
+    let refused = store.connection_reauth_required(&ids[1], 1, false, None, at(1));
+    assert!(refused.await.unwrap());
+    for (id, revocation) in [(&ids[2], Revocation::Pending), (&ids[3], Revocation::Known)] {
+        let ended = store.connection_revoke(id, 1, "gone", revocation, at(1));
+        assert!(ended.await.unwrap());
+    }
+    let unknown = ConnectionId::generate();
+
+    let asked: Vec<_> = ids.iter().chain([&unknown]).collect();
+    let mut spent_at = store.connections_spent_at(&asked).await.unwrap();
+
+    spent_at.sort_by_key(|(id, _)| ids.iter().position(|known| known == id));
+    let expected: Vec<_> = ids[..3].iter().map(|id| (id.clone(), 1)).collect();
+    assert_eq!(spent_at, expected);
+    assert_eq!(store.connections_spent_at(&[]).await.unwrap(), []);
 }
 
 pub(crate) async fn a_recheck_that_is_refused_again_changes_neither_reason_nor_since(

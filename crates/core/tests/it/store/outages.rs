@@ -3,7 +3,7 @@ use std::iter::successors;
 use std::time::Duration;
 
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Store, StoreError, StoreOptions};
+use pipekeeper_core::store::{Backend, Beat, Store, StoreError, StoreOptions};
 use pipekeeper_core::test_util::{TestDatabase, open};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -43,6 +43,30 @@ pub(crate) async fn store_recovers_from_a_cut_by_itself(backend: Backend) {
     for outcome in ping_all(&store).await {
         outcome.expect("dead connections are not lent");
     }
+}
+
+pub(crate) async fn a_heartbeat_tells_of_a_lost_connection(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let gate = database.gate();
+    let store = open(&gate.url());
+    let mut heartbeat = store.heartbeat();
+    for _ in 0..3 {
+        assert_eq!(heartbeat.beat().await.unwrap(), Beat::Steady);
+    }
+    store.ping().await.unwrap();
+    let events = store.pool_events();
+    store.ping().await.unwrap();
+    assert_eq!(store.pool_events(), events, "the same connection");
+
+    gate.cut();
+    heartbeat.beat().await.unwrap_err();
+    heartbeat.beat().await.unwrap_err();
+    gate.open();
+    store.ping().await.ok();
+    assert_ne!(store.pool_events(), events);
+
+    assert_eq!(heartbeat.beat().await.unwrap(), Beat::Reconnected);
+    assert_eq!(heartbeat.beat().await.unwrap(), Beat::Steady);
 }
 
 pub(crate) async fn silent_server_is_given_up_on(backend: Backend) {

@@ -316,7 +316,7 @@ async fn writes(explained: &Explained) {
             .connection_revoke(&id, generation + 1, "gone", Revocation::Pending, at(5))
             .await,
         store
-            .connection_revocation_told(&id, generation + 2, at(6))
+            .connection_revocation_told(&id, generation + 2, None, at(6))
             .await,
         store
             .connection_reconnect(

@@ -193,13 +193,13 @@ pub(crate) async fn only_pending_revocations_are_due(backend: Backend) {
 
     assert!(
         !store
-            .connection_revocation_told(&told_here, 1, at(2))
+            .connection_revocation_told(&told_here, 1, None, at(2))
             .await
             .unwrap()
     );
     assert!(
         store
-            .connection_revocation_told(&told_here, 2, at(2))
+            .connection_revocation_told(&told_here, 2, None, at(2))
             .await
             .unwrap()
     );
