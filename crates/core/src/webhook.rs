@@ -26,6 +26,9 @@ pub const CONNECTION_NOT_FOUND: &str = "CONNECTION_NOT_FOUND";
 pub const REFRESH_BUSY: &str = "REFRESH_BUSY";
 pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 
+/// The reason of a `REFRESH_BUSY`: the access token was refused again although it had just been refreshed.
+pub const REFUSED_AFTER_RENEWAL: &str = "refused_after_renewal";
+
 /// Answers of token-refresher are a few hundred bytes.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
@@ -65,17 +68,18 @@ pub enum RefreshOutcome {
 /// Why there is no newer token.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshRefusal {
-    /// 409: the grant is dead, or was renewed a moment ago and refused again.
+    /// 409: the connection has ended.
     #[error("the connection has to be authorized again")]
     Invalidated(Box<Invalidated>),
     /// 404.
     #[error("token-refresher knows no such connection")]
     NotFound,
-    /// 502, 503, 504: transient; the word and the time are token-refresher's.
+    /// 502, 503, 504: transient.
     #[error("token-refresher could not refresh ({code})")]
     Failed {
         status: u16,
         code: String,
+        reason: Option<String>,
         retry_after: Option<Duration>,
         access_token_expires_at: Option<Timestamp>,
     },
@@ -99,8 +103,7 @@ impl RefreshRefusal {
     /// Whether the connection has no token that could be sent any more.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Invalidated(said) => said.state != ConnectionState::Active,
-            Self::NotFound => true,
+            Self::Invalidated(_) | Self::NotFound => true,
             Self::Failed { .. }
             | Self::TurnedAway(_)
             | Self::Unreachable(_)
@@ -117,13 +120,13 @@ pub struct Invalidated {
     pub state: ConnectionState,
     pub reason: Option<String>,
     pub since: Option<Timestamp>,
-    pub retry_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Refusal {
     #[serde(default)]
     code: String,
+    reason: Option<String>,
     access_token_expires_at: Option<Timestamp>,
 }
 
@@ -179,11 +182,13 @@ impl Refresher {
             | StatusCode::GATEWAY_TIMEOUT => {
                 let Refusal {
                     code,
+                    reason,
                     access_token_expires_at,
                 } = refusal();
                 Err(RefreshRefusal::Failed {
                     status: status.as_u16(),
                     code,
+                    reason,
                     retry_after: wait,
                     access_token_expires_at,
                 })

@@ -8,7 +8,9 @@ use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::http_client::{self, BodyError};
 use pipekeeper_core::oauth::retry_after;
 use pipekeeper_core::random;
-use pipekeeper_core::webhook::{REFRESH_BUSY, RefreshRefusal, STORE_UNAVAILABLE, Trace};
+use pipekeeper_core::webhook::{
+    REFRESH_BUSY, REFUSED_AFTER_RENEWAL, RefreshRefusal, STORE_UNAVAILABLE, Trace,
+};
 use pipekeeper_service::problem::{Code, Problem};
 use pipekeeper_service::selection::{self, Selected};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -20,6 +22,9 @@ use crate::tokens::{NoToken, Token, Tokens};
 
 /// So many sends, at most, for the sake of 401s (with one call of token-refresher among them), and for the sake of 429s.
 const SENDS_MAX: u32 = 3;
+
+/// A token that is refused although it was just refreshed is tried again after this time at the earliest.
+const STILL_REFUSED_WAIT: Duration = Duration::from_secs(5);
 
 /// Pipedrive's burst window, for an answer that does not say how long to wait.
 const BURST_WINDOW: Duration = Duration::from_secs(2);
@@ -234,9 +239,11 @@ impl From<UpstreamError> for Problem {
         match error {
             UpstreamError::NoToken(error) => error.into(),
             UpstreamError::StillRefused => Self::new(
-                Code::TokenInvalidated,
-                "Pipedrive refuses this connection's token although it was just refreshed; connect it again.",
-            ),
+                Code::RefreshBusy,
+                "Pipedrive refuses this connection's access token although it was just refreshed; ask again later.",
+            )
+            .with("reason", REFUSED_AFTER_RENEWAL)
+            .retry_after(Some(STILL_REFUSED_WAIT)),
             UpstreamError::Outrun => Self::new(
                 Code::RefreshBusy,
                 "The token ended while this request was waiting; ask again.",
@@ -309,16 +316,20 @@ fn of_refusal(refusal: &RefreshRefusal) -> Problem {
             invalidated("Pipedrive refuses this connection's token; connect it again.")
                 .with("state", json!(said.state))
                 .with("reason", json!(said.reason))
-                .with_time("retry_at", said.retry_at)
         }
         RefreshRefusal::NotFound => selection::not_found(),
-        RefreshRefusal::Failed { status, code, retry_after, access_token_expires_at } => {
+        RefreshRefusal::Failed { status, code, reason, retry_after, access_token_expires_at } => {
             let code = match code.as_str() {
                 REFRESH_BUSY => Code::RefreshBusy,
                 STORE_UNAVAILABLE => Code::StoreUnavailable,
                 _ => Code::RefreshFailed,
             };
-            Problem::new(code, "The connection's token could not be refreshed; it is kept, try again.")
+            let problem = Problem::new(code, "The connection's token could not be refreshed; it is kept, try again.");
+            let problem = match reason {
+                Some(reason) => problem.with("reason", json!(reason)),
+                None => problem,
+            };
+            problem
                 .with_status(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY))
                 .with_time("access_token_expires_at", *access_token_expires_at)
                 .retry_after(*retry_after)

@@ -10,6 +10,7 @@ mod compact;
 mod disk;
 mod entry;
 mod index;
+mod kept;
 mod look;
 mod segment;
 mod slot;
@@ -38,6 +39,8 @@ use self::entry::{Entry, Key};
 use self::index::{Index, Place};
 use self::slot::Slot;
 use self::writer::{Origin, Writer};
+
+pub(crate) use self::kept::KeptResponse;
 
 #[cfg(test)]
 pub(crate) use self::disk::forgetful::{ForgetfulDisk, Trouble};

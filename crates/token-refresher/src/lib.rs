@@ -39,6 +39,9 @@ const TRIM_EVERY: Duration = Duration::from_hours(1);
 /// How often answers of processes that are gone are looked for.
 const REPLAY_EVERY: Duration = Duration::from_secs(5);
 
+/// How often the database is asked whether it is the same one.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+
 /// How often the gauges are set.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
 
@@ -115,6 +118,9 @@ impl TokenRefresher {
         });
         every(context, REPLAY_EVERY, &door, |door| async move {
             door.replay_once().await.map(drop)
+        });
+        every(context, HEARTBEAT_EVERY, &door, |door| async move {
+            door.keep_continuity().await.map(drop)
         });
         every(context, REPORT_EVERY, &door, |door| async move {
             door.report().await

@@ -11,7 +11,7 @@
 //! A disconnected grant is revoked through the same door (`revoke`). Beside it `replay` commits what processes that are gone were answered.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
@@ -28,7 +28,9 @@ use crate::config::Timing;
 use crate::journal::Journal;
 use crate::rules::{Rule, Rules};
 
+mod backoff;
 mod commit;
+mod continuity;
 mod end;
 mod flight;
 mod guard;
@@ -38,15 +40,16 @@ mod refused;
 mod renew;
 mod replay;
 mod revoke;
-mod waits;
 
+use backoff::{Reason, UnnamedRefreshes, Wait, Waits, apart};
+use continuity::Continuity;
 pub(crate) use end::{FlightResult, Outcome, RefreshError};
 use end::{adopt, ended};
 use flight::{Flight, Report};
 use guard::Guard;
 use lease::Watch;
 use log::Log;
-use waits::{RETRY_AFTER_MAX, apart, early_again_at, lies_ahead};
+use renew::Spending;
 
 /// Between two looks at a lease that another process holds: at first, in the end.
 const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
@@ -90,6 +93,13 @@ impl Trigger {
     }
 }
 
+/// Who wants a newer token, and what they know of the one that failed.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    trigger: Trigger,
+    failed_generation: Option<i64>,
+}
+
 /// The door. One per process.
 #[derive(Debug)]
 pub(crate) struct Refresher {
@@ -106,8 +116,13 @@ pub(crate) struct Refresher {
     places: HashMap<String, Semaphore>,
     flights: Mutex<HashMap<ConnectionId, Flight>>,
     watch: Watch,
+    waits: Waits,
+    unnamed: UnnamedRefreshes,
     guard: Guard,
+    continuity: Arc<Continuity>,
     log: Log,
+    /// Rows that the sweep of this process can't help: until when it leaves them alone, on the monotonic clock.
+    left_to_others: Mutex<HashMap<ConnectionId, Duration>>,
     /// Whether refused connections have been rechecked where the app's credentials had changed.
     pub(crate) rechecked: OnceCell<()>,
 }
@@ -127,7 +142,10 @@ impl Refresher {
             (app.provider.key.clone(), places)
         };
         Self {
+            waits: Waits::new(SharedClock::clone(&context.clock)),
+            unnamed: UnnamedRefreshes::default(),
             guard: Guard::new(context.store.clone(), SharedClock::clone(&context.clock)),
+            continuity: Arc::new(Continuity::new(context.store.heartbeat())),
             log: Log::new(context.store.clone()),
             store: context.store,
             clock: context.clock,
@@ -141,6 +159,7 @@ impl Refresher {
             journal,
             flights: Mutex::default(),
             watch: Watch::default(),
+            left_to_others: Mutex::default(),
             rechecked: OnceCell::new(),
         }
     }
@@ -167,6 +186,16 @@ impl Refresher {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    pub(crate) fn left_to_others(&self) -> MutexGuard<'_, HashMap<ConnectionId, Duration>> {
+        self.left_to_others
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn timing(&self) -> Timing {
@@ -231,8 +260,9 @@ impl Refresher {
             };
             report.provider.clone_from(&app.provider.key);
             if trigger == Trigger::Revocation {
-                return self.revoke(app, row).await;
+                return self.revoke(app, row, report).await;
             }
+            self.check_age(&row)?;
             if self.is_newer(&row, have, trigger)? {
                 if waiting_since.is_some() {
                     told_wait(waiting_since);
@@ -249,13 +279,25 @@ impl Refresher {
                     }
                 }
                 self.check_held(app, &row)?;
+                // Before the lease: who lacks the key takes none.
+                let token = self
+                    .vault
+                    .refresh_token(&row)
+                    .map_err(RefreshError::Sealed)?;
                 // Nothing is begun that the process might not be there to end.
-                if self.is_stopping() {
+                if self.is_stopping() || self.is_quiet() {
                     return Err(RefreshError::Busy);
                 }
                 if let Some(lease) = self.acquire(&row).await? {
+                    let _held = self.continuity.hold(&row, &lease);
+                    self.release_if_quiet(&row, &lease).await?;
                     told_wait(waiting_since);
-                    match self.renew(&row, app, &lease, trigger, report).await? {
+                    let asked = Asked {
+                        trigger,
+                        failed_generation: have,
+                    };
+                    let spending = Spending::new(&row, app, &token, &lease, asked);
+                    match self.renew(spending, report).await? {
                         Outcome::Replayed(row) if self.is_past(&row).await => {
                             have = Some(row.generation);
                             continue;
@@ -323,25 +365,25 @@ impl Refresher {
                 }
             }
         }
-        let newer = match have {
-            Some(generation) => {
-                generation != row.generation && self.rules.keep(Rule::CompareGenerations)
-            }
-            // An n8n caller: it has just seen a 401, so what was minted since is news to it.
-            None => row
-                .refreshed_at
-                .is_some_and(|at| apart(at, now) < self.timing.minted_recently),
+        let newer = if let Some(generation) = have {
+            generation != row.generation && self.rules.keep(Rule::CompareGenerations)
+        } else {
+            let shortest = self.timing.minted_recently;
+            let window = self
+                .unnamed
+                .window(&row.id, self.clock.monotonic(), shortest);
+            row.refreshed_at.is_some_and(|at| apart(at, now) < window)
         };
         if newer {
             return Ok(true);
         }
-        if let Some(retry_at) = early_again_at(row, now) {
+        // Who names no generation has a window of its own for that.
+        let early = have.and_then(|_| Wait::after_early_refresh(row, now));
+        if let Some(retry_at) = self.waits.pending(&row.id, Reason::EarlyRefresh, early) {
             return Err(RefreshError::RefusedAfterRenewal { retry_at });
         }
-        match row
-            .retry_at
-            .filter(|at| lies_ahead(*at, now, RETRY_AFTER_MAX))
-        {
+        let failure = Wait::after_failure(row);
+        match self.waits.pending(&row.id, Reason::Failure, failure) {
             Some(retry_at) => Err(RefreshError::TryLater {
                 retry_at,
                 token_expires_at: row.expires_at,

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{Connection, HANDED_BACK, Pick};
-use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
+use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
 use pipekeeper_service::body::{self, Fields};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::selection::{self, Selected, select};
@@ -32,7 +32,7 @@ struct RefreshBody {
     account_id: Option<String>,
     owner: Option<String>,
     connection_id: Option<String>,
-    /// The generation of the token that failed; without it, a token minted in the last `refresh.minted_recently_secs` counts as newer.
+    /// The generation of the token that failed. Without it, a token counts as newer if it was minted in the last `refresh.minted_recently_secs`, or up to 60 s where such calls follow each other.
     generation: Option<i64>,
     /// How long the caller waits.
     #[schema(rename = "deadline_ms")]
@@ -49,11 +49,11 @@ struct RefreshBody {
         (status = 401, description = "No credentials", body = ProblemBody),
         (status = 403, description = "Wrong credentials", body = ProblemBody),
         (status = 404, description = "No such connection", body = ProblemBody),
-        (status = 409, description = "The grant is dead, was refused right after a renewal, or is ambiguous", body = ProblemBody),
+        (status = 409, description = "The connection has ended, or is ambiguous", body = ProblemBody),
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
         (status = 422, description = "Not JSON or a form, or a field is of no use", body = ProblemBody),
         (status = 502, description = "The provider made no sense or refuses our client", body = ProblemBody),
-        (status = 503, description = "Another holder is at it, or the database is away", body = ProblemBody),
+        (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, or the database is away", body = ProblemBody),
         (status = 504, description = "The provider did not answer in time", body = ProblemBody),
     )
 )]
@@ -87,9 +87,10 @@ pub(crate) async fn refresh(
         .map_err(|error| problem_of(error, service.door.now()))?;
     let (word, row) = match &outcome {
         Outcome::Refreshed(row) | Outcome::Replayed(row) => (RefreshOutcome::Refreshed, row),
-        Outcome::AlreadyNewer(row) | Outcome::Adopted(row) | Outcome::Revoked(row) => {
-            (RefreshOutcome::AlreadyNewer, row)
-        }
+        Outcome::AlreadyNewer(row)
+        | Outcome::Adopted(row)
+        | Outcome::Revoked(row)
+        | Outcome::RevocationUnconfirmed(row) => (RefreshOutcome::AlreadyNewer, row),
     };
     pipekeeper_service::record(&row.id, row.generation);
     // Who names the generation that failed reads our rows; who does not may read the old table's next.
@@ -163,13 +164,12 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
                 .with("reason", json!(reason))
         }
         RefreshError::RefusedAfterRenewal { retry_at } => Problem::new(
-            Code::TokenInvalidated,
-            "The token was renewed a moment ago and refused again: a newer one would be, too.",
+            Code::RefreshBusy,
+            "The access token was refreshed a moment ago and refused again. It is refreshed again no earlier than retry_at.",
         )
-        .with_status(StatusCode::CONFLICT)
-        .with("state", json!(ConnectionState::Active))
-        .with("reason", "refused_after_renewal")
-        .with_time("retry_at", Some(retry_at)),
+        .with("reason", REFUSED_AFTER_RENEWAL)
+        .with_time("retry_at", Some(retry_at))
+        .retry_after(Some(retry_at.saturating_since(now))),
         RefreshError::TryLater { retry_at, token_expires_at } => failed(
             "A refresh failed a moment ago; it is tried again at retry_at.".to_owned(),
             retry_at,

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Rows that can't be helped now are looked at again after this long, at least and at most: not all at once.
 const LATER: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins(5));
 
+/// A process remembers up to this many rows that it leaves to others; beyond it, those that it would try again are forgotten.
+const LEFT_TO_OTHERS_MAX: usize = 65_536;
+
 /// What one sweep came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Swept {
@@ -89,6 +92,7 @@ impl Refresher {
                 Did::Postponed => swept.postponed += 1,
                 Did::Revoked => swept.revoked += 1,
                 Did::Failed => swept.failed += 1,
+                Did::Nothing => {}
             }
         }
         Ok(swept)
@@ -122,10 +126,13 @@ impl Refresher {
     async fn attend(self: &Arc<Self>, due_for: DueFor, row: Connection) -> Did {
         let span =
             tracing::info_span!("sweep", connection.id = %row.id, generation = row.generation);
+        if self.is_left_to_others(&row) {
+            return Did::Nothing;
+        }
         let attended = async {
             let AppChoice::One(app) = self.apps().find(Some(&row.app_id), Some(&row.platform))
             else {
-                return self.postpone(&row, later(self.now())).await;
+                return Ok(self.leave_to_others(&row));
             };
             match due_for {
                 DueFor::Revocation => self.have_refreshed(&row, Trigger::Revocation).await,
@@ -163,16 +170,35 @@ impl Refresher {
             .await;
         match end {
             Ok(Outcome::Revoked(_)) => Ok(Did::Revoked),
+            Ok(Outcome::RevocationUnconfirmed(_)) => Ok(Did::Failed),
             Ok(_) => Ok(Did::Refreshed),
             // The row is left as it was, and would be first in the next sweep, too.
-            Err(RefreshError::ClientMisconfigured { .. } | RefreshError::Sealed(_)) => {
+            Err(RefreshError::ClientMisconfigured { .. }) => {
                 self.postpone(row, later(self.now())).await
             }
+            Err(RefreshError::Sealed(_)) => Ok(self.leave_to_others(row)),
             Err(RefreshError::Provider { .. }) if trigger == Trigger::Revocation => {
                 self.postpone(row, later(self.now())).await
             }
             Err(_) => Ok(Did::Failed),
         }
+    }
+
+    /// Another process may have the key or the app that this one lacks: for it the row stays due, and this one looks again
+    /// later.
+    fn leave_to_others(&self, row: &Connection) -> Did {
+        let now = self.monotonic();
+        let mut left = self.left_to_others();
+        if left.len() >= LEFT_TO_OTHERS_MAX {
+            left.retain(|_, until| *until > now);
+        }
+        left.insert(row.id.clone(), now + random::between(LATER.0, LATER.1));
+        Did::Postponed
+    }
+
+    fn is_left_to_others(&self, row: &Connection) -> bool {
+        let until = self.left_to_others().get(&row.id).copied();
+        until.is_some_and(|until| until > self.monotonic())
     }
 
     async fn postpone(&self, row: &Connection, until: Timestamp) -> Result<Did, StoreError> {
@@ -185,6 +211,7 @@ impl Refresher {
 
 /// What was done about one row.
 enum Did {
+    Nothing,
     Refreshed,
     Postponed,
     Revoked,

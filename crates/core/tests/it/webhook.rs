@@ -110,7 +110,6 @@ async fn a_conflict_says_what_became_of_the_connection() {
         said.since.unwrap().to_string(),
         "2027-01-15T08:00:00.000000Z"
     );
-    assert!(said.retry_at.is_none());
 }
 
 #[tokio::test]
@@ -157,7 +156,8 @@ async fn only_the_refreshers_own_404_means_that_the_connection_is_unknown() {
 async fn a_transient_failure_passes_its_word_and_its_time_on() {
     for status in [502, 503, 504] {
         let body = json!({
-            "code": "REFRESH_FAILED", "access_token_expires_at": "2027-01-15T08:00:00Z",
+            "code": "REFRESH_FAILED", "reason": "not_reached",
+            "access_token_expires_at": "2027-01-15T08:00:00Z",
         });
         let answer = ResponseTemplate::new(status)
             .set_body_json(body)
@@ -166,6 +166,7 @@ async fn a_transient_failure_passes_its_word_and_its_time_on() {
         let Err(RefreshRefusal::Failed {
             status: said,
             code,
+            reason,
             retry_after,
             access_token_expires_at,
         }) = refusal
@@ -173,6 +174,7 @@ async fn a_transient_failure_passes_its_word_and_its_time_on() {
             panic!("{refusal:?}")
         };
         assert_eq!((said, code.as_str()), (status, "REFRESH_FAILED"));
+        assert_eq!(reason.as_deref(), Some("not_reached"));
         assert_eq!(retry_after, Some(Duration::from_secs(9)));
         assert!(access_token_expires_at.is_some());
 

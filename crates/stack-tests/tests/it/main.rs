@@ -248,5 +248,6 @@ promises! { every server:
         new_grant_outlives_a_cut_before_it_is_stored
         silent_database_is_given_up_on
         newer_token_that_cannot_be_read_is_no_dead_connection
+        failover_that_loses_commits_costs_no_token
     }
 }

@@ -1,7 +1,10 @@
 //! A database that goes away and comes back. Not for `SQLite`, which is a file and no server.
 
+use std::sync::Mutex;
+
 use pipekeeper_core::store::Backend;
-use serde_json::json;
+use pipekeeper_core::test_util::TestDirectory;
+use serde_json::{Value, json};
 use stack_tests::{Answer, Setup, Stack};
 use tools::client::REFRESH;
 use tools::tasks::in_background;
@@ -179,4 +182,69 @@ pub(crate) async fn newer_token_that_cannot_be_read_is_no_dead_connection(backen
 
     answer.expect_problem(503, "STORE_UNAVAILABLE");
     assert_eq!(refreshes(&stack).await, 1);
+}
+
+/// A replica takes over that has not got the last commits. Each refresher has a journal where the others can't read it.
+pub(crate) async fn failover_that_loses_commits_costs_no_token(backend: Backend) {
+    let stack = gated(backend, &[]).await;
+    let elsewhere = TestDirectory::create();
+    let journal = elsewhere.path().display().to_string();
+    let other = stack
+        .add_refresher(&[("token-refresher.journal.directory", &journal)])
+        .await;
+    settings(
+        &stack,
+        json!({"rotation": "single_use_with_reuse_detection"}),
+    )
+    .await;
+    let mut connections = Vec::new();
+    for company in 1..=6 {
+        connections.push(stack.connect(company, 1).await.unwrap());
+    }
+    let of = |connection: &Value| json!({"connectionId": connection["id"], "generation": 1});
+    stack.sql("CREATE TABLE before_failover AS SELECT * FROM connections");
+    // Both have connections that they lose.
+    for connection in &connections {
+        other
+            .refresh(&json!({"connectionId": connection["id"], "generation": 0}))
+            .await
+            .unwrap()
+            .expect(200);
+        stack.refresh(&of(connection)).await.unwrap().expect(200);
+    }
+
+    let gate = stack.gate.as_ref().unwrap();
+    gate.cut();
+    let column = |name: &str| {
+        format!("{name} = (SELECT b.{name} FROM before_failover b WHERE b.id = connections.id)")
+    };
+    let columns = [
+        "generation",
+        "access_token",
+        "refresh_token",
+        "refreshed_at",
+        "lease_owner",
+    ];
+    let columns = columns.map(column).join(", ");
+    stack.sql(&format!("UPDATE connections SET {columns}"));
+    gate.open();
+
+    for connection in &connections {
+        let answer = Mutex::new(None);
+        until("the other refresher has what was lost", || async {
+            let said = other.refresh(&of(connection)).await.unwrap();
+            let is_final = said.status != 503;
+            *answer.lock().unwrap() = Some(said);
+            is_final
+        })
+        .await;
+        let said = answer.into_inner().unwrap().unwrap().expect(200).json();
+        assert_eq!(
+            (&said["outcome"], &said["generation"]),
+            (&json!("already_newer"), &json!(2))
+        );
+    }
+    assert_eq!(refreshes(&stack).await, 6);
+    let stats = stack.stats().await.unwrap();
+    assert_eq!(stats["refresh_token_reuse"], 0, "{stats}");
 }

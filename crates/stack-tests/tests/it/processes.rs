@@ -11,7 +11,7 @@ use tools::client::shows_a_token;
 use tools::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
 use tools::tasks::in_background;
 
-use crate::support::{EMAIL, NAME, crowd, expire, refreshes, settings};
+use crate::support::{EMAIL, NAME, books, crowd, expire, refreshes, settings, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_each_process_cost_one_refresh_on_sqlite() {
@@ -156,7 +156,7 @@ async fn killed_refreshers_work_is_taken_up_by_the_next() {
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    crate::support::until("the provider has committed", || async {
+    until("the provider has committed", || async {
         client.stats().await.unwrap()["refreshes"] == 1
     })
     .await;
@@ -171,5 +171,61 @@ async fn killed_refreshers_work_is_taken_up_by_the_next() {
 
     assert_eq!(answer.expect(200).json()["outcome"], "refreshed");
     assert_eq!(client.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    processes.stop().await.unwrap();
+}
+
+/// Killed when the provider has rotated and the response is on its way; disconnected before a sibling takes over. The token that
+/// the row has is worthless by then: revoking it would leave the grant alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnect_while_a_refresh_is_unfinished_leaves_no_grant_behind() {
+    let directory = TestDirectory::create();
+    let mut plan = Plan::new(directory.path().to_owned(), free_base_port());
+    let every = "token-refresher.sweep.every_secs".to_owned();
+    plan.set.push((every, "1".to_owned()));
+    let mut processes = Processes::start(plan.clone()).await.unwrap();
+    let client = plan.client().unwrap();
+    settings(
+        &client,
+        json!({"rotation": "single_use_with_reuse_detection"}),
+    )
+    .await;
+    let connection = client.connect(1, 1).await.unwrap();
+    let hang = json!({"on": "token", "grant": "refresh_token", "fault": "commit_then_hang"});
+    client.sim("faults", &hang).await.unwrap();
+    let (caller, body) = (
+        client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let waiting = in_background(async move { caller.refresh(&body).await });
+    until("the provider has committed", || async {
+        client.stats().await.unwrap()["refreshes"] == 1
+    })
+    .await;
+    processes
+        .signal("token-refresher", rustix::process::Signal::KILL)
+        .unwrap();
+    assert!(waiting.await.unwrap().is_err());
+    let mut disconnect = plan.command("token-refresher").unwrap();
+    let id = connection["id"].as_str().unwrap();
+    disconnect.args(["connections", "disconnect", id]);
+    assert!(disconnect.status().await.unwrap().success());
+    client.sim("expire", &json!({})).await.unwrap();
+    let ended = client.person(EMAIL).await.unwrap();
+    ended.expect_problem(401, "TOKEN_INVALIDATED");
+    assert_eq!(books(&client, 1, 1).await["state"], "active");
+
+    processes.start_one("token-refresher").await.unwrap();
+
+    until("the grant has ended", || async {
+        books(&client, 1, 1).await["state"] != "active"
+    })
+    .await;
+    let mut show = plan.command("token-refresher").unwrap();
+    show.args(["connections", "show", id, "--json"]);
+    show.stdout(std::process::Stdio::piped());
+    let shown = show.output().await.unwrap().stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    let last_error = &shown["connection"]["last_error"];
+    assert_eq!(last_error, "revocation_unconfirmed", "{shown}");
     processes.stop().await.unwrap();
 }

@@ -48,7 +48,9 @@ pub(super) fn told(result: FlightResult, have: i64, now: Timestamp) -> anyhow::R
             "somebody else was first, and has brought a newer token",
             row,
         ),
-        Ok(Outcome::Revoked(_)) => bail!("not refreshed: it was disconnected meanwhile"),
+        Ok(Outcome::Revoked(_) | Outcome::RevocationUnconfirmed(_)) => {
+            bail!("not refreshed: it was disconnected meanwhile")
+        }
         Err(error) => return Err(why(error, now)).context("not refreshed"),
     };
     Ok(format!(

@@ -271,7 +271,8 @@ impl Run<'_> {
                 | Outcome::Replayed(row)
                 | Outcome::AlreadyNewer(row)
                 | Outcome::Adopted(row)
-                | Outcome::Revoked(row),
+                | Outcome::Revoked(row)
+                | Outcome::RevocationUnconfirmed(row),
             ) => Arc::unwrap_or_clone(row),
             Err(RefreshError::Ended { .. }) => {
                 self.drop_row(&row).await?;

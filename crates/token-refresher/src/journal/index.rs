@@ -209,6 +209,18 @@ impl Index {
             .collect()
     }
 
+    /// All segments, the oldest first: by what happened in them last.
+    pub(super) fn by_age(&self) -> Vec<(String, SegmentName)> {
+        let mut all: Vec<_> = self
+            .segments()
+            .map(|(slot, name, segment)| (segment.newest, slot.to_owned(), name.clone()))
+            .collect();
+        all.sort();
+        all.into_iter()
+            .map(|(_, slot, name)| (slot, name))
+            .collect()
+    }
+
     /// The slot's last segment, and since when something stands in it.
     pub(super) fn last(&self, slot: &str) -> Option<(SegmentName, Option<Timestamp>)> {
         let (name, segment) = self.slots.get(slot)?.last_key_value()?;

@@ -13,8 +13,8 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Commit, Connection, HANDED_BACK, StoreError};
 use pipekeeper_core::vault::SealedTo;
 
+use super::backoff::STREAK;
 use super::renew::{Received, Spending};
-use super::waits::STREAK;
 use super::{FlightResult, Outcome, RefreshError, Refresher, Rule, Trigger, adopt};
 
 impl Refresher {
@@ -31,6 +31,7 @@ impl Refresher {
             token,
             lease,
             trigger,
+            ..
         } = spending;
         let asked_for = match trigger {
             Trigger::Webhook => Some(self.clock.now()),
@@ -40,8 +41,7 @@ impl Refresher {
             | Trigger::Recheck
             | Trigger::Revocation => row.last_used_at,
         };
-        // Was the renewed token good by its own word? Then it was a 401 that asked.
-        let early = trigger.is_asked() && self.clock.now() < renewal_due_of(app.policy(), row);
+        let early = self.earliness(spending);
         let how = Provenance {
             asked_for,
             early,
@@ -50,6 +50,9 @@ impl Refresher {
         };
         match self.store_received(row, app, token, received, &how).await {
             Stored::Committed(row) => {
+                if how.early == Earliness::Unnamed {
+                    self.unnamed.early_refresh(&row.id, self.clock.monotonic());
+                }
                 tracing::info!(connection.id = %row.id, generation = row.generation, trigger = trigger.as_str(), "refreshed");
                 let row = Arc::new(row);
                 Ok(match source {
@@ -58,6 +61,7 @@ impl Refresher {
                 })
             }
             Stored::MovedOn(current) => adopt(current),
+            Stored::WentBack => Err(RefreshError::Busy),
             Stored::Gone => Err(RefreshError::NotFound),
         }
     }
@@ -81,18 +85,24 @@ impl Refresher {
             .await;
         if committed {
             self.journal.settle(&row.id, row.generation, spent);
-            if how.spent_under.is_some() {
-                return Stored::Committed(after(row, commit, now));
-            }
-            return match self.reread(row).await {
-                Some(current) => Stored::Committed(current),
-                None => Stored::Gone,
+            let current = if how.spent_under.is_some() {
+                Some(after(row, commit, now))
+            } else {
+                self.reread(row).await
             };
+            let Some(current) = current else {
+                return Stored::Gone;
+            };
+            self.continuity.saw(&current, self.clock.monotonic());
+            return Stored::Committed(current);
         }
         let Some(current) = self.reread(row).await else {
             self.journal.settle(&row.id, row.generation, spent);
             return Stored::Gone;
         };
+        if current.generation < row.generation {
+            return Stored::WentBack;
+        }
         // The row moved on meanwhile. Reconnected, or refreshed by another: what was received is of the past, and dropped.
         if came_too_late(&current) {
             // Its tokens are somebody else's to use: nothing is revoked under them.
@@ -146,6 +156,18 @@ impl Refresher {
         .await
     }
 
+    fn earliness(&self, spending: Spending<'_>) -> Earliness {
+        let Spending { row, app, .. } = spending;
+        let is_asked = spending.trigger.is_asked();
+        if !is_asked || self.clock.now() >= renewal_due_of(app.policy(), row) {
+            Earliness::Due
+        } else if spending.names_generation {
+            Earliness::Refused
+        } else {
+            Earliness::Unnamed
+        }
+    }
+
     fn commit_of(
         &self,
         row: &Connection,
@@ -176,10 +198,11 @@ impl Refresher {
                 .provider
                 .refresh_idle
                 .map(|idle| at.saturating_add(idle)),
-            early_renewals: match (how.early, in_streak) {
-                (false, _) => 0,
-                (true, false) => 1,
-                (true, true) => row.early_renewals.saturating_add(1),
+            early_renewals: match how.early {
+                Earliness::Unnamed if in_streak => row.early_renewals,
+                Earliness::Refused if in_streak => row.early_renewals.saturating_add(1),
+                Earliness::Refused => 1,
+                Earliness::Due | Earliness::Unnamed => 0,
             },
             due_at: due_at(app, *at, expires_at, how.asked_for, self.clock.now()),
         }
@@ -221,12 +244,22 @@ pub(super) enum Source {
     Journal,
 }
 
+/// Whether a token was renewed although it had not come to its end, and for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Earliness {
+    /// At its time.
+    Due,
+    /// For a caller that named the generation that was refused.
+    Refused,
+    /// For one that named none: it has a back-off of its own (`UnnamedRefreshes`).
+    Unnamed,
+}
+
 /// How an answer came about, as far as the row depends on it.
 #[derive(Debug)]
 pub(super) struct Provenance {
     pub(super) asked_for: Option<Timestamp>,
-    /// Its predecessor was good by its own word.
-    pub(super) early: bool,
+    pub(super) early: Earliness,
     pub(super) spent_under: Option<String>,
 }
 
@@ -236,6 +269,8 @@ pub(super) enum Stored {
     Committed(Connection),
     /// The row had another generation.
     MovedOn(Connection),
+    /// The row is older than it was: the database has lost commits. The response stays in the journal for it.
+    WentBack,
     Gone,
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Outcome {
     Adopted(Arc<Connection>),
     /// The provider has been told that the connection ended here.
     Revoked(Arc<Connection>),
+    /// It can't be told: nobody knows the grant's newest token.
+    RevocationUnconfirmed(Arc<Connection>),
 }
 
 /// Why there is no newer token.
@@ -106,6 +108,7 @@ pub(super) fn outcome_word(result: &FlightResult, asked: bool) -> &'static str {
         Ok(Outcome::Adopted(_)) => "adopted",
         Err(RefreshError::NotFound) => "not_found",
         Ok(Outcome::Revoked(_)) => "revoked",
+        Ok(Outcome::RevocationUnconfirmed(_)) => "revocation_unconfirmed",
         Err(RefreshError::Ended { .. }) if asked => "rejected",
         Err(RefreshError::Ended { .. }) => "ended",
         Err(RefreshError::RefusedAfterRenewal { .. }) => "refused_after_renewal",

@@ -10,8 +10,6 @@ use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Store, StoreError};
 
-use super::waits::lies_ahead;
-
 /// How often an app that the provider refuses is tried again.
 pub(super) const PROBE_EVERY: Duration = Duration::from_mins(1);
 
@@ -39,10 +37,13 @@ pub(super) struct Guard {
 
 #[derive(Debug, Default)]
 struct AppState {
-    held: Option<(&'static str, Timestamp)>,
+    /// Until then, on the monotonic clock.
+    held: Option<(&'static str, Duration)>,
     second_secret: bool,
-    active_count: Option<(Timestamp, i64)>,
-    mass_rejection_until: Option<Timestamp>,
+    /// When, on the monotonic clock, and how many.
+    active_count: Option<(Duration, i64)>,
+    /// On the monotonic clock.
+    mass_rejection_until: Option<Duration>,
     /// Connections in doubt were refused, many of them, and nobody has been given new tokens since.
     refuses_everybody: bool,
     /// When the provider last gave one of its connections new tokens, on the monotonic clock.
@@ -61,21 +62,24 @@ impl Guard {
 
     /// The provider refuses our client: until then it is left alone.
     pub(super) fn hold(&self, app: &App, word: &'static str) -> Timestamp {
-        let until = self.clock.now().saturating_add(PROBE_EVERY);
+        let until = self.clock.monotonic() + PROBE_EVERY;
         self.apps().entry(app.key.clone()).or_default().held = Some((word, until));
-        until
+        self.clock.now().saturating_add(PROBE_EVERY)
     }
 
     /// Why this app is left alone, and until when. When the time is over, one caller tries for all.
     pub(super) fn held(&self, app: &App) -> Option<(&'static str, Timestamp)> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let mut apps = self.apps();
         let held = &mut apps.get_mut(&app.key)?.held;
         let (word, until) = (*held)?;
-        if lies_ahead(until, now, PROBE_EVERY) {
-            return Some((word, until));
+        if until > now {
+            return Some((
+                word,
+                self.clock.now().saturating_add(until.saturating_sub(now)),
+            ));
         }
-        *held = Some((word, now.saturating_add(PROBE_EVERY)));
+        *held = Some((word, now + PROBE_EVERY));
         None
     }
 
@@ -133,8 +137,8 @@ impl Guard {
         if in_doubt && self.has_granted_lately(app) {
             return Ok(true);
         }
-        let now = self.clock.now();
-        let since = now.saturating_sub(MASS_WINDOW);
+        let now = self.clock.monotonic();
+        let since = self.clock.now().saturating_sub(MASS_WINDOW);
         let key = app.app_key();
         let mut rejected = self.store.rejections_since(&key, "rejected", since).await?;
         if in_doubt {
@@ -152,7 +156,7 @@ impl Guard {
         let told = if in_doubt {
             std::mem::replace(&mut state.refuses_everybody, true)
         } else {
-            let until = now.saturating_add(MASS_WINDOW);
+            let until = now + MASS_WINDOW;
             let before = state.mass_rejection_until.replace(until);
             before.is_some_and(|at| at > now)
         };
@@ -177,10 +181,10 @@ impl Guard {
 
     /// Counted now and then: it takes a walk along an index.
     async fn active(&self, app: &App) -> Result<i64, StoreError> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let counted = self.apps().get(&app.key).and_then(|app| app.active_count);
         if let Some((at, active)) = counted
-            && now.saturating_since(at) < COUNTED_FOR
+            && now.saturating_sub(at) < COUNTED_FOR
         {
             return Ok(active);
         }
@@ -191,7 +195,7 @@ impl Guard {
 
     /// The apps that don't work as they should: their keys, and a word each.
     pub(super) fn troubles(&self) -> Vec<String> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let apps = self.apps();
         let mut troubles: Vec<String> = apps
             .iter()

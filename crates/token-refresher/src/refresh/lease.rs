@@ -1,7 +1,7 @@
 //! The lease: which process refreshes a connection, and when its holder is thought gone.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
@@ -129,6 +129,11 @@ impl Refresher {
         lease.age(&self.clock) + self.timing.call_timeout + LEASE_MARGIN <= self.timing.lease
     }
 
+    /// Whether nobody can have taken the lease over yet, however the response to a call under it comes in.
+    pub(super) fn is_respected(&self, lease: &Lease) -> bool {
+        lease.age(&self.clock) <= self.timing.lease.saturating_sub(LEASE_MARGIN)
+    }
+
     /// Asked when the token leaves: a process may have been frozen since it decided to call. Where the token's last holder
     /// may yet write down its answer, the look for it (monotonic) must not be long ago either.
     pub(super) fn in_time(
@@ -137,8 +142,12 @@ impl Refresher {
         looked_at: Option<Duration>,
     ) -> impl Fn() -> bool + Send + Sync + use<> {
         let (clock, lease) = (SharedClock::clone(&self.clock), lease.clone());
+        let continuity = Arc::clone(&self.continuity);
         let most = self.timing.lease.saturating_sub(LEASE_MARGIN);
         move || {
+            if continuity.is_quiet(clock.monotonic()) {
+                return false;
+            }
             let just_looked =
                 looked_at.is_none_or(|at| clock.monotonic().saturating_sub(at) <= LOOK_LASTS);
             lease.age(&clock) <= most && just_looked

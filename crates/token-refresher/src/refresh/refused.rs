@@ -1,15 +1,17 @@
 //! No newer token: what that means for the connection, and when it is tried again.
 
+use std::time::Duration;
+
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::oauth::{TokenError, Unknown};
 use pipekeeper_core::random;
 use pipekeeper_core::store::SpendFailure;
 
-use super::guard::MASS_WINDOW;
+use super::backoff::{self, back_off};
+use super::guard::{MASS_WINDOW, PROBE_EVERY};
 use super::log::word_of;
 use super::renew::Spending;
-use super::waits::back_off;
 use super::{FlightResult, RefreshError, Refresher, adopt};
 use crate::journal::JournalError;
 
@@ -44,6 +46,10 @@ impl Refresher {
                 .await;
             if ended {
                 tracing::error!(connection.id = %row.id, generation = row.generation, in_doubt, "the provider refused the refresh token: a new consent is needed");
+            } else {
+                // Of a row that was disconnected meanwhile.
+                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
+                    .await;
             }
         }
         adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?)
@@ -59,8 +65,7 @@ impl Refresher {
             let wait = random::between(MASS_WINDOW * 11 / 10, MASS_WINDOW * 12 / 10);
             ("mass_rejection", wait)
         };
-        let retry_at = self.clock.now().saturating_add(wait);
-        self.put_off(spending, word, retry_at, in_doubt).await;
+        let retry_at = self.put_off(spending, word, wait, in_doubt).await;
         Err(provider(word.to_owned(), false, retry_at, spending))
     }
 
@@ -72,11 +77,8 @@ impl Refresher {
     ) -> FlightResult {
         let row = spending.row;
         let word = "journal_unreadable";
-        let retry_at = self
-            .clock
-            .now()
-            .saturating_add(back_off(row.failures, None));
-        self.put_off(spending, word, retry_at, true).await;
+        let wait = back_off(row.failures, None);
+        let retry_at = self.put_off(spending, word, wait, true).await;
         tracing::error!(connection.id = %row.id, generation = row.generation, "no refresh: a journal that may hold the answer can't be read: {:#}", anyhow::Error::from(error));
         Err(provider(word.to_owned(), false, retry_at, spending))
     }
@@ -98,7 +100,7 @@ impl Refresher {
             let retry_at = self.guard.hold(app, refused);
             if in_doubt && !row.in_doubt {
                 // The doubt of the first call outlives the refusal of the second.
-                self.put_off(spending, &word, retry_at, in_doubt).await;
+                self.put_off(spending, &word, PROBE_EVERY, in_doubt).await;
             } else {
                 self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
                     .await;
@@ -118,12 +120,9 @@ impl Refresher {
             | TokenError::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
             _ => None,
         };
-        let retry_at = self
-            .clock
-            .now()
-            .saturating_add(back_off(row.failures, asked));
         let in_doubt = matches!(&error, TokenError::Unknown(_)) || in_doubt;
-        self.put_off(spending, &word, retry_at, in_doubt).await;
+        let wait = back_off(row.failures, asked);
+        let retry_at = self.put_off(spending, &word, wait, in_doubt).await;
         let timed_out = matches!(&error, TokenError::Unknown(Unknown::TimedOut(_)));
         let not_sent = matches!(&error, TokenError::NotSent(_));
         tracing::warn!(connection.id = %row.id, generation = row.generation, retry_at = %retry_at, "no refresh ({word}): {:#}", anyhow::Error::from(error));
@@ -137,15 +136,16 @@ impl Refresher {
         })
     }
 
-    /// Ends the lease of a spend that came to nothing, and says when to come back.
+    /// Ends the lease of a spend that came to nothing. Returns when the connection may be tried again.
     async fn put_off(
         &self,
         spending: Spending<'_>,
         word: &str,
-        retry_at: Timestamp,
+        wait: Duration,
         in_doubt: bool,
-    ) {
+    ) -> Timestamp {
         let Spending { row, lease, .. } = spending;
+        let retry_at = self.waits.set(&row.id, backoff::Reason::Failure, wait);
         let failure = SpendFailure {
             retry_at,
             last_error: word.to_owned(),
@@ -158,6 +158,7 @@ impl Refresher {
                 .connection_spend_failed(&row.id, &lease.owner, &failure, now)
         })
         .await;
+        retry_at
     }
 }
 

@@ -12,12 +12,14 @@ use reqwest::StatusCode;
 use super::commit::Source;
 use super::lease::Lease;
 use super::log::{outcome_of, word_of};
-use super::{FlightResult, Outcome, RefreshError, Refresher, Report, Rule, Trigger, adopt, ended};
+use super::{
+    Asked, FlightResult, Outcome, RefreshError, Refresher, Report, Rule, Trigger, adopt, ended,
+};
 use crate::journal::{Answer, JournalError};
 use crate::spend::spend;
 
 /// What an attempt to spend came to.
-enum Attempt {
+pub(super) enum Attempt {
     /// A journal has the answer.
     Found(Received),
     /// The lease is somebody else's, or nobody's; the row as it is, if it is.
@@ -43,34 +45,34 @@ pub(super) struct Spending<'a> {
     pub(super) token: &'a Secret,
     pub(super) lease: &'a Lease,
     pub(super) trigger: Trigger,
+    /// Whether the caller said which generation was refused.
+    pub(super) names_generation: bool,
+}
+
+impl<'a> Spending<'a> {
+    pub(super) fn new(
+        row: &'a Connection,
+        app: &'a App,
+        token: &'a Secret,
+        lease: &'a Lease,
+        asked: Asked,
+    ) -> Self {
+        Self {
+            row,
+            app,
+            token,
+            lease,
+            trigger: asked.trigger,
+            names_generation: asked.failed_generation.is_some(),
+        }
+    }
 }
 
 impl Refresher {
-    pub(super) async fn renew(
-        &self,
-        row: &Connection,
-        app: &App,
-        lease: &Lease,
-        trigger: Trigger,
-        report: &mut Report,
-    ) -> FlightResult {
-        let token = match self.vault.refresh_token(row) {
-            Ok(token) => token,
-            Err(error) => {
-                // One that was taken over is kept: for want of the key nobody has looked for its holder's answer.
-                if !lease.taken_over {
-                    self.store.lease_release(&row.id, &lease.owner).await?;
-                }
-                return Err(RefreshError::Sealed(error));
-            }
-        };
-        let spending = Spending {
-            row,
-            app,
-            token: &token,
-            lease,
-            trigger,
-        };
+    pub(super) async fn renew(&self, spending: Spending<'_>, report: &mut Report) -> FlightResult {
+        let Spending {
+            row, app, lease, ..
+        } = spending;
         // Whoever had the lease may have been answered.
         let mut in_doubt = self.doubt(row.in_doubt || lease.taken_over);
         match self.attempts(spending, &mut in_doubt, report).await {
@@ -113,7 +115,7 @@ impl Refresher {
 
     /// One attempt, and one more each where nobody knows what the first did, and where the provider knows us by our other
     /// secret alone.
-    async fn attempts(
+    pub(super) async fn attempts(
         &self,
         spending: Spending<'_>,
         in_doubt: &mut bool,
@@ -188,7 +190,10 @@ impl Refresher {
     }
 
     /// The provider's answer to this very token, if a journal in reach has it.
-    async fn look(&self, spending: Spending<'_>) -> Result<Option<Received>, JournalError> {
+    pub(super) async fn look(
+        &self,
+        spending: Spending<'_>,
+    ) -> Result<Option<Received>, JournalError> {
         let Spending { row, token, .. } = spending;
         if !self.rules.keep(Rule::SearchJournals) {
             return Ok(None);
@@ -213,6 +218,7 @@ impl Refresher {
             token,
             lease,
             trigger,
+            ..
         } = spending;
         let (started_at, started) = (self.clock.now(), self.clock.monotonic());
         let answer = spend(

@@ -4,7 +4,7 @@ use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::store::{Connection, StoreError};
 
-use super::commit::{Provenance, Stored, came_too_late};
+use super::commit::{Earliness, Provenance, Stored, came_too_late};
 use super::renew::received;
 use super::{Refresher, Rule};
 use crate::journal::{JournalError, Unsettled};
@@ -88,7 +88,7 @@ impl Refresher {
         }
         let how = Provenance {
             asked_for: row.last_used_at,
-            early: false,
+            early: Earliness::Due,
             spent_under: None,
         };
         let stored = self.store_received(row, app, &token, found, &how).await;
@@ -100,6 +100,7 @@ impl Refresher {
                 Fate::Replayed
             }
             Stored::MovedOn(_) | Stored::Gone => Fate::Settled,
+            Stored::WentBack => Fate::Kept,
         })
     }
 }

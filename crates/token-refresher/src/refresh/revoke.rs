@@ -1,18 +1,34 @@
 //! A connection that was disconnected here: its provider is told (RFC 7009), until it has heard it.
+//!
+//! A disconnect does not wait for a refresh that is under way. If one was, or if nobody knows what became of the last one, then
+//! the provider may hold a newer token than the row, and revoking the row's own would end nothing (RFC 7009 §2.2: an unknown
+//! token counts as revoked). So the doubt is settled first: the lease's holder has its time, its response is looked for in the
+//! journals, and if there is none the token is refreshed once more. What comes of that is revoked.
 
 use std::sync::Arc;
 
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::oauth::{self, TokenError};
 use pipekeeper_core::provider::App;
+use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Connection;
 
+use super::backoff::back_off;
+use super::lease::Lease;
 use super::log::word_of;
-use super::waits::back_off;
-use super::{FlightResult, Outcome, RefreshError, Refresher, adopt};
+use super::renew::{Attempt, Received, Spending};
+use super::{Asked, FlightResult, Outcome, RefreshError, Refresher, Report, Trigger, adopt};
+
+/// `last_error` of a connection whose grant may live on at the provider.
+const UNCONFIRMED: &str = "revocation_unconfirmed";
 
 impl Refresher {
-    pub(super) async fn revoke(&self, app: &App, row: Connection) -> FlightResult {
+    pub(super) async fn revoke(
+        &self,
+        app: &App,
+        row: Connection,
+        report: &mut Report,
+    ) -> FlightResult {
         self.check_held(app, &row)?;
         let (_place, _queued) = self.place(app).await;
         // As it is now: a new consent must not be revoked with the old one.
@@ -20,6 +36,18 @@ impl Refresher {
         if row.state != ConnectionState::Revoked || !row.revoke_pending {
             return adopt(row);
         }
+        // A newer token may yet come back from a journal.
+        if self.may_have_lost_commits().await {
+            return Err(RefreshError::Busy);
+        }
+        if row.in_doubt || row.lease_owner.is_some() {
+            self.settle_doubt(app, row, report).await
+        } else {
+            self.revoke_token(app, row).await
+        }
+    }
+
+    async fn revoke_token(&self, app: &App, row: Connection) -> FlightResult {
         let token = self
             .vault
             .refresh_token(&row)
@@ -27,8 +55,9 @@ impl Refresher {
         match oauth::revoke(&self.client, app, &token).await {
             // A grant that the provider knows nothing of has ended, too.
             Ok(()) | Err(TokenError::InvalidGrant) => {
+                let now = self.clock.now();
                 self.store
-                    .connection_revocation_told(&row.id, row.generation, self.clock.now())
+                    .connection_revocation_told(&row.id, row.generation, None, now)
                     .await?;
                 tracing::info!(connection.id = %row.id, "revoked at the provider");
                 Ok(Outcome::Revoked(Arc::new(row)))
@@ -44,5 +73,90 @@ impl Refresher {
                 })
             }
         }
+    }
+
+    /// Finds out which token is the newest, and has that one revoked.
+    async fn settle_doubt(&self, app: &App, row: Connection, report: &mut Report) -> FlightResult {
+        let token = self
+            .vault
+            .refresh_token(&row)
+            .map_err(RefreshError::Sealed)?;
+        if !self.may_be_taken(&row).await || self.is_stopping() {
+            return Err(RefreshError::Busy);
+        }
+        let Some(lease) = self.acquire(&row).await? else {
+            return Err(RefreshError::Busy);
+        };
+        let _held = self.continuity.hold(&row, &lease);
+        self.release_if_quiet(&row, &lease).await?;
+        let asked = Asked {
+            trigger: Trigger::Revocation,
+            failed_generation: Some(row.generation),
+        };
+        // Ending the row moved its generation. The response is journaled under the one before, and so is that to this refresh: it
+        // is the same token's.
+        let before = Connection {
+            generation: row.generation - 1,
+            ..row.clone()
+        };
+        let spending = Spending::new(&before, app, &token, &lease, asked);
+        match self.attempts(spending, &mut true, report).await {
+            Attempt::Found(received) | Attempt::Answered(Ok(received)) => {
+                self.revoke_newest(app, &row, &token, received).await
+            }
+            Attempt::Answered(Err(TokenError::InvalidGrant)) => {
+                // The last holder may have been frozen, and have written down its response since the last look.
+                match self.look(spending).await {
+                    Ok(Some(received)) => self.revoke_newest(app, &row, &token, received).await,
+                    Ok(None) => self.unconfirmed(&row, &lease).await,
+                    Err(error) => self.unreadable(spending, error).await,
+                }
+            }
+            Attempt::Answered(Err(error)) => self.failed(spending, error, true).await,
+            Attempt::Unreadable(error) => self.unreadable(spending, error).await,
+            Attempt::Overtaken(current) => adopt(*current.ok_or(RefreshError::NotFound)?),
+            Attempt::TooLate => {
+                self.insist(&row, || self.store.lease_release(&row.id, &lease.owner))
+                    .await;
+                Err(RefreshError::Busy)
+            }
+        }
+    }
+
+    async fn revoke_newest(
+        &self,
+        app: &App,
+        row: &Connection,
+        spent: &Secret,
+        received: Received,
+    ) -> FlightResult {
+        let newest = received.tokens.refresh_token.as_ref().unwrap_or(spent);
+        let is_stored = self.leave_to_revoke(row, newest).await;
+        self.journal.settle(&row.id, row.generation - 1, spent);
+        let row = self.reread(row).await.ok_or(RefreshError::NotFound)?;
+        if is_stored {
+            self.revoke_token(app, row).await
+        } else {
+            adopt(row)
+        }
+    }
+
+    async fn unconfirmed(&self, row: &Connection, lease: &Lease) -> FlightResult {
+        let now = self.clock.now();
+        let is_stored = self
+            .insist(row, || {
+                let error = Some(UNCONFIRMED);
+                self.store
+                    .connection_revocation_told(&row.id, row.generation, error, now)
+            })
+            .await;
+        if !is_stored {
+            // A new consent came meanwhile.
+            self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
+                .await;
+            return adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?);
+        }
+        tracing::error!(connection.id = %row.id, company.domain = row.company_domain, "revocation unconfirmed: uninstall the app in Pipedrive. The response to this connection's last refresh was lost, and the provider refuses the token from before it");
+        Ok(Outcome::RevocationUnconfirmed(Arc::new(row.clone())))
     }
 }

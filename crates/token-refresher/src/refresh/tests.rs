@@ -13,11 +13,13 @@ use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
-use super::waits::back_off;
+use super::backoff::back_off;
 use super::*;
 use crate::journal::MachineDisk;
 use crate::sweep::Swept;
 
+mod continuity;
+mod disconnects;
 mod doors;
 mod ends;
 mod guards;

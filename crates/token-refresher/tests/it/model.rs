@@ -31,6 +31,8 @@ const NONE: Faults = Faults {
     consents: 0,
     uninstalls: 0,
     rechecks: 0,
+    unnamed: 0,
+    failovers: 0,
 };
 
 const ROTATIONS: [Rotation; 3] = [
@@ -53,6 +55,7 @@ fn world(disks: &'static [u8], rotation: Rotation, faults: Faults) -> World {
         disks,
         faults,
         wanted: 3 + moves.min(1),
+        copied: false,
         back_within_grace: false,
     }
 }
@@ -151,6 +154,10 @@ const A_FULL_DISK: Faults = Faults {
     unwritable: 1,
     ..NONE
 };
+const A_FAILOVER: Faults = Faults {
+    failovers: 1,
+    ..NONE
+};
 const A_CONSENT: Faults = Faults {
     consents: 1,
     ..NONE
@@ -188,6 +195,41 @@ fn an_answer_out_of_reach_is_waited_for_by_those_who_give_it_the_grace() {
         ..world
     };
     hold(worlds(TWO_JOURNALS, &DEATHS).into_iter().map(grace));
+}
+
+/// All refreshers are there, and each has the time to write what it has.
+#[test]
+fn a_database_that_loses_its_last_commit_costs_nothing() {
+    let losses = [
+        A_FAILOVER,
+        Faults {
+            disconnects: 1,
+            ..A_FAILOVER
+        },
+    ];
+    for disks in [ONE_JOURNAL, TWO_JOURNALS] {
+        hold(worlds(disks, &losses));
+    }
+    hold(worlds(&[0, 0, 1], &[A_FAILOVER]));
+}
+
+#[test]
+fn copies_of_journals_change_nothing() {
+    let copied = |world| World {
+        copied: true,
+        ..world
+    };
+    hold(
+        worlds(TWO_JOURNALS, &[NONE, A_KILL])
+            .into_iter()
+            .map(copied),
+    );
+}
+
+#[test]
+fn callers_that_name_no_generation_delay_nobody() {
+    let faults = Faults { unnamed: 2, ..NONE };
+    hold(worlds(ONE_JOURNAL, &[faults]));
 }
 
 #[test]
@@ -239,6 +281,103 @@ fn without_the_orphan_grace_a_token_is_presented_twice() {
     breaks(Promise::PresentedOnce, world, |rules| {
         rules.orphan_grace = false;
     });
+}
+
+#[test]
+fn without_the_locks_own_identity_a_copied_journal_has_a_token_presented_twice() {
+    let copied = World {
+        copied: true,
+        ..strict(TWO_JOURNALS, NONE)
+    };
+    breaks(Promise::PresentedOnce, copied, |rules| {
+        rules.death_is_seen_at_the_lock_itself = false;
+    });
+}
+
+#[test]
+fn without_quiet_after_a_loss_a_token_is_presented_twice() {
+    breaks(
+        Promise::PresentedOnce,
+        strict(TWO_JOURNALS, A_FAILOVER),
+        |rules| {
+            rules.quiet_after_a_loss = false;
+        },
+    );
+}
+
+#[test]
+fn without_rewritten_responses_a_token_is_presented_twice() {
+    breaks(
+        Promise::PresentedOnce,
+        strict(TWO_JOURNALS, A_FAILOVER),
+        |rules| {
+            rules.responses_are_rewritten = false;
+        },
+    );
+}
+
+#[test]
+fn without_rewritten_leases_a_token_is_presented_twice() {
+    breaks(
+        Promise::PresentedOnce,
+        strict(TWO_JOURNALS, A_FAILOVER),
+        |rules| {
+            rules.leases_are_rewritten = false;
+        },
+    );
+}
+
+#[test]
+fn without_a_lease_that_outlives_a_disconnect_a_grant_is_left_behind() {
+    let faults = Faults {
+        kills: 1,
+        ..A_DISCONNECT
+    };
+    breaks(
+        Promise::NothingLeftBehind,
+        strict(ONE_JOURNAL, faults),
+        |rules| {
+            rules.disconnect_keeps_the_lease = false;
+        },
+    );
+}
+
+#[test]
+fn without_an_end_to_the_doubt_a_disconnect_leaves_a_grant_behind() {
+    let faults = Faults {
+        kills: 1,
+        ..A_DISCONNECT
+    };
+    breaks(
+        Promise::NothingLeftBehind,
+        strict(ONE_JOURNAL, faults),
+        |rules| {
+            rules.revocation_settles_the_doubt = false;
+        },
+    );
+}
+
+#[test]
+fn without_a_wait_for_the_holder_a_disconnect_has_its_token_presented_twice() {
+    breaks(
+        Promise::PresentedOnce,
+        strict(ONE_JOURNAL, A_DISCONNECT),
+        |rules| {
+            rules.revocation_waits_for_the_holder = false;
+        },
+    );
+}
+
+#[test]
+fn without_a_back_off_of_their_own_callers_that_name_no_generation_delay_others() {
+    let faults = Faults { unnamed: 1, ..NONE };
+    breaks(
+        Promise::OthersAreNotDelayed,
+        strict(ONE_JOURNAL, faults),
+        |rules| {
+            rules.unnamed_refreshes_make_no_streak = false;
+        },
+    );
 }
 
 #[test]
@@ -311,9 +450,9 @@ fn without_a_new_look_at_the_row_a_lost_race_ends_a_connection() {
 }
 
 #[test]
-fn without_a_generation_for_the_revocation_a_disconnect_leaves_a_grant_behind() {
+fn without_a_generation_for_the_revocation_a_token_is_presented_twice() {
     let world = strict(ONE_JOURNAL, A_DISCONNECT);
-    breaks(Promise::NothingLeftBehind, world, |rules| {
+    breaks(Promise::PresentedOnce, world, |rules| {
         rules.revoke_moves_generation = false;
     });
 }
@@ -339,11 +478,16 @@ fn without_both_guards_of_a_revoked_row_it_is_revived() {
     );
 }
 
+/// With a journal the sweep would find it all the same.
 #[test]
-fn without_revoking_what_comes_late_a_disconnect_leaves_a_grant_behind() {
+fn without_storing_what_comes_late_a_disconnect_has_its_token_presented_twice() {
+    let faults = Faults {
+        unwritable: 1,
+        ..A_DISCONNECT
+    };
     breaks(
-        Promise::NothingLeftBehind,
-        strict(ONE_JOURNAL, A_DISCONNECT),
+        Promise::PresentedOnce,
+        strict(ONE_JOURNAL, faults),
         |rules| {
             rules.overtaken_by_revoke_revokes = false;
         },
@@ -363,18 +507,11 @@ fn without_the_rule_that_the_newest_is_revoked_a_late_replay_leaves_a_grant_behi
 }
 
 #[test]
-fn without_a_replay_a_disconnect_leaves_a_grant_behind() {
-    let faults = Faults {
-        kills: 1,
-        ..A_DISCONNECT
-    };
-    breaks(
-        Promise::NothingLeftBehind,
-        strict(ONE_JOURNAL, faults),
-        |rules| {
-            rules.replay = false;
-        },
-    );
+fn without_a_replay_a_good_grant_stays_refused() {
+    let world = world(TWO_JOURNALS, Rotation::SingleUse, A_KILL);
+    breaks(Promise::ReauthOnlyIfDead, world, |rules| {
+        rules.replay = false;
+    });
 }
 
 #[test]

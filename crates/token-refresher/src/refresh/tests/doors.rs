@@ -291,6 +291,43 @@ async fn a_new_holder_is_given_its_own_time() {
     refreshed(end);
 }
 
+/// Two machines made from one image: each has a copy of the other's slot, with a free lock.
+#[tokio::test]
+async fn a_copy_of_the_holders_journal_does_not_make_it_look_dead() {
+    let world = World::answering([late_tokens()]).await;
+    let (here, there) = (TestDirectory::create(), TestDirectory::create());
+    let first = world.door_with(&[], &here);
+    let slot = first
+        .journal
+        .process()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    let copy = there.path().join(&slot);
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(here.path().join(&slot)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let second = world.door_with(&[], &there);
+    let asked_while_the_first_calls = async {
+        while world.calls().await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        refresh(&second, &world.id, Some(1)).await
+    };
+
+    let (ours, theirs) = tokio::join!(
+        refresh(&first, &world.id, Some(1)),
+        asked_while_the_first_calls
+    );
+
+    assert_eq!(refreshed(ours).generation, 2);
+    assert_eq!(already_newer(theirs).generation, 2);
+    assert_eq!(world.calls().await, 1);
+}
+
 #[tokio::test]
 async fn no_flight_waits_for_ever() {
     let world = World::answering([]).await;

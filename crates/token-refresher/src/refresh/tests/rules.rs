@@ -6,7 +6,17 @@ use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::store::StoreError;
 
 use super::*;
+use crate::refresh::backoff::{Reason, Wait, Waits};
 use crate::refresh::end::outcome_word;
+
+/// Until when the wait after an early refresh lasts.
+fn early_again_at(row: &Connection, now: Timestamp) -> Option<Timestamp> {
+    Waits::new(ManualClock::at(now)).pending(
+        &row.id,
+        Reason::EarlyRefresh,
+        Wait::after_early_refresh(row, now),
+    )
+}
 
 async fn row_with(early_renewals: i32, refreshed_at: Option<Timestamp>) -> Connection {
     let mut row = World::new().await.row().await;
@@ -198,6 +208,31 @@ async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
     assert_eq!(world.calls().await, 9);
 }
 
+/// n8n's workflows name no generation: one that asks too often must not keep others from the token they need.
+#[tokio::test]
+async fn a_noisy_caller_that_names_no_generation_delays_nobody_but_itself() {
+    let world = World::answering((0..20).map(|_| granted())).await;
+    let door = world.door();
+    for _ in 0..100 {
+        world.clock.advance(Duration::from_secs(6));
+        let result = refresh(&door, &world.id, None).await;
+        assert!(
+            matches!(result, Ok(Outcome::Refreshed(_) | Outcome::AlreadyNewer(_))),
+            "{result:?}"
+        );
+    }
+    let spent = world.calls().await;
+    assert!(
+        (10..=14).contains(&spent),
+        "{spent} refreshes in ten minutes"
+    );
+
+    let row = world.row().await;
+    let others = refreshed(refresh(&door, &world.id, Some(row.generation)).await);
+
+    assert_eq!(others.early_renewals, 1, "their own streak begins here");
+}
+
 #[tokio::test]
 async fn a_renewal_at_its_time_is_no_streak() {
     let world = World::answering([granted(), granted()]).await;
@@ -275,23 +310,86 @@ async fn a_token_that_does_not_open_changes_nothing() {
     assert_eq!(world.calls().await, 0);
 }
 
+const JUMPS: [i64; 4] = [-24 * 60, -5, 5, 24 * 60];
+
+/// The wall clock, so many minutes from what it is.
+fn jump(clock: &ManualClock, minutes: i64) {
+    let by = Duration::from_secs(minutes.unsigned_abs() * 60);
+    let now = clock.now();
+    clock.set_wall(if minutes < 0 {
+        now.saturating_sub(by)
+    } else {
+        now.saturating_add(by)
+    });
+}
+
+/// The wait that a refusal names, by the clock as it is now.
+#[track_caller]
+fn wait(clock: &ManualClock, result: FlightResult) -> Duration {
+    match result {
+        Err(
+            RefreshError::TryLater { retry_at, .. }
+            | RefreshError::Provider { retry_at, .. }
+            | RefreshError::RefusedAfterRenewal { retry_at },
+        ) => retry_at.saturating_since(clock.now()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn who_has_set_a_wait_keeps_to_its_length_whatever_the_wall_clock_does() {
+    for minutes in JUMPS {
+        let failing = plain(ResponseTemplate::new(503).insert_header("retry-after", "40"));
+        let world = World::answering([failing, granted()]).await;
+        let door = world.door();
+        let asked = refresh(&door, &world.id, Some(1)).await;
+        assert_eq!(wait(&world.clock, asked), Duration::from_secs(40));
+
+        jump(&world.clock, minutes);
+        for _ in 0..2 {
+            world.clock.advance(Duration::from_millis(19_990));
+            refresh(&door, &world.id, Some(1)).await.unwrap_err();
+        }
+        assert_eq!(world.calls().await, 1, "{minutes}");
+        world.clock.advance(Duration::from_millis(20));
+        refreshed(refresh(&door, &world.id, Some(1)).await);
+    }
+}
+
+#[tokio::test]
+async fn who_meets_a_wait_waits_no_longer_than_it_was_meant_to_last() {
+    for minutes in JUMPS {
+        let failing = plain(ResponseTemplate::new(503).insert_header("retry-after", "40"));
+        let world = World::answering([failing, granted(), granted()]).await;
+        world.refresh(Some(1)).await.unwrap_err();
+        jump(&world.clock, minutes);
+        let door = world.door();
+
+        if minutes < 0 {
+            let told = refresh(&door, &world.id, Some(1)).await;
+            assert_eq!(wait(&world.clock, told), Duration::from_secs(40));
+            world.clock.advance(Duration::from_secs(40));
+        }
+        refreshed(refresh(&door, &world.id, Some(1)).await);
+
+        // The same of the wait after an early refresh.
+        jump(&world.clock, minutes);
+        if minutes < 0 {
+            let told = refresh(&door, &world.id, Some(2)).await;
+            assert_eq!(wait(&world.clock, told), Duration::from_secs(1));
+            world.clock.advance(Duration::from_secs(1));
+        }
+        refreshed(refresh(&door, &world.id, Some(2)).await);
+    }
+}
+
 #[tokio::test]
 async fn a_wall_clock_that_was_set_back_holds_nobody_up_for_a_day() {
-    // Seen from a day earlier, the row was refreshed, refused and put off in the future.
-    let world = World::answering((0..3).map(|_| granted())).await;
-    refreshed(world.refresh(Some(1)).await);
     let yesterday = at(0).saturating_sub(DAY);
+    let world = World::answering([granted(), granted()]).await;
+    refreshed(world.refresh(Some(1)).await);
     world.clock.set_wall(yesterday);
-
-    assert_eq!(refreshed(world.refresh(Some(2)).await).generation, 3);
-
-    world.clock.set_wall(yesterday.saturating_sub(DAY));
-    assert_eq!(refreshed(world.refresh(None).await).generation, 4);
-
-    let world = World::answering([status(500), status(500), granted()]).await;
-    world.refresh(Some(1)).await.unwrap_err();
-    world.clock.set_wall(yesterday);
-    assert_eq!(refreshed(world.refresh(Some(1)).await).generation, 2);
+    assert_eq!(refreshed(world.refresh(None).await).generation, 3);
 
     let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
     let door = world.door();

@@ -233,11 +233,38 @@ async fn what_cannot_be_helped_now_does_not_stand_in_the_way() {
     assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
 
     assert_eq!(world.calls().await, 1);
-    for id in [&world.id, &foreign] {
-        let row = world.row_of(id).await;
-        assert!((at(3360)..=at(3600)).contains(&row.due_at));
-        assert_eq!((row.state, row.failures), (ConnectionState::Active, 0));
-    }
+    let row = world.row().await;
+    assert!((at(3360)..=at(3600)).contains(&row.due_at));
+    assert_eq!((row.state, row.failures), (ConnectionState::Active, 0));
+    let row = world.row_of(&foreign).await;
+    assert!(row.due_at <= at(3300), "due for those who have its app");
+}
+
+/// A process that lacks a key must not have those wait that have it.
+#[tokio::test]
+async fn what_one_process_cannot_open_stays_due_for_the_others() {
+    let world = World::answering([granted()]).await;
+    used(&world, &world.id).await;
+    let keyless = Vault::new(Keyring::parse(&Keyring::generate("k2")).unwrap());
+    let keyless = World {
+        vault: keyless,
+        database: TestDatabase::migrated(Backend::Sqlite).await,
+        journals: TestDirectory::create(),
+        provider: MockServer::start().await,
+        store: world.store.clone(),
+        clock: Arc::clone(&world.clock),
+        tasks: world.tasks.clone(),
+        id: world.id.clone(),
+    };
+    let door = keyless.door();
+    world.clock.advance(Duration::from_mins(55));
+    let before = world.row().await;
+
+    assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
+    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+
+    assert_eq!(world.row().await, before);
+    assert_eq!(world.door().sweep_once().await.unwrap().refreshed, 1);
 }
 
 #[tokio::test]

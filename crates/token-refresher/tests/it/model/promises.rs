@@ -5,7 +5,10 @@ use super::state::{ConnectionState, Family, Reason, State};
 
 /// The first promise that this state breaks. `rests`: nothing is left to happen of itself.
 pub(super) fn broken(state: &State, rests: bool) -> Option<Promise> {
-    let of_any_state: [(Promise, Check); 1] = [(Promise::LostIsToldAsLost, lost_is_told_as_lost)];
+    let of_any_state: [(Promise, Check); 2] = [
+        (Promise::LostIsToldAsLost, lost_is_told_as_lost),
+        (Promise::OthersAreNotDelayed, others_are_not_delayed),
+    ];
     let of_rest: [(Promise, Check); 3] = [
         (Promise::ReauthOnlyIfDead, reauth_only_if_dead),
         (Promise::NothingLeftBehind, nothing_left_behind),
@@ -33,9 +36,11 @@ fn reauth_only_if_dead(state: &State) -> bool {
     !matches!(state.row.state, ConnectionState::ReauthRequired(_)) || !is_good(grant(state))
 }
 
+/// Also not one whose token nobody has, unless people are told.
 fn nothing_left_behind(state: &State) -> bool {
     state.row.state != ConnectionState::Revoked
-        || !state.books.families.iter().copied().any(is_good)
+        || state.row.unconfirmed
+        || !state.books.families.iter().any(|family| family.alive)
 }
 
 fn lost_is_told_as_lost(state: &State) -> bool {
@@ -44,7 +49,13 @@ fn lost_is_told_as_lost(state: &State) -> bool {
         .refresh_token
         .map(|token| state.books.families[usize::from(token.family)]);
     state.row.state != ConnectionState::ReauthRequired(Reason::Rejected)
+        || state.went_back
         || !of_row.is_some_and(|family| family.ended_by_reuse)
+}
+
+/// A caller that names the generation that failed waits for its own early refreshes alone.
+fn others_are_not_delayed(state: &State) -> bool {
+    !state.row.streak || state.named_one
 }
 
 fn newest_is_held(state: &State) -> bool {

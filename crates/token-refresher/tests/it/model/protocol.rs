@@ -6,10 +6,11 @@ mod lease;
 mod refused;
 mod renew;
 mod replay;
+mod rewrite;
 
 use super::provider::Rotation;
 use super::search::{Deed, Next, Promise};
-use super::state::{Answer, Flight, Phase, Process, State};
+use super::state::{About, Answer, Flight, Phase, Process, State};
 use super::world::World;
 
 use commit::{commit, connection_revoke_also, settle};
@@ -18,6 +19,7 @@ use lease::{lease_acquire, lease_release};
 use refused::{connection_spend_failed, rejected};
 use renew::{look, record, spend};
 use replay::replay;
+use rewrite::rewrite;
 
 /// The rules, each of which can be broken on purpose.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +58,22 @@ pub(super) struct Protocol {
     pub(super) doubt_ends_under_its_own_lease: bool,
     /// Answers of processes that are gone come back.
     pub(super) replay: bool,
+    /// A holder is dead only if the lock that was looked at is its own, and no copy of it.
+    pub(super) death_is_seen_at_the_lock_itself: bool,
+    /// A disconnect while a lease is held leaves the lease, and a doubt.
+    pub(super) disconnect_keeps_the_lease: bool,
+    /// What nobody knows is found out, by a look or one more refresh, before the token is revoked.
+    pub(super) revocation_settles_the_doubt: bool,
+    /// It waits for the lease's holder.
+    pub(super) revocation_waits_for_the_holder: bool,
+    /// Only callers that name the generation that failed have others wait.
+    pub(super) unnamed_refreshes_make_no_streak: bool,
+    /// Nothing is spent between the loss of the connections and the end of the time that others need to write what they have.
+    pub(super) quiet_after_a_loss: bool,
+    /// Each process writes its responses again, those too that were committed.
+    pub(super) responses_are_rewritten: bool,
+    /// Each process writes its leases again.
+    pub(super) leases_are_rewritten: bool,
 }
 
 impl Protocol {
@@ -78,6 +96,14 @@ impl Protocol {
         refusal_reads_the_rows_doubt: true,
         doubt_ends_under_its_own_lease: true,
         replay: true,
+        death_is_seen_at_the_lock_itself: true,
+        disconnect_keeps_the_lease: true,
+        revocation_settles_the_doubt: true,
+        revocation_waits_for_the_holder: true,
+        unnamed_refreshes_make_no_streak: true,
+        quiet_after_a_loss: true,
+        responses_are_rewritten: true,
+        leases_are_rewritten: true,
     };
 }
 
@@ -85,12 +111,16 @@ impl Protocol {
 pub(super) fn steps(world: &World, state: &State, process: u8, next: &mut Vec<Next>) {
     match state.processes[usize::from(process)] {
         Process::Killed => return,
-        Process::Idle => begin(world, state, process, false, next),
+        Process::Idle => {
+            begin(world, state, process, About::Named, next);
+            begin(world, state, process, About::Revocation, next);
+        }
         Process::Flying(flight) => fly(world, state, process, flight, next),
     }
     if world.protocol.replay {
         replay(world, state, process, next);
     }
+    rewrite(world, state, process, next);
 }
 
 fn fly(world: &World, state: &State, process: u8, flight: Flight, next: &mut Vec<Next>) {
@@ -170,6 +200,8 @@ pub(super) fn kill(world: &World, state: &State, process: u8) -> Next {
         .journals
         .change(|entry| entry.left |= entry.slot == process);
     after.set(process, Process::Killed);
+    // One that starts anew has seen nothing, and has nothing to write but what lies in its slot.
+    after.to_rewrite &= !(1 << process);
     Next {
         broken,
         ..Next::misfortune(process, Deed::Killed, after)

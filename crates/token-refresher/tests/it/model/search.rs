@@ -27,6 +27,8 @@ pub(super) enum Promise {
     NewestIsHeld,
     /// What we revoke for an older consent's sake does not end a newer one.
     NewConsentIsSpared,
+    /// Callers that name no generation delay nobody else.
+    OthersAreNotDelayed,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,12 @@ pub(super) enum Deed {
     ConnectionRevokeAlso {
         answer: Token,
         took: bool,
+    },
+    RevocationUnconfirmed,
+    Failover,
+    Rewrite {
+        leases: bool,
+        responses: u8,
     },
     Settle,
     Replay {
@@ -234,6 +242,12 @@ impl fmt::Display for Next {
             Deed::ConnectionSpendFailed => f.write_str("connection_spend_failed")?,
             Deed::ConnectionRevokeAlso { answer, took } => {
                 write!(f, "connection_revoke_also {answer}{}", unless(took))?;
+            }
+            Deed::RevocationUnconfirmed => f.write_str("revocation unconfirmed")?,
+            Deed::Failover => f.write_str("the database loses its last commit")?,
+            Deed::Rewrite { leases, responses } => {
+                write!(f, "keep_continuity: {responses} responses")?;
+                f.write_str(if leases { ", a lease" } else { "" })?;
             }
             Deed::Settle => f.write_str("settle")?,
             Deed::Replay {

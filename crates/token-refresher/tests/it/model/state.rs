@@ -46,6 +46,10 @@ pub(super) struct LeaseOwner {
 
 /// The row of `connections`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that have nothing to do with each other"
+)]
 pub(super) struct Row {
     pub(super) generation: u8,
     /// `None`: wiped.
@@ -54,6 +58,10 @@ pub(super) struct Row {
     pub(super) in_doubt: bool,
     pub(super) lease_owner: Option<LeaseOwner>,
     pub(super) revoke_pending: bool,
+    /// `last_error`: the provider can't be told, and people are.
+    pub(super) unconfirmed: bool,
+    /// `early_renewals`: callers that name the generation that failed wait.
+    pub(super) streak: bool,
 }
 
 /// One consent, as the provider's books have it.
@@ -113,12 +121,21 @@ pub(super) enum Excuse {
     OutOfSight,
 }
 
+/// What a flight is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum About {
+    /// A caller that names the generation that failed.
+    Named,
+    /// One that names none.
+    Unnamed,
+    /// A row that is `reauth_required`.
+    Recheck,
+    /// A row that is revoked, and whose newest token nobody knows.
+    Revocation,
+}
+
 /// A flight that holds, or has held, a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts that have nothing to do with each other"
-)]
 pub(super) struct Flight {
     pub(super) phase: Phase,
     pub(super) generation: u8,
@@ -129,8 +146,7 @@ pub(super) struct Flight {
     pub(super) may_call: bool,
     /// Its first call came to nothing that it knows.
     pub(super) second_call: bool,
-    /// It is about a row that is `reauth_required`.
-    pub(super) recheck: bool,
+    pub(super) about: About,
     pub(super) excuse: Excuse,
 }
 
@@ -207,6 +223,10 @@ pub(super) struct Faults {
     pub(super) consents: u8,
     pub(super) uninstalls: u8,
     pub(super) rechecks: u8,
+    /// Refreshes for callers that name no generation.
+    pub(super) unnamed: u8,
+    /// The database loses its last commit.
+    pub(super) failovers: u8,
 }
 
 /// What has begun upstream and not yet come through to the row.
@@ -234,6 +254,14 @@ pub(super) struct State {
     pub(super) destroyed: u16,
     /// One bit a generation: such an answer is the next generation's.
     pub(super) committed: u16,
+    /// Somebody who named the generation that failed has been given a new token.
+    pub(super) named_one: bool,
+    /// The row before the last refresh was committed, if the database may yet lose that.
+    pub(super) before_commit: Option<Row>,
+    /// One bit a process: it has lost its connections, and not yet written again what it has.
+    pub(super) to_rewrite: u8,
+    /// The database has lost a commit, and perhaps a doubt with it.
+    pub(super) went_back: bool,
 }
 
 impl State {
@@ -257,6 +285,8 @@ impl State {
                 in_doubt: false,
                 lease_owner: None,
                 revoke_pending: false,
+                unconfirmed: false,
+                streak: false,
             },
             books,
             processes: all,
@@ -266,6 +296,10 @@ impl State {
             answered: 0,
             destroyed: 0,
             committed: 0,
+            named_one: false,
+            before_commit: None,
+            to_rewrite: 0,
+            went_back: false,
         }
     }
 
@@ -285,6 +319,15 @@ impl State {
             Process::Flying(flight) => Some(*flight),
             Process::Idle | Process::Killed => None,
         })
+    }
+
+    /// All processes that run: each has yet to write again what it has.
+    pub(super) fn lose_connections(&mut self, disks: &[u8]) {
+        for (process, life) in self.processes.iter().enumerate().take(disks.len()) {
+            if *life != Process::Killed {
+                self.to_rewrite |= 1 << process;
+            }
+        }
     }
 
     pub(super) fn holds_lease(&self, process: u8) -> bool {
@@ -308,7 +351,10 @@ impl State {
     /// The same state with the processes of each disk in an order of their own: who is called A makes no difference.
     pub(super) fn nameless(&self, disks: &[u8]) -> Self {
         let mut order = [0, 1, 2];
-        order[..disks.len()].sort_by_key(|place| (disks[*place], self.processes[*place]));
+        order[..disks.len()].sort_by_key(|place| {
+            let to_rewrite = self.to_rewrite & (1 << place) != 0;
+            (disks[*place], self.processes[*place], to_rewrite)
+        });
         if order.is_sorted() {
             return *self;
         }
@@ -322,6 +368,17 @@ impl State {
             name(&mut owner.process);
         }
         other.journals.change(|entry| name(&mut entry.slot));
+        let mut before = other.before_commit;
+        if let Some(owner) = before.as_mut().and_then(|row| row.lease_owner.as_mut()) {
+            name(&mut owner.process);
+        }
+        other.before_commit = before;
+        other.to_rewrite = 0;
+        for (new, old) in order.iter().enumerate() {
+            if self.to_rewrite & (1 << old) != 0 {
+                other.to_rewrite |= 1 << new;
+            }
+        }
         other
     }
 
@@ -329,13 +386,26 @@ impl State {
     pub(super) fn tidy(&mut self) {
         let generation = self.row.generation;
         let mut asked_for = 1_u16 << generation;
+        if self.row.revoke_pending {
+            asked_for |= 1 << (generation - 1);
+        }
+        if self.left.failovers == 0 {
+            self.before_commit = None;
+        }
+        if let Some(before) = self.before_commit {
+            for generation in before.generation..generation {
+                asked_for |= 1 << generation;
+            }
+        }
         for flight in self.flights() {
             asked_for |= 1 << flight.generation;
         }
         self.answered &= asked_for;
         self.destroyed &= asked_for;
         self.committed &= asked_for;
-        self.journals
-            .forget(|entry| entry.settled && asked_for & (1 << entry.base) == 0);
+        self.journals.forget(|entry| {
+            let is_past = entry.base < generation && asked_for & (1 << entry.base) == 0;
+            entry.settled && is_past
+        });
     }
 }

@@ -4,7 +4,7 @@ use super::protocol::{self, Protocol};
 use super::provider::Provider;
 use super::search::{Deed, Next};
 use super::state::{
-    Answer, ConnectionState, FAMILIES, Faults, HeldFor, Phase, Process, Row, State, Token,
+    About, Answer, ConnectionState, FAMILIES, Faults, HeldFor, Phase, Process, Row, State, Token,
 };
 
 /// One configuration to search.
@@ -17,6 +17,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     /// Somebody asks for a newer token until the row is of this generation.
     pub(super) wanted: u8,
+    /// Each disk has copies of the slots of the others, with free locks.
+    pub(super) copied: bool,
     /// Whoever dies or stops is back, and has written what it had, before `orphan_grace` is over.
     pub(super) back_within_grace: bool,
 }
@@ -40,7 +42,8 @@ impl World {
         }
         self.time(state, next);
         self.people(state, next);
-        Self::revocations(state, next);
+        self.revocations(state, next);
+        self.failover(state, next);
         for next in next {
             next.state.tidy();
         }
@@ -55,9 +58,17 @@ impl World {
             }
             Process::Idle if state.left.rechecks > 0 => {
                 let first = next.len();
-                protocol::begin(self, state, process, true, next);
+                protocol::begin(self, state, process, About::Recheck, next);
                 for begun in next.iter_mut().skip(first) {
                     begun.state.left.rechecks -= 1;
+                    begun.is_progress = false;
+                }
+            }
+            Process::Idle if state.left.unnamed > 0 => {
+                let first = next.len();
+                protocol::begin(self, state, process, About::Unnamed, next);
+                for begun in next.iter_mut().skip(first) {
+                    begun.state.left.unnamed -= 1;
                     begun.is_progress = false;
                 }
             }
@@ -120,8 +131,7 @@ impl World {
         if left.disconnects > 0 && row.state != ConnectionState::Revoked {
             let mut after = *state;
             after.left.disconnects -= 1;
-            self.connection_revoke(&mut after.row);
-            after.row.revoke_pending = true;
+            self.connection_revoke(&mut after.row, true);
             next.push(Next::event(Deed::Disconnect, after));
         }
         if left.consents > 0
@@ -144,6 +154,8 @@ impl World {
                 in_doubt: false,
                 lease_owner: None,
                 revoke_pending: false,
+                unconfirmed: false,
+                streak: false,
             };
             next.push(Next::world(Deed::ConnectionReconnect, after));
         }
@@ -179,23 +191,34 @@ impl World {
         }
     }
 
-    fn connection_revoke(&self, row: &mut Row) {
+    fn connection_revoke(&self, row: &mut Row, pending: bool) {
+        let keeps = pending && self.protocol.disconnect_keeps_the_lease;
+        if keeps {
+            row.in_doubt |= row.lease_owner.is_some();
+        } else {
+            row.lease_owner = None;
+        }
+        row.revoke_pending = pending;
         if self.protocol.revoke_moves_generation {
             row.generation += 1;
         }
         row.state = ConnectionState::Revoked;
-        row.lease_owner = None;
     }
 
     fn uninstalled(&self, row: &mut Row) {
         if row.state != ConnectionState::Revoked {
-            self.connection_revoke(row);
+            self.connection_revoke(row, false);
             row.refresh_token = None;
         }
     }
 
     /// The sweep tells the provider of a disconnect.
-    fn revocations(state: &State, next: &mut Vec<Next>) {
+    fn revocations(&self, state: &State, next: &mut Vec<Next>) {
+        let is_settled = !state.row.in_doubt && state.row.lease_owner.is_none();
+        let is_quiet = state.to_rewrite != 0 && self.protocol.quiet_after_a_loss;
+        if is_quiet || (!is_settled && self.protocol.revocation_settles_the_doubt) {
+            return;
+        }
         let somebody_runs = state
             .processes
             .iter()
@@ -211,9 +234,26 @@ impl World {
         let broken = Provider::revoke(&mut after.books, token);
         after.row.revoke_pending = false;
         after.row.refresh_token = None;
+        after.row.in_doubt = false;
+        after.row.lease_owner = None;
         next.push(Next {
             broken,
             ..Next::world(Deed::RevocationTold(token), after)
         });
+    }
+
+    /// A replica takes over that has not got the last refresh. Every process that runs loses its connections.
+    fn failover(&self, state: &State, next: &mut Vec<Next>) {
+        let (true, Some(before)) = (state.left.failovers > 0, state.before_commit) else {
+            return;
+        };
+        let mut after = *state;
+        after.left.failovers -= 1;
+        after.before_commit = None;
+        after.went_back = true;
+        after.row = before;
+        after.committed &= !(1 << before.generation);
+        after.lose_connections(self.disks);
+        next.push(Next::event(Deed::Failover, after));
     }
 }

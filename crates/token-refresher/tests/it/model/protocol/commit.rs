@@ -1,7 +1,7 @@
 //! What was received goes into the row, by compare on the generation.
 
 use crate::model::search::{Deed, Next, Promise};
-use crate::model::state::{ConnectionState, Flight, Phase, Process, State, Token};
+use crate::model::state::{About, ConnectionState, Flight, Phase, Process, Row, State, Token};
 use crate::model::world::World;
 
 pub(super) fn commit(
@@ -16,6 +16,11 @@ pub(super) fn commit(
     let spent_it = !matches!(flight.phase, Phase::Adopting(_));
     let own_lease = spent_it && state.holds_lease(process);
     let took = connection_commit(world, &mut after, flight.generation, answer, own_lease);
+    if took && spent_it {
+        let is_named = flight.about == About::Named;
+        after.named_one |= is_named;
+        after.row.streak |= is_named || !world.protocol.unnamed_refreshes_make_no_streak;
+    }
     let revokes = world.protocol.overtaken_by_revoke_revokes;
     if !took && state.row.state == ConnectionState::Revoked && revokes {
         let overtaken = Flight {
@@ -23,6 +28,9 @@ pub(super) fn commit(
             ..flight
         };
         after.set(process, Process::Flying(overtaken));
+    } else if !took && state.row.generation < flight.generation {
+        // A row of before a failover: the answer is kept for it.
+        after.set(process, Process::Idle);
     } else if took && matches!(flight.phase, Phase::Recorded(_)) {
         let committed = Flight {
             phase: Phase::Committed,
@@ -59,10 +67,18 @@ pub(super) fn connection_commit(
         matches!(row.state, ConnectionState::ReauthRequired(_))
     };
     state.committed |= 1 << generation;
+    state.before_commit = Some(Row {
+        lease_owner: None,
+        ..*row
+    });
     row.generation += 1;
     row.refresh_token = Some(answer);
     row.state = ConnectionState::Active;
     row.lease_owner = None;
+    if state.to_rewrite != 0 {
+        // Whoever waits for it to write what follows upon it goes on.
+        state.lose_connections(world.disks);
+    }
     true
 }
 
@@ -86,6 +102,8 @@ pub(super) fn connection_revoke_also(
     }
     row.generation += 1;
     row.refresh_token = Some(answer);
+    row.in_doubt = false;
+    row.lease_owner = None;
     row.revoke_pending = true;
     true
 }

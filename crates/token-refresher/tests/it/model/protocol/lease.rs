@@ -2,7 +2,7 @@
 
 use crate::model::search::{Deed, Next};
 use crate::model::state::{
-    ConnectionState, Excuse, Flight, HeldFor, LeaseOwner, Phase, Process, State,
+    About, ConnectionState, Excuse, Flight, HeldFor, LeaseOwner, Phase, Process, State,
 };
 use crate::model::world::World;
 
@@ -11,26 +11,35 @@ pub(in crate::model) fn begin(
     world: &World,
     state: &State,
     process: u8,
-    recheck: bool,
+    about: About,
     next: &mut Vec<Next>,
 ) {
     let row = &state.row;
-    let is_due = if recheck {
-        matches!(row.state, ConnectionState::ReauthRequired(_))
-    } else {
-        row.state == ConnectionState::Active && row.generation < world.wanted
+    let is_due = match about {
+        About::Recheck => matches!(row.state, ConnectionState::ReauthRequired(_)),
+        About::Named | About::Unnamed => {
+            row.state == ConnectionState::Active && row.generation < world.wanted
+        }
+        About::Revocation => {
+            let settles = world.protocol.revocation_settles_the_doubt;
+            let in_doubt = row.in_doubt || row.lease_owner.is_some();
+            row.state == ConnectionState::Revoked && row.revoke_pending && in_doubt && settles
+        }
     };
-    let (true, Some(token)) = (is_due, row.refresh_token) else {
+    let is_quiet = state.to_rewrite != 0 && world.protocol.quiet_after_a_loss;
+    let (true, false, Some(token)) = (is_due, is_quiet, row.refresh_token) else {
         return;
     };
+    let revokes = about == About::Revocation;
     let flight = Flight {
         phase: Phase::Leased,
-        generation: row.generation,
+        // Ending the row moved its generation.
+        generation: row.generation - u8::from(revokes),
         token,
-        in_doubt: row.in_doubt,
+        in_doubt: row.in_doubt || revokes,
         may_call: true,
         second_call: false,
-        recheck,
+        about,
         excuse: Excuse::Destroyed,
     };
     let mut after = *state;
@@ -45,6 +54,10 @@ pub(in crate::model) fn begin(
                     ..flight
                 },
             );
+            next.push(Next::step(process, Deed::LeaseTakeOver, after));
+        }
+        Some(_) if revokes && !world.protocol.revocation_waits_for_the_holder => {
+            take_lease(&mut after, process, flight);
             next.push(Next::step(process, Deed::LeaseTakeOver, after));
         }
         Some(_) if world.protocol.lease_is_exclusive => {}
@@ -68,6 +81,8 @@ fn is_orphan(world: &World, process: u8, owner: LeaseOwner) -> bool {
     let protocol = &world.protocol;
     if world.in_reach(process, owner.process) {
         owner.gone || owner.held_for >= HeldFor::Lease || !protocol.running_holder_keeps_lease
+    } else if world.copied && !protocol.death_is_seen_at_the_lock_itself {
+        true
     } else if protocol.orphan_grace {
         owner.held_for == HeldFor::LeaseAndGrace
     } else {
@@ -87,7 +102,7 @@ fn take_lease(state: &mut State, process: u8, flight: Flight) {
 pub(super) fn lease_acquire(state: &State, process: u8, flight: Flight, next: &mut Vec<Next>) {
     let mut after = *state;
     let as_seen = state.row.generation == flight.generation
-        && flight.recheck == (state.row.state != ConnectionState::Active)
+        && (flight.about == About::Recheck) == (state.row.state != ConnectionState::Active)
         && state.row.lease_owner.is_none();
     if as_seen {
         take_lease(

@@ -1,7 +1,7 @@
 //! No newer token: what that means for the connection.
 
 use crate::model::search::{Deed, Next};
-use crate::model::state::{ConnectionState, Flight, Process, Reason, State};
+use crate::model::state::{About, ConnectionState, Flight, Process, Reason, Row, State};
 use crate::model::world::World;
 
 pub(super) fn rejected(
@@ -14,7 +14,24 @@ pub(super) fn rejected(
     let (protocol, row) = (&world.protocol, &state.row);
     let mut after = *state;
     after.set(process, Process::Idle);
-    if flight.recheck {
+    if flight.about == About::Revocation {
+        let is_pending = row.revoke_pending && row.generation == flight.generation + 1;
+        if is_pending {
+            after.row = Row {
+                refresh_token: None,
+                in_doubt: false,
+                lease_owner: None,
+                revoke_pending: false,
+                unconfirmed: true,
+                ..after.row
+            };
+        } else if state.holds_lease(process) {
+            after.row.lease_owner = None;
+        }
+        next.push(Next::step(process, Deed::RevocationUnconfirmed, after));
+        return;
+    }
+    if flight.about == About::Recheck {
         if state.holds_lease(process) && matches!(row.state, ConnectionState::ReauthRequired(_)) {
             after.row.lease_owner = None;
         }
@@ -31,6 +48,8 @@ pub(super) fn rejected(
     let took = unmoved && row.state == ConnectionState::Active;
     if took {
         after.row.state = ConnectionState::ReauthRequired(reason);
+        after.row.lease_owner = None;
+    } else if state.holds_lease(process) {
         after.row.lease_owner = None;
     }
     next.push(Next::step(

@@ -32,7 +32,11 @@ pub(super) fn look(
         next.push(Next::step(process, Deed::LookSeesRowMoved, after));
         return;
     }
-    let elsewhere = state.journals.iter().any(|entry| answers(&entry));
+    // Of those whose commit the database lost, the process that has them writes them again.
+    let elsewhere = state
+        .journals
+        .iter()
+        .any(|entry| answers(&entry) && (entry.left || !entry.settled));
     let stopped = state.flights().any(|other| {
         let unsynced = matches!(
             other.phase,
@@ -68,7 +72,8 @@ pub(super) fn spend(
     flight: Flight,
     next: &mut Vec<Next>,
 ) {
-    if !flight.may_call {
+    let is_quiet = state.to_rewrite != 0 && world.protocol.quiet_after_a_loss;
+    if !flight.may_call || is_quiet {
         return lease_release(state, process, next);
     }
     let (base, token) = (flight.generation, flight.token);

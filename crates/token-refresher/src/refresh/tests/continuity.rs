@@ -1,0 +1,171 @@
+//! A database that went back in time while its refreshers run on.
+
+use super::*;
+
+const TAKE: &str = "CREATE TABLE snapshot AS SELECT * FROM connections";
+const RESTORE: [&str; 2] = [
+    "DELETE FROM connections",
+    "INSERT INTO connections SELECT * FROM snapshot",
+];
+
+impl World {
+    fn take_snapshot(&self) {
+        self.database.lines(TAKE).unwrap();
+    }
+
+    /// What was committed since the snapshot is lost.
+    fn restore(&self) {
+        for statement in RESTORE {
+            self.database.lines(statement).unwrap();
+        }
+    }
+}
+
+async fn sees_the_loss(door: &Arc<Refresher>, world: &World) {
+    let end = refresh(door, &world.id, Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_is_older_than_what_was_seen_is_healed_before_anything_is_spent() {
+    let world = World::answering([granted(), granted()]).await;
+    world.take_snapshot();
+    let door = world.door();
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+    world.restore();
+
+    sees_the_loss(&door, &world).await;
+    // Nor for anybody else.
+    let other = world.connect("joe").await;
+    let end = refresh(&door, &other, Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(door.keep_continuity().await.unwrap(), 1);
+
+    let row = world.row().await;
+    assert_eq!(row.generation, 2);
+    let token = world.vault.refresh_token(&row).unwrap();
+    assert_eq!(token.expose(), "refresh-2");
+    assert_eq!(
+        already_newer(refresh(&door, &world.id, Some(1)).await).generation,
+        2
+    );
+    assert_eq!(world.calls().await, 1);
+    world.clock.advance(Duration::from_secs(5));
+    refreshed(refresh(&door, &other, Some(1)).await);
+}
+
+/// Each holds a link of the chain.
+#[tokio::test]
+async fn with_separate_journals_each_process_writes_its_own_responses_again() {
+    let chain = |refresh: &str| {
+        plain(ResponseTemplate::new(200).set_body_json(json!({
+            "access_token": "access", "refresh_token": refresh, "expires_in": 3600,
+        })))
+    };
+    let world = World::answering(["refresh-2", "refresh-3", "refresh-4"].map(chain)).await;
+    world.take_snapshot();
+    let (here, there) = (TestDirectory::create(), TestDirectory::create());
+    let (one, two) = (world.door_with(&[], &here), world.door_with(&[], &there));
+    for (generation, door) in [(1, &one), (2, &two), (3, &one)] {
+        world.clock.advance(Duration::from_secs(10));
+        refreshed(refresh(door, &world.id, Some(generation)).await);
+    }
+    world.restore();
+    for door in [&one, &two] {
+        sees_the_loss(door, &world).await;
+    }
+
+    let (by_one, by_two) = tokio::join!(one.keep_continuity(), two.keep_continuity());
+
+    assert_eq!((by_one.unwrap(), by_two.unwrap()), (2, 1));
+    let row = world.row().await;
+    let token = world.vault.refresh_token(&row).unwrap();
+    assert_eq!((row.generation, token.expose()), (4, "refresh-4"));
+    assert_eq!(world.calls().await, 3);
+}
+
+#[tokio::test]
+async fn a_response_is_written_again_only_to_the_row_that_it_was_given_for() {
+    for change in [
+        "UPDATE connections SET state = 'revoked'",
+        // A new consent whose token is the same, as a provider with sticky refresh tokens gives it.
+        "UPDATE connections SET authorized_at = authorized_at + 1000000000",
+        "UPDATE connections SET generation = 3",
+    ] {
+        let world = World::answering([granted()]).await;
+        world.take_snapshot();
+        let door = world.door();
+        refreshed(refresh(&door, &world.id, Some(1)).await);
+        world.restore();
+        sees_the_loss(&door, &world).await;
+        world.database.lines(change).unwrap();
+        let before = world.row().await;
+
+        assert_eq!(door.keep_continuity().await.unwrap(), 0, "{change}");
+
+        assert_eq!(world.row().await, before, "{change}");
+    }
+    let world = World::answering([granted()]).await;
+    let other = world.consent(&world.id, "jane", "access-1", "refresh-0");
+    world.take_snapshot();
+    let door = world.door();
+    refreshed(refresh(&door, &world.id, Some(1)).await);
+    world.restore();
+    sees_the_loss(&door, &world).await;
+    world
+        .database
+        .lines("UPDATE connections SET generation = 0")
+        .unwrap();
+    world
+        .store
+        .connection_reconnect(&world.id, 0, &other, at(0))
+        .await
+        .unwrap();
+
+    assert_eq!(door.keep_continuity().await.unwrap(), 0);
+    assert_eq!(world.row().await.generation, 1);
+}
+
+/// Its holder is calling: nobody else may take the token for unspent.
+#[tokio::test]
+async fn a_lease_that_the_database_lost_is_taken_again_for_the_call_under_way() {
+    let world = World::new().await;
+    world.take_snapshot();
+    let (respond, may_respond) = std::sync::mpsc::channel();
+    let may_respond = Mutex::new(may_respond);
+    let reached = Arc::new(tokio::sync::Notify::new());
+    let at_provider = Arc::clone(&reached);
+    let waits = move || {
+        at_provider.notify_one();
+        may_respond.lock().unwrap().recv().unwrap();
+    };
+    world.answer([after(waits, granted())]).await;
+    let door = world.door();
+    let lost_meanwhile = async {
+        reached.notified().await;
+        let lease = world.row().await.lease_owner;
+        world.restore();
+        assert_eq!(world.row().await.lease_owner, None);
+        // What another connection shows.
+        let other = world.connect("joe").await;
+        world
+            .database
+            .lines("UPDATE connections SET generation = 2 WHERE owner = 'joe'")
+            .unwrap();
+        let _seen = refresh(&door, &other, Some(1)).await;
+        world
+            .database
+            .lines("UPDATE connections SET generation = 1 WHERE owner = 'joe'")
+            .unwrap();
+        let _lost = refresh(&door, &other, Some(1)).await;
+        assert_eq!(door.keep_continuity().await.unwrap(), 0);
+
+        assert_eq!(world.row().await.lease_owner, lease);
+        respond.send(()).unwrap();
+    };
+
+    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), lost_meanwhile);
+
+    assert_eq!(refreshed(end).generation, 2);
+    assert_eq!(world.calls().await, 1);
+}
