@@ -95,7 +95,7 @@ pub(crate) async fn commit_never_revives_a_revoked_row(backend: Backend) {
     let revoked = get(&store, &id).await;
     assert_eq!(
         (revoked.generation, revoked.lease_owner.as_deref()),
-        (2, None)
+        (2, Some("a"))
     );
 
     assert!(
