@@ -5,7 +5,7 @@ use std::time::Duration;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::granted::Granted;
-use pipekeeper_core::oauth::{self, Identity, IdentityError, TokenError, Tokens};
+use pipekeeper_core::oauth::{self, ID_MAX_CHARS, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::provider::{ApiDomain, App};
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
@@ -284,11 +284,15 @@ async fn identify(
     )
     .await
     .map_err(|error| {
-        Problem::new(
-            Code::UpstreamError,
-            "Pipedrive did not say whose account this is; start again.",
-        )
-        .caused_by(error)
+        let detail = match &error {
+            IdentityError::UnusableId(whose) => format!(
+                "Pipedrive's {whose} id can't be read, or is longer than {ID_MAX_CHARS} characters: nothing was connected."
+            ),
+            IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
+                "Pipedrive did not say whose account this is; start again.".to_owned()
+            }
+        };
+        Problem::new(Code::UpstreamError, detail).caused_by(error)
     })
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION, REFERRER_POLICY};
+use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse, delete, get};
 use pipekeeper_core::connection::KeeperName;
 use pipekeeper_core::provider::{App, AppChoice};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Connection;
+use pipekeeper_service::accept::accepts_by_name;
 use pipekeeper_service::body::{self, Fields, unusable};
 use pipekeeper_service::caller;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
@@ -200,7 +201,8 @@ async fn answer_callback(
     app: Option<&str>,
 ) -> Result<HttpResponse, Problem> {
     let outcome = finish(request, service, provider, app).await;
-    if !wants_page(request) {
+    // Browsers name it.
+    if !accepts_by_name(request, "text", "html") {
         return outcome.map(|row| {
             HttpResponse::Ok()
                 .insert_header((CACHE_CONTROL, "no-store"))
@@ -368,14 +370,6 @@ fn client_of<'a>(service: &'a AuthCapture, request: &HttpRequest) -> Option<&'a 
         }
     }
     found
-}
-
-fn wants_page(request: &HttpRequest) -> bool {
-    request
-        .headers()
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.to_ascii_lowercase().contains("text/html"))
 }
 
 /// What may be shown of a connection: no token, no lease.

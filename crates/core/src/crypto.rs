@@ -7,7 +7,7 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac as _};
@@ -207,7 +207,7 @@ impl Key {
                 position: index + 1,
             });
         }
-        let bytes = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE_NO_PAD]
+        let bytes = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD]
             .iter()
             .find_map(|engine| engine.decode(value).ok())
             .and_then(|bytes| <[u8; KEY_BYTES]>::try_from(bytes).ok())
@@ -448,6 +448,24 @@ mod tests {
         let both = Keyring::parse(&both).unwrap();
         assert_eq!(both.open(&PLACE, &sealed).unwrap().expose(), "token");
         assert_eq!(&both.seal(&PLACE, b"token")[2..5], b"new");
+    }
+
+    #[test]
+    fn a_key_is_taken_in_either_alphabet_with_and_without_padding() {
+        // Its base64 has a `+` and a `/` in it.
+        let bytes: Vec<u8> = (0..32).map(|byte| 255 - byte).collect();
+        let sealed = Keyring::parse(&Secret::new(format!("k:{}", STANDARD.encode(&bytes))))
+            .unwrap()
+            .seal(&PLACE, b"token");
+        for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+            let text = engine.encode(&bytes);
+            let ring = Keyring::parse(&Secret::new(format!("k:{text}"))).unwrap();
+            assert_eq!(
+                ring.open(&PLACE, &sealed).unwrap().expose(),
+                "token",
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,21 @@ use crate::secret::Secret;
 use crate::store::Consent;
 use crate::vault::{SealedTo, Vault};
 
+/// As many characters as `MySQL`'s `TEXT`, of 65 535 bytes, holds whatever they are.
+const TEXT_MAX_CHARS: usize = 65_535 / 4;
+
+/// A provider's text for people, as the columns of every database hold it: without control characters (`PostgreSQL`
+/// refuses U+0000) and not too long.
+pub fn fit_for_column(text: &str) -> String {
+    text.chars()
+        .filter_map(|c| match c {
+            '\t' | '\n' | '\r' => Some(' '),
+            c => (!c.is_control()).then_some(c),
+        })
+        .take(TEXT_MAX_CHARS)
+        .collect()
+}
+
 /// Tokens, and whose they are; not yet sealed to the row that keeps them.
 #[derive(Debug)]
 pub struct Granted<'a> {
@@ -49,12 +64,12 @@ impl Granted<'_> {
             account_id,
             owner,
             company_id: identity.company_id,
-            company_domain: identity.company_domain,
-            company_name: identity.company_name,
+            company_domain: fit_for_column(&identity.company_domain),
+            company_name: fit_for_column(&identity.company_name),
             user_id: identity.user_id,
-            user_name: identity.user_name,
+            user_name: fit_for_column(&identity.user_name),
             api_domain: self.api_domain.as_str().to_owned(),
-            scope: self.scope.to_owned(),
+            scope: fit_for_column(self.scope),
             access_token,
             refresh_token,
             expires_at: self.expires_at,

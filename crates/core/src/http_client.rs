@@ -1,9 +1,21 @@
 //! Outbound HTTP: one way to make a client, so that none follows redirects or reads proxies from the environment.
 
-use std::time::Duration;
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
+use reqwest::header::{ACCEPT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::clock::{SystemClock, Timestamp};
+use crate::content_coding::ContentCoding;
+
+/// Twice as many as hyper takes by itself are not unheard of behind some proxies.
+const HEADERS_MAX: usize = 512;
+
+/// Whoever asks for more patience than this means "never".
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// What differs between the clients of a process.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +26,9 @@ pub struct Limits {
 }
 
 /// Trusts the platform's roots; where the machine has none (a bare image), the bundled ones of Mozilla.
+///
+/// Asks for bodies that are not packed (without `Accept-Encoding` a server may pack as it likes, RFC 9110 §12.5.3) and
+/// unpacks none by itself. Takes header lines that other clients take: a response may hold tokens that are sent once.
 ///
 /// # Errors
 /// When neither makes a client, which only a broken TLS library explains.
@@ -33,6 +48,14 @@ pub fn build(limits: Limits) -> Result<Client, reqwest::Error> {
             .connect_timeout(limits.connect)
             .timeout(limits.total)
             .pool_idle_timeout(Duration::from_secs(30))
+            .default_headers(HeaderMap::from_iter([(
+                ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            )]))
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_max_headers(HEADERS_MAX)
     };
     builder()
         .build()
@@ -48,7 +71,19 @@ pub enum BodyError {
     Transport(#[source] reqwest::Error),
 }
 
-/// The whole body, if it has no more than `max` bytes.
+/// The whole body, unpacked, if it has no more than `max` bytes before and after.
+pub async fn decoded_body(response: Response, max: usize) -> Result<Vec<u8>, BodyError> {
+    let coding = ContentCoding::of(response.headers());
+    let body = body(response, max).await?;
+    let unpacked = match coding.decode(&body, max) {
+        None => return Err(BodyError::TooLarge),
+        Some(Cow::Owned(unpacked)) => Some(unpacked),
+        Some(Cow::Borrowed(_)) => None,
+    };
+    Ok(unpacked.unwrap_or(body))
+}
+
+/// The whole body as received, if it has no more than `max` bytes.
 pub async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     loop {
@@ -59,6 +94,32 @@ pub async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, BodyErr
             Err(error) => return Err(BodyError::Transport(error.without_url())),
         }
     }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds, also with a fraction, or a date. A date counts from the response's own `Date`:
+/// the provider's clock and ours may differ.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    seconds(text).or_else(|| {
+        let until = date(text)?;
+        let sent = headers.get(DATE).and_then(|sent| date(sent.to_str().ok()?));
+        let sent = sent.unwrap_or_else(|| SystemClock::shared().now());
+        Some(until.saturating_since(sent).min(RETRY_AFTER_MAX))
+    })
+}
+
+/// A number of seconds in a header: digits, perhaps with a fraction.
+pub fn seconds(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let is_number = text.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+    let secs = text.parse().ok().filter(|_| is_number)?;
+    let wait = Duration::try_from_secs_f64(secs).unwrap_or(Duration::MAX);
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+fn date(text: &str) -> Option<Timestamp> {
+    let date: SystemTime = httpdate::parse_http_date(text).ok()?;
+    Some(Timestamp::new(DateTime::<Utc>::from(date)))
 }
 
 fn bundled_roots() -> ClientConfig {

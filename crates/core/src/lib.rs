@@ -3,9 +3,11 @@
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod content_coding;
 pub mod crypto;
 pub mod granted;
 pub mod http_client;
+pub mod json;
 pub mod lifetime;
 pub mod oauth;
 pub mod provider;

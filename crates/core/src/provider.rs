@@ -168,6 +168,10 @@ impl Provider {
             Some(Host::Ipv6(ip)) => ip.to_string(),
             None => return false,
         };
+        // RFC 1035 §2.3.4: longer ones resolve nowhere, and may not fit a column.
+        if host.len() > 253 {
+            return false;
+        }
         match self.api_host_suffix.strip_prefix('.') {
             Some(parent) => host
                 .strip_suffix(parent)

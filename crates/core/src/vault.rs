@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, KeeperName};
+use crate::content_coding::ContentCoding;
 use crate::crypto::{Fingerprint, Keyring, OpenError, Place};
 use crate::secret::Secret;
 use crate::store::{AppKey, Connection, Login, Sealed};
@@ -48,18 +49,21 @@ pub struct AnswerTo<'a> {
     pub generation: i64,
     pub spent: Fingerprint,
     pub received_at: Timestamp,
+    /// How its body is to be read: whoever changes that makes other bytes of it.
+    pub coding: &'a ContentCoding,
 }
 
 impl AnswerTo<'_> {
     /// The id of its place: without white space in any of its parts, no two answers have the same one.
     fn name(self) -> String {
-        format!(
-            "{} {} {} {}",
-            self.id,
-            self.generation,
-            self.spent,
-            self.received_at.unix_micros()
-        )
+        let (id, generation, spent) = (self.id, self.generation, self.spent);
+        let received_at = self.received_at.unix_micros();
+        let name = format!("{id} {generation} {spent} {received_at}");
+        if self.coding.is_identity() {
+            name
+        } else {
+            format!("{name} {}", self.coding.as_str())
+        }
     }
 }
 
@@ -171,11 +175,13 @@ mod tests {
     fn an_answer_opens_as_the_answer_to_what_was_spent_and_to_nothing_else() {
         let vault = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
         let (id, other) = (ConnectionId::generate(), ConnectionId::generate());
+        let (identity, gzip) = (ContentCoding::default(), ContentCoding::named("gzip"));
         let to = AnswerTo {
             id: &id,
             generation: 7,
             spent: vault.fingerprint(&Secret::from("token")),
             received_at: Timestamp::from_unix_micros(1).unwrap(),
+            coding: &identity,
         };
         let sealed = vault.seal_answer(to, b"body");
 
@@ -192,6 +198,10 @@ mod tests {
             },
             AnswerTo {
                 received_at: Timestamp::from_unix_micros(2).unwrap(),
+                ..to
+            },
+            AnswerTo {
+                coding: &gzip,
                 ..to
             },
         ];

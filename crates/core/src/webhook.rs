@@ -10,8 +10,8 @@ use url::Url;
 
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, ConnectionState};
-use crate::http_client::{self, BodyError};
-use crate::oauth::{basic_auth, retry_after};
+use crate::http_client::{self, BodyError, retry_after};
+use crate::oauth::basic_auth;
 use crate::secret::Secret;
 
 /// The header that carries a request's id from service to service, and back to the caller.
@@ -162,8 +162,8 @@ impl Refresher {
             .send()
             .await
             .map_err(|error| RefreshRefusal::Unreachable(error.without_url()))?;
-        let (status, wait) = (response.status(), retry_after(&response));
-        let body = http_client::body(response, ANSWER_MAX_BYTES)
+        let (status, wait) = (response.status(), retry_after(response.headers()));
+        let body = http_client::decoded_body(response, ANSWER_MAX_BYTES)
             .await
             .map_err(RefreshRefusal::Unreadable)?;
         let refusal = || serde_json::from_slice::<Refusal>(&body).unwrap_or_default();

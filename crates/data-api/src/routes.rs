@@ -1,8 +1,9 @@
 //! `POST /webhook/pipedrive/person`: n8n's data workflow, answering the name that it was meant to.
 
-use actix_web::http::header::ACCEPT;
 use actix_web::web::{Data, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse, post};
+use pipekeeper_core::json;
+use pipekeeper_service::accept::accepts;
 use pipekeeper_service::body::{self, Fields, unusable};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::selection::select;
@@ -51,10 +52,10 @@ struct PersonEmail {
     request_body = PersonBody,
     params(("full" = Option<bool>, Query, description = "The whole search answer as JSON, rather than a name")),
     responses(
-        (status = 200, description = "The name as text/plain; a JSON string where Accept names application/json"),
+        (status = 200, description = "The name as text/plain; as a JSON string only if Accept allows application/json and not text/plain"),
         (status = 401, description = "No credentials, or the connection has to be authorized again", body = ProblemBody),
         (status = 403, description = "Wrong credentials", body = ProblemBody),
-        (status = 404, description = "Nobody has this email, or nothing is connected", body = ProblemBody),
+        (status = 404, description = "Nobody has this email, whoever has it has no name, or nothing is connected", body = ProblemBody),
         (status = 409, description = "More than one connection fits", body = ProblemBody),
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
         (status = 422, description = "No, empty or unusable email; not JSON", body = ProblemBody),
@@ -98,15 +99,27 @@ pub(crate) async fn person(
     if !response.status().is_success() {
         return Err(UpstreamError::of_response(response).await.into());
     }
-    let answer = UpstreamError::body_of(response).await?;
+    let found = UpstreamError::body_of(response).await?;
     if query.full {
         return Ok(HttpResponse::Ok()
             .content_type("application/json")
-            .body(answer));
+            .body(found));
     }
-    let name = name_of(&answer, &email)
-        .map_err(UpstreamError::Garbled)?
-        .ok_or_else(|| Problem::new(Code::PersonNotFound, "Nobody in Pipedrive has this email."))?;
+    let name = match name_of(&found, &email).ok_or(UpstreamError::Garbled)? {
+        Match::Name(name) => name,
+        Match::WithoutName => {
+            return Err(Problem::new(
+                Code::PersonNotFound,
+                "The person who has this email has no name in Pipedrive.",
+            ));
+        }
+        Match::Nobody => {
+            return Err(Problem::new(
+                Code::PersonNotFound,
+                "Nobody in Pipedrive has this email.",
+            ));
+        }
+    };
     Ok(if wants_json(&request) {
         HttpResponse::Ok().json(name)
     } else {
@@ -128,7 +141,7 @@ fn email(said: Option<Value>) -> Result<String, Problem> {
         .text("email")
         .map_err(|_no_text| unusable("person.email", "is not text"))?
         .ok_or_else(|| unusable("person.email", "is missing or empty"))?;
-    let email = email.trim();
+    let email = trimmed(&email);
     let usable = email.len() <= EMAIL_MAX_BYTES
         && !email.chars().any(|c| c.is_control() || c.is_whitespace())
         && email
@@ -141,53 +154,56 @@ fn email(said: Option<Value>) -> Result<String, Problem> {
     }
 }
 
-#[derive(Deserialize)]
-struct SearchAnswer {
-    data: SearchData,
+/// Whom a search found.
+#[derive(Debug, PartialEq, Eq)]
+enum Match {
+    Name(String),
+    /// Someone whose name is empty, or can't be read.
+    WithoutName,
+    Nobody,
 }
 
-#[derive(Deserialize)]
-struct SearchData {
-    items: Vec<SearchItem>,
-}
-
-#[derive(Deserialize)]
-struct SearchItem {
-    item: FoundPerson,
-}
-
-#[derive(Deserialize)]
-struct FoundPerson {
-    name: Option<String>,
-    #[serde(default)]
-    emails: Vec<String>,
-}
-
-/// Pipedrive matches emails loosely: only a person who has this very one counts, whatever its case.
-fn name_of(answer: &[u8], email: &str) -> Result<Option<String>, serde_json::Error> {
+/// Pipedrive matches emails loosely: only a person who has this very one counts, whatever its case. A hit that can't be read
+/// is no hit. `None` if this is no search response.
+fn name_of(response: &[u8], email: &str) -> Option<Match> {
+    let response = json::read(response);
+    let hits = match response.get("data")? {
+        Value::Object(data) => match data.get("items") {
+            Some(Value::Array(hits)) => hits.as_slice(),
+            Some(Value::Null) | None => &[],
+            Some(_) => return None,
+        },
+        Value::Null => &[],
+        _ => return None,
+    };
     let email = email.to_lowercase();
-    let answer: SearchAnswer = serde_json::from_slice(answer)?;
-    Ok(answer
-        .data
-        .items
-        .into_iter()
-        .find(|found| {
-            found
-                .item
-                .emails
-                .iter()
-                .any(|has| has.to_lowercase() == email)
+    let has_email = |found: &&Value| {
+        let emails = found.get("emails").and_then(Value::as_array);
+        emails.into_iter().flatten().any(|stored| {
+            json::text(Some(stored)).is_some_and(|stored| trimmed(stored).to_lowercase() == email)
         })
-        .map(|found| found.item.name.unwrap_or_default()))
+    };
+    let mut found = hits
+        .iter()
+        .filter_map(|hit| hit.get("item"))
+        .filter(has_email)
+        .map(|found| found.get("name").and_then(Value::as_str))
+        .peekable();
+    if found.peek().is_none() {
+        return Some(Match::Nobody);
+    }
+    let name = found.flatten().find(|name| !trimmed(name).is_empty());
+    Some(name.map_or(Match::WithoutName, |name| Match::Name(name.to_owned())))
 }
 
-/// Named, not merely allowed: `*/*` is everybody's default, and n8n's answer is text.
+/// Without what people don't see when they paste: white space, zero-width spaces and byte order marks.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{200B}' | '\u{FEFF}'))
+}
+
+/// n8n's answer is text, and its HTTP node accepts JSON first and anything after it.
 fn wants_json(request: &HttpRequest) -> bool {
-    request
-        .headers()
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.to_ascii_lowercase().contains("application/json"))
+    accepts(request, "application", "json") && !accepts(request, "text", "plain")
 }
 
 #[cfg(test)]
@@ -203,14 +219,80 @@ mod tests {
             {"result_score": 0.9, "item": {"id": 2, "name": "Jane", "emails": ["old@example.com", "Jane@Example.com"]}},
         ]}})
         .to_string();
-        assert_eq!(
-            name_of(answer.as_bytes(), "jane@example.com")
-                .unwrap()
-                .as_deref(),
-            Some("Jane")
-        );
-        assert_eq!(name_of(answer.as_bytes(), "ane@example.com").unwrap(), None);
-        assert!(name_of(b"{}", "jane@example.com").is_err());
+        for (email, found) in [
+            ("jane@example.com", Match::Name("Jane".to_owned())),
+            ("ane@example.com", Match::Nobody),
+        ] {
+            assert_eq!(name_of(answer.as_bytes(), email), Some(found));
+        }
+    }
+
+    #[test]
+    fn a_hit_that_can_not_be_read_hides_no_other() {
+        let jane = r#"{"item":{"name":"Jane","emails":["jane@example.com"]}}"#;
+        for other in [
+            "null",
+            "7",
+            r#"{"item":null}"#,
+            r#"{"item":{"name":"X","emails":null}}"#,
+            r#"{"item":{"name":"X","emails":[null, 7]}}"#,
+            r#"{"item":{"name":"X","emails":[{"value":"x@example.com","primary":true}]}}"#,
+            r#"{"item":{"name":7,"emails":["x@example.com"]}}"#,
+            r#"{"item":{"name":"\ud83d","emails":["x@example.com"]}}"#,
+            r#"{"item":{"name":"X","emails":["\udc00@example.com"],"score":NaN}}"#,
+            r#"{"item":{"name":7,"emails":["jane@example.com"]}}"#,
+            r#"{"item":{"name":" ","emails":["jane@example.com"]}}"#,
+        ] {
+            for hits in [format!("{other},{jane}"), format!("{jane},{other}")] {
+                let text = format!("\u{FEFF}{{\"data\":{{\"items\":[{hits}]}}}}");
+                let found = name_of(text.as_bytes(), "jane@example.com");
+                assert_eq!(found, Some(Match::Name("Jane".to_owned())), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_list_may_be_null_and_anything_else_is_no_search_response() {
+        for (text, found) in [
+            (r#"{"data":null}"#, Some(Match::Nobody)),
+            (r#"{"data":{"items":null}}"#, Some(Match::Nobody)),
+            (r#"{"data":{"items":[]}}"#, Some(Match::Nobody)),
+            (r#"{"data":{}}"#, Some(Match::Nobody)),
+            ("{}", None),
+            (r#"{"data":[]}"#, None),
+            (r#"{"data":{"items":"none"}}"#, None),
+            ("<html></html>", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                name_of(text.as_bytes(), "jane@example.com"),
+                found,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn stored_emails_are_compared_without_what_nobody_sees() {
+        for stored in [
+            "jane@example.com ",
+            "\u{A0}Jane@example.com\r\n",
+            "\u{FEFF}jane@example.com",
+            "jane@example.com\u{200B}\u{FEFF} ",
+        ] {
+            let text = json!({"data": {"items": [{"item": {"name": "Jane", "emails": [stored]}}]}});
+            let found = name_of(text.to_string().as_bytes(), "jane@example.com");
+            assert_eq!(found, Some(Match::Name("Jane".to_owned())), "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn someone_without_a_name_is_told_from_nobody() {
+        for name in [json!(null), json!(""), json!(" \u{200B}"), json!(7)] {
+            let text = json!({"data": {"items": [{"item": {"name": name, "emails": ["a@b.c"]}}]}});
+            let found = name_of(text.to_string().as_bytes(), "a@b.c");
+            assert_eq!(found, Some(Match::WithoutName), "{name}");
+        }
     }
 
     #[test]
@@ -220,6 +302,7 @@ mod tests {
             "a&fields=name@x.y",
             "a+b#c@é.z",
             " jane@example.com ",
+            "\u{FEFF}jane@example.com\u{200B}",
         ] {
             assert!(email(Some(json!({"email": good}))).is_ok(), "{good}");
         }

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use pipekeeper_core::clock::SharedClock;
-use pipekeeper_core::http_client::{self, BodyError};
-use pipekeeper_core::oauth::retry_after;
+use pipekeeper_core::http_client::{self, BodyError, retry_after, seconds};
+use pipekeeper_core::json;
 use pipekeeper_core::random;
 use pipekeeper_core::webhook::{
     REFRESH_BUSY, REFUSED_AFTER_RENEWAL, RefreshRefusal, STORE_UNAVAILABLE, Trace,
 };
 use pipekeeper_service::problem::{Code, Problem};
 use pipekeeper_service::selection::{self, Selected};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Response};
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::tokens::{NoToken, Token, Tokens};
 
@@ -31,6 +30,9 @@ const BURST_WINDOW: Duration = Duration::from_secs(2);
 
 /// A longer wait is not a burst's: the day's budget is spent.
 const BURST_WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// The day's budget is renewed within a day, whatever the response says.
+const WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// A page of 500 records is a few MB at most.
 const ANSWER_MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -130,26 +132,16 @@ pub(crate) struct RateLimit {
 
 impl RateLimit {
     async fn of(response: Response) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            #[serde(default)]
-            error: String,
-        }
-        let secs = |headers: &HeaderMap, name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok())
-        };
         let headers = response.headers();
-        let asked = retry_after(&response)
-            .or_else(|| secs(headers, "x-ratelimit-reset").map(Duration::from_secs));
-        let budget_gone = secs(headers, "x-daily-ratelimit-token-remaining") == Some(0);
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let asked = retry_after(headers).or_else(|| seconds(text("x-ratelimit-reset")?));
+        let left = text("x-daily-ratelimit-token-remaining");
+        let budget_gone = left.is_some_and(|left| left.trim() == "0");
         let wait = asked
             .unwrap_or(BURST_WINDOW)
-            .max(Duration::from_millis(100));
-        let body = error_body(response).await;
-        let says_daily = serde_json::from_slice::<Body>(&body)
-            .is_ok_and(|body| body.error.to_ascii_lowercase().contains("daily"));
+            .clamp(Duration::from_millis(100), WAIT_MAX);
+        let said = error_said(response).await.unwrap_or_default();
+        let says_daily = said.to_ascii_lowercase().contains("daily");
         Self {
             daily: budget_gone || says_daily || wait > BURST_WAIT_MAX,
             wait,
@@ -175,13 +167,17 @@ pub(crate) enum UpstreamError {
     #[error("Pipedrive can't be reached")]
     Transport(#[source] reqwest::Error),
     #[error("Pipedrive answered with status {status}")]
-    Status { status: u16, said: Option<String> },
+    Status {
+        status: u16,
+        said: Option<String>,
+        retry_after: Option<Duration>,
+    },
     #[error("Pipedrive's edge blocks our requests")]
     Blocked,
     #[error("Pipedrive's answer is larger than any that makes sense")]
     TooLarge,
     #[error("Pipedrive's answer makes no sense")]
-    Garbled(#[source] serde_json::Error),
+    Garbled,
 }
 
 impl UpstreamError {
@@ -197,10 +193,6 @@ impl UpstreamError {
 
     /// What an answer that is no success means.
     pub(crate) async fn of_response(response: Response) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            error: Option<String>,
-        }
         let status = response.status().as_u16();
         let html = response
             .headers()
@@ -209,16 +201,17 @@ impl UpstreamError {
         if status == 403 && html {
             return Self::Blocked;
         }
-        let body = error_body(response).await;
-        let said = serde_json::from_slice::<Body>(&body)
-            .ok()
-            .and_then(|body| body.error);
-        Self::Status { status, said }
+        let retry_after = retry_after(response.headers()).map(|wait| wait.min(WAIT_MAX));
+        Self::Status {
+            status,
+            said: error_said(response).await,
+            retry_after,
+        }
     }
 
     /// Reads a whole answer.
     pub(crate) async fn body_of(response: Response) -> Result<Vec<u8>, Self> {
-        http_client::body(response, ANSWER_MAX_BYTES)
+        http_client::decoded_body(response, ANSWER_MAX_BYTES)
             .await
             .map_err(|error| match error {
                 BodyError::TooLarge => Self::TooLarge,
@@ -227,11 +220,11 @@ impl UpstreamError {
     }
 }
 
-/// An error's body is read for what it says; one that can't be read says nothing.
-async fn error_body(response: Response) -> Vec<u8> {
-    http_client::body(response, ERROR_MAX_BYTES)
-        .await
-        .unwrap_or_default()
+/// What an error's body says; one that can't be read says nothing.
+async fn error_said(response: Response) -> Option<String> {
+    let body = http_client::decoded_body(response, ERROR_MAX_BYTES).await;
+    let body = json::read(&body.ok()?);
+    body.get("error").and_then(Value::as_str).map(str::to_owned)
 }
 
 impl From<UpstreamError> for Problem {
@@ -263,15 +256,18 @@ impl From<UpstreamError> for Problem {
                 Self::new(Code::UpstreamTimeout, "Pipedrive did not answer in time; try again.")
                     .caused_by(error)
             }
-            UpstreamError::Transport(_) | UpstreamError::TooLarge | UpstreamError::Garbled(_) => {
+            UpstreamError::Transport(_) | UpstreamError::TooLarge | UpstreamError::Garbled => {
                 Self::new(Code::UpstreamError, format!("{error}; try again.")).caused_by(error)
             }
             // What Pipedrive said goes to the caller alone: it may repeat what was searched for, and details are logged.
-            UpstreamError::Status { status, said } => {
-                Self::new(Code::UpstreamError, format!("Pipedrive answered {status}."))
-                    .with("upstream_status", status)
-                    .with("upstream_error", json!(said))
-            }
+            UpstreamError::Status {
+                status,
+                said,
+                retry_after,
+            } => Self::new(Code::UpstreamError, format!("Pipedrive answered {status}."))
+                .with("upstream_status", status)
+                .with("upstream_error", json!(said))
+                .retry_after(retry_after),
             UpstreamError::Blocked => Self::new(
                 Code::UpstreamBlocked,
                 "Pipedrive's edge blocks this machine, as it does after too many requests beyond the limit; stop for a while.",

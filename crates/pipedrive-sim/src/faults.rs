@@ -28,6 +28,9 @@ pub(crate) struct Rule {
     /// For `changed_api_domain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_domain: Option<String>,
+    /// For faults that answer in place of the real answer: its `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after: Option<String>,
     /// For `call`; `{query}` in it stands for the query of the request that was hit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,

@@ -9,6 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Bytes, Payload};
 use futures_util::StreamExt as _;
+use pipekeeper_core::json::without_byte_order_mark;
 use serde_json::{Map, Value};
 
 use crate::problem::{Code, Problem};
@@ -19,7 +20,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 /// A caller who has not sent all of it by then is not waited for: some bodies never end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the body, up to [`MAX_BYTES`].
+/// Reads the body, up to [`MAX_BYTES`]. A byte order mark before it is not part of it.
 pub async fn read(payload: Payload) -> Result<Bytes, Problem> {
     tokio::time::timeout(PATIENCE, read_all(payload))
         .await
@@ -47,7 +48,7 @@ async fn read_all(mut payload: Payload) -> Result<Bytes, Problem> {
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Bytes::from(body))
+    Ok(Bytes::copy_from_slice(without_byte_order_mark(&body)))
 }
 
 /// The body as JSON, whatever type it claims to have.

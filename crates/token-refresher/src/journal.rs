@@ -28,15 +28,16 @@ use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
 use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::content_coding::ContentCoding;
 use pipekeeper_core::crypto::OpenError;
+use pipekeeper_core::oauth::TokenBody;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::vault::{AnswerTo, Vault};
-use zeroize::Zeroizing;
 
 pub use self::disk::{Disk, MachineDisk, SegmentFile};
 
 use self::entry::{Entry, Key};
-use self::index::{Index, Place};
+use self::index::{Index, Open, Place};
 use self::slot::Slot;
 use self::writer::{Origin, Writer};
 
@@ -74,7 +75,7 @@ struct Inner {
 /// A token endpoint's answer, opened.
 pub(crate) struct Answer {
     pub(crate) received_at: Timestamp,
-    pub(crate) body: Zeroizing<Vec<u8>>,
+    pub(crate) body: TokenBody,
 }
 
 /// An answer that nobody is known to have committed.
@@ -155,15 +156,16 @@ impl Journal {
         generation: i64,
         spent: &Secret,
         received_at: Timestamp,
-        body: &[u8],
+        body: &TokenBody,
     ) -> Result<(), JournalError> {
         let key = Key {
             connection: id.clone(),
             generation,
             spent: self.0.vault.fingerprint(spent),
         };
-        let sealed = self.0.vault.seal_answer(key.answer_to(received_at), body);
-        let line = entry::answer_line(&key, received_at, &sealed);
+        let to = key.answer_to(received_at, &body.coding);
+        let sealed = self.0.vault.seal_answer(to, &body.bytes);
+        let line = entry::answer_line(&key, received_at, &body.coding, &sealed);
         let written = self
             .0
             .writer
@@ -190,6 +192,36 @@ impl Journal {
         drop(index);
         for key in &keys {
             self.0.settle_key(key);
+        }
+    }
+
+    /// The refresh that received the answer ends without having committed it: replay may.
+    pub(crate) fn leave(&self, id: &ConnectionId, generation: i64, spent: &Secret) {
+        self.each_open(id, generation, spent, |open| open.abandoned = true);
+    }
+
+    /// The answer can't be interpreted. It stays unsettled for as long as settled ones are kept: a later version may.
+    pub(crate) fn keep_unread(&self, id: &ConnectionId, generation: i64, spent: &Secret) {
+        self.each_open(id, generation, spent, |open| open.unread = true);
+    }
+
+    pub(crate) fn keep_unread_orphan(&self, unsettled: &Unsettled) {
+        if let Some(open) = self.0.index().open(unsettled.key.hash()) {
+            open.unread = true;
+        }
+    }
+
+    fn each_open(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        spent: &Secret,
+        change: impl Fn(&mut Open),
+    ) {
+        let keys: Vec<Key> = self.keys(id, generation, spent).collect();
+        let mut index = self.0.index();
+        for key in keys {
+            index.open(key.hash()).map(&change);
         }
     }
 
@@ -229,8 +261,8 @@ impl Journal {
             .unwrap_or(Holder::OutOfReach)
     }
 
-    /// Answers of processes that are gone (earlier ones of this slot, and those of slots that nobody has locked) that
-    /// nobody is known to have committed.
+    /// Answers that nobody is known to have committed or is about to commit: of processes that are gone (earlier ones of
+    /// this slot, and those of slots that nobody has locked), and those that were left.
     pub(crate) async fn orphaned(&self) -> Result<Vec<Unsettled>, JournalError> {
         self.look().await?;
         let inner = Arc::clone(&self.0);
@@ -256,7 +288,7 @@ impl Journal {
         self.0.settle_key(&unsettled.key);
     }
 
-    /// This slot's answers that are not settled yet.
+    /// This slot's answers that are not settled yet, without those that can't be interpreted.
     pub(crate) fn depth(&self) -> usize {
         self.0.index().unsettled_in(self.0.slot.name())
     }
@@ -343,6 +375,7 @@ impl Inner {
                 let Ok(Entry::Answer {
                     key: found,
                     received_at,
+                    coding,
                     body,
                 }) = entry::decode(&line)
                 else {
@@ -352,8 +385,12 @@ impl Inner {
                     continue;
                 }
                 let sealed = entry::sealed(&body).ok_or(OpenError::Malformed)?;
-                let body = self.vault.answer(key.answer_to(received_at), &sealed)?;
-                answers.push(Answer { received_at, body });
+                let to = key.answer_to(received_at, &coding);
+                let bytes = self.vault.answer(to, &sealed)?;
+                answers.push(Answer {
+                    received_at,
+                    body: TokenBody { coding, bytes },
+                });
             }
         }
         Ok(answers)
@@ -407,12 +444,13 @@ impl fmt::Debug for Inner {
 }
 
 impl Key {
-    fn answer_to(&self, received_at: Timestamp) -> AnswerTo<'_> {
+    fn answer_to<'a>(&'a self, received_at: Timestamp, coding: &'a ContentCoding) -> AnswerTo<'a> {
         AnswerTo {
             id: &self.connection,
             generation: self.generation,
             spent: self.spent,
             received_at,
+            coding,
         }
     }
 }

@@ -8,7 +8,8 @@
 //!    journaled before it is read.
 //! 5. *Commit* by compare on the generation (`commit`), or say what the refusal means (`refused`, `guard`).
 //!
-//! A disconnected grant is revoked through the same door (`revoke`). Beside it `replay` commits what processes that are gone were answered.
+//! A disconnected grant is revoked through the same door (`revoke`). Beside it `replay` commits what processes that are gone were answered,
+//! and what the database has refused (`unstored`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ mod refused;
 mod renew;
 mod replay;
 mod revoke;
+mod unstored;
 
 use backoff::{Reason, UnnamedRefreshes, Wait, Waits, apart};
 use continuity::Continuity;
@@ -50,6 +52,7 @@ use guard::Guard;
 use lease::Watch;
 use log::Log;
 use renew::Spending;
+use unstored::Unstored;
 
 /// Between two looks at a lease that another process holds: at first, in the end.
 const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
@@ -123,6 +126,7 @@ pub(crate) struct Refresher {
     log: Log,
     /// Rows that the sweep of this process can't help: until when it leaves them alone, on the monotonic clock.
     left_to_others: Mutex<HashMap<ConnectionId, Duration>>,
+    unstored: Unstored,
     /// Whether refused connections have been rechecked where the app's credentials had changed.
     pub(crate) rechecked: OnceCell<()>,
 }
@@ -160,6 +164,7 @@ impl Refresher {
             flights: Mutex::default(),
             watch: Watch::default(),
             left_to_others: Mutex::default(),
+            unstored: Unstored::default(),
             rechecked: OnceCell::new(),
         }
     }
@@ -298,7 +303,7 @@ impl Refresher {
                     };
                     let spending = Spending::new(&row, app, &token, &lease, asked);
                     match self.renew(spending, report).await? {
-                        Outcome::Replayed(row) if self.is_past(&row).await => {
+                        Outcome::Replayed(row) if self.is_past(&row, app).await => {
                             have = Some(row.generation);
                             continue;
                         }
@@ -323,7 +328,7 @@ impl Refresher {
     }
 
     /// An answer from a journal may have had its time: the journals hold the next one, or it is renewed.
-    async fn is_past(&self, row: &Connection) -> bool {
+    async fn is_past(&self, row: &Connection, app: &App) -> bool {
         if self.clock.now() >= row.expires_at {
             return true;
         }
@@ -332,7 +337,9 @@ impl Refresher {
         };
         let next = self
             .journal
-            .find(&row.id, row.generation, &token, Some)
+            .find(&row.id, row.generation, &token, |answer| {
+                renew::received(answer, app)
+            })
             .await;
         next.is_ok_and(|next| next.is_some())
     }
@@ -377,6 +384,13 @@ impl Refresher {
         if newer {
             return Ok(true);
         }
+        let monotonic = self.clock.monotonic();
+        if let Some(wait) = self.unstored.wait(&row.id, row.generation, monotonic) {
+            return Err(RefreshError::Unstored {
+                retry_at: now.saturating_add(wait),
+                token_expires_at: row.expires_at,
+            });
+        }
         // Who names no generation has a window of its own for that.
         let early = have.and_then(|_| Wait::after_early_refresh(row, now));
         if let Some(retry_at) = self.waits.pending(&row.id, Reason::EarlyRefresh, early) {
@@ -406,6 +420,7 @@ impl Refresher {
     /// What works, but not as it should.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let mut troubles = self.guard.troubles();
+        troubles.extend(self.unstored.troubles());
         if !self.journal.healthy() {
             troubles.push("journal: can't be written".to_owned());
         }

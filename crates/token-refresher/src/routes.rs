@@ -53,7 +53,7 @@ struct RefreshBody {
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
         (status = 422, description = "Not JSON or a form, or a field is of no use", body = ProblemBody),
         (status = 502, description = "The provider made no sense or refuses our client", body = ProblemBody),
-        (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, or the database is away", body = ProblemBody),
+        (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, or the database is away or refuses the new tokens", body = ProblemBody),
         (status = 504, description = "The provider did not answer in time", body = ProblemBody),
     )
 )]
@@ -202,6 +202,17 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
             .with("reason", word);
             if timed_out { failed.with_status(StatusCode::GATEWAY_TIMEOUT) } else { failed }
         }
+        RefreshError::Unstored { retry_at, token_expires_at } => Problem::new(
+            Code::StoreUnavailable,
+            "The database refuses to store the new tokens of this connection. They are kept, and it is asked again at retry_at; the operator finds the reason in the log.",
+        )
+        .with("reason", "commit_refused")
+        .with_time("retry_at", Some(retry_at))
+        .with_time(
+            "access_token_expires_at",
+            (token_expires_at > now).then_some(token_expires_at),
+        )
+        .retry_after(Some(retry_at.saturating_since(now))),
         RefreshError::UnknownApp => Problem::new(
             Code::RefreshFailed,
             "The app of this connection is not configured in token-refresher.",

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use pipekeeper_core::oauth::{TokenAnswer, TokenError, Unknown, token_request};
+use pipekeeper_core::oauth::{TokenError, TokenResponse, Unknown, token_request};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use reqwest::{Client, RequestBuilder};
@@ -23,7 +23,7 @@ pub(crate) async fn spend(
     secret: &Secret,
     refresh_token: &Secret,
     in_time: impl Fn() -> bool + Send + Sync + 'static,
-) -> Result<TokenAnswer, TokenError> {
+) -> Result<TokenResponse, TokenError> {
     let form = vec![
         ("grant_type", "refresh_token"),
         ("refresh_token", refresh_token.expose()),
@@ -31,15 +31,17 @@ pub(crate) async fn spend(
     let request = token_request(client, app, secret, &app.provider.token_url, form);
     let handed_over = Arc::new(AtomicBool::new(false));
     let request = guarded(request, in_time, Arc::clone(&handed_over))?;
-    TokenAnswer::to(request).await.map_err(|error| match error {
-        // What was never handed over can't have been spent, however the call ended.
-        TokenError::Unknown(Unknown::TimedOut(cause) | Unknown::Broken(cause))
-            if !handed_over.load(Ordering::Acquire) =>
-        {
-            TokenError::NotSent(cause)
-        }
-        other => other,
-    })
+    TokenResponse::to(request)
+        .await
+        .map_err(|error| match error {
+            // What was never handed over can't have been spent, however the call ended.
+            TokenError::Unknown(Unknown::TimedOut(cause) | Unknown::Broken(cause))
+                if !handed_over.load(Ordering::Acquire) =>
+            {
+                TokenError::NotSent(cause)
+            }
+            other => other,
+        })
 }
 
 /// The same request, with a body that is handed over only in time.
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     /// Spends at an endpoint that reads what comes and answers nothing; gives back what came.
-    async fn spent(in_time: bool) -> (Result<TokenAnswer, TokenError>, String) {
+    async fn spent(in_time: bool) -> (Result<TokenResponse, TokenError>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/token", listener.local_addr().unwrap());
         let endpoint = async {

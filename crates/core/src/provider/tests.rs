@@ -45,6 +45,7 @@ fn a_bearer_goes_to_pipedrives_own_hosts_alone() {
             "https://acme.pipedrive.com"
         );
     }
+    let endless = format!("https://{}.pipedrive.com", "a".repeat(240));
     for (bad, why) in [
         ("acme.pipedrive.com", BadApiDomain::NotAUrl),
         ("http://acme.pipedrive.com", BadApiDomain::NotHttps),
@@ -56,6 +57,7 @@ fn a_bearer_goes_to_pipedrives_own_hosts_alone() {
         ("https://acme.pipedrive.com/#x", BadApiDomain::NotAnOrigin),
         ("https://evil.com", BadApiDomain::ForeignHost),
         ("https://pipedrive.com", BadApiDomain::ForeignHost),
+        (endless.as_str(), BadApiDomain::ForeignHost),
         ("https://.pipedrive.com", BadApiDomain::ForeignHost),
         ("https://evilpipedrive.com", BadApiDomain::ForeignHost),
         (

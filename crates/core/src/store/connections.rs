@@ -111,8 +111,10 @@ pub struct Commit {
     pub revives_revoked: bool,
     pub access_token: Sealed,
     pub refresh_token: Sealed,
-    pub scope: String,
-    pub api_domain: String,
+    /// `None` leaves the column as it is.
+    pub scope: Option<String>,
+    /// `None` leaves the column as it is.
+    pub api_domain: Option<String>,
     pub expires_at: Timestamp,
     pub refreshed_at: Timestamp,
     pub idle_deadline: Option<Timestamp>,
@@ -269,8 +271,11 @@ impl Store {
         .set((
             c::access_token.eq(&commit.access_token),
             c::refresh_token.eq(&commit.refresh_token),
-            c::scope.eq(&commit.scope),
-            c::api_domain.eq(&commit.api_domain),
+            commit.scope.as_ref().map(|scope| c::scope.eq(scope)),
+            commit
+                .api_domain
+                .as_ref()
+                .map(|domain| c::api_domain.eq(domain)),
             c::expires_at.eq(commit.expires_at),
             c::refreshed_at.eq(commit.refreshed_at),
             c::idle_deadline.eq(commit.idle_deadline),

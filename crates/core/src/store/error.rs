@@ -27,6 +27,7 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The database answered and does not do it: the same call fails again until somebody changes the database or the data.
     #[error("the database refused a query")]
     Query {
         #[source]

@@ -99,6 +99,32 @@ impl Store {
         Ok(changed == 1)
     }
 
+    /// Has everybody wait with a row whose refresh token was spent by a process that can't store the response yet. The lease
+    /// stays whose it is.
+    pub async fn connection_hold(
+        &self,
+        id: &ConnectionId,
+        generation: i64,
+        hold: &SpendFailure,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let changed = on_conn!(self, |conn| diesel::update(
+            table
+                .find(id.as_str())
+                .filter(c::generation.eq(generation))
+                .filter(c::state.ne(ConnectionState::Revoked.as_str())),
+        )
+        .set((
+            c::retry_at.eq(hold.retry_at),
+            c::last_error.eq(&hold.last_error),
+            c::in_doubt.eq(c::in_doubt.or(hold.in_doubt.into_sql::<Bool>())),
+            c::due_at.eq(hold.due_at),
+            c::updated_at.eq(now),
+        ))
+        .execute(conn))?;
+        Ok(changed == 1)
+    }
+
     /// Ends the lease of a recheck that the provider refused again: not due until somebody asks once more. Why and since when
     /// stays as it was; from anyone but the lease's holder it changes nothing.
     pub async fn connection_still_refused(

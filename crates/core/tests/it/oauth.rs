@@ -39,7 +39,7 @@ redirect_url = "https://app.example/webhook/pipedrive/callback?a=b c"
 "#;
 
 /// The shipped entry with some keys of its own.
-fn app(provider: &[(&str, &str)]) -> Arc<App> {
+pub(crate) fn app(provider: &[(&str, &str)]) -> Arc<App> {
     let env = provider
         .iter()
         .chain(&[("allow_http", "true"), ("api_host_suffix", "127.0.0.1")])
@@ -149,14 +149,15 @@ fn keeps_secrets(text: &str) {
 }
 
 /// A server whose one answer is these bytes; then it closes the connection, or holds it.
-fn raw_server(answer: &'static [u8], hold: Duration) -> String {
+fn raw_server(answer: &[u8], hold: Duration) -> String {
+    let answer = answer.to_vec();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = [0; 4096];
         let _some = stream.read(&mut request).unwrap();
-        stream.write_all(answer).unwrap();
+        stream.write_all(&answer).unwrap();
         std::thread::sleep(hold);
     });
     url

@@ -71,6 +71,9 @@ contract! { every backend:
         stale_generation_cannot_commit
         commit_clears_what_went_before
         commit_never_revives_a_revoked_row
+        text_that_a_database_does_not_hold_is_refused_for_good
+        texts_of_a_provider_are_made_to_fit
+        held_row_keeps_everybody_waiting_and_its_lease
     }
     doubt {
         doubt_stays_until_a_commit
@@ -240,8 +243,8 @@ pub(crate) fn commit() -> Commit {
         revives_revoked: false,
         access_token: sealed("access-2"),
         refresh_token: sealed("refresh-2"),
-        scope: "base".to_owned(),
-        api_domain: "https://acme2.pipedrive.com".to_owned(),
+        scope: Some("base".to_owned()),
+        api_domain: Some("https://acme2.pipedrive.com".to_owned()),
         expires_at: at(7200),
         refreshed_at: at(60),
         idle_deadline: Some(at(86_400 * 61)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::body::{self, BodyStream, SizedStream};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SERVER};
 use actix_web::rt;
 use actix_web::web::Bytes;
 use futures_util::stream;
@@ -65,7 +65,7 @@ impl Play {
     /// What comes before the commit. An answer given here stands in for the real one.
     pub(crate) async fn before(&self, shared: &Shared) -> Option<(HttpResponse, Fault)> {
         let rule = self.rule.as_deref()?;
-        let answer = match rule.fault {
+        let mut answer = match rule.fault {
             Fault::InternalError => internal_error(),
             Fault::MaintenancePage => page(StatusCode::SERVICE_UNAVAILABLE, MAINTENANCE),
             Fault::CloudflareBlock => page(StatusCode::FORBIDDEN, CLOUDFLARE),
@@ -100,6 +100,10 @@ impl Play {
             | Fault::CommitThenHang
             | Fault::Truncated => return None,
         };
+        let retry_after = rule.retry_after.as_deref();
+        if let Some(Ok(retry_after)) = retry_after.map(HeaderValue::from_str) {
+            answer.headers_mut().insert(RETRY_AFTER, retry_after);
+        }
         Some((answer, rule.fault))
     }
 

@@ -176,6 +176,9 @@ promises! { every backend:
         one_lost_answer_is_asked_for_again_at_once
         lost_answer_of_a_single_use_token_is_named
         odd_token_answers_are_made_good
+        odd_scope_is_made_to_fit_the_database
+        what_the_database_refuses_beside_the_tokens_stays_as_it_was
+        tokens_that_the_database_refuses_are_stored_by_the_next_process
         caller_waits_no_longer_than_it_said_and_the_refresh_goes_on
     }
     person_answers {
@@ -195,6 +198,7 @@ promises! { every backend:
         expired_token_behind_a_burst_limit_heals
         burst_limit_is_waited_for_and_then_told
         spent_daily_budget_is_told_at_once
+        time_to_come_back_is_passed_on_however_it_is_written
         failing_api_is_told_and_costs_no_refresh
         refresher_that_cannot_be_asked_is_told
         failing_refresh_is_told_with_the_refreshers_word

@@ -117,6 +117,45 @@ pub(crate) async fn spent_daily_budget_is_told_at_once(backend: Backend) {
     answer.expect_problem(429, "UPSTREAM_DAILY_BUDGET");
 }
 
+pub(crate) async fn time_to_come_back_is_passed_on_however_it_is_written(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    for (name, sent, status, code, told) in [
+        ("429_burst", "30", 429, "UPSTREAM_RATE_LIMITED", 30),
+        ("429_burst", "30.5", 429, "UPSTREAM_RATE_LIMITED", 31),
+        (
+            "429_burst",
+            "Fri, 06 Nov 2099 08:49:37 GMT",
+            429,
+            "UPSTREAM_DAILY_BUDGET",
+            86_400,
+        ),
+        ("503_html", "30", 502, "UPSTREAM_ERROR", 30),
+        ("503_html", "0.5", 502, "UPSTREAM_ERROR", 1),
+        (
+            "503_html",
+            "Fri, 06 Nov 2099 08:49:37 GMT",
+            502,
+            "UPSTREAM_ERROR",
+            86_400,
+        ),
+        ("503_html", "soon", 502, "UPSTREAM_ERROR", 0),
+    ] {
+        fault(
+            &stack,
+            json!({"on": "api", "fault": name, "retry_after": sent}),
+        )
+        .await;
+
+        let answer = stack.person(EMAIL).await.unwrap();
+
+        answer.expect_problem(status, code);
+        let header = answer.header("retry-after");
+        assert_eq!(header.parse().unwrap_or(0), told, "{name} {sent}: {header}");
+    }
+    let searches = &stack.stats().await.unwrap()["api"]["persons/search"];
+    assert_eq!((&searches["429"], &searches["503"]), (&json!(3), &json!(4)));
+}
+
 pub(crate) async fn failing_api_is_told_and_costs_no_refresh(backend: Backend) {
     let (stack, _) = connected(backend).await;
     let client = stack

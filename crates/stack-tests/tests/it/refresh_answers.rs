@@ -131,6 +131,16 @@ pub(crate) async fn refresh_takes_json_and_forms_and_numbers_as_text(backend: Ba
         (
             REFRESH,
             "application/json",
+            format!("\u{feff}{}", json!({"connectionId": id, "generation": 0})),
+        ),
+        (
+            REFRESH,
+            form,
+            format!("\u{feff}connectionId={id}&generation=0"),
+        ),
+        (
+            REFRESH,
+            "application/json",
             json!({"appId": app, "accountId": null, "owner": "", "generation": 0}).to_string(),
         ),
     ];
@@ -154,7 +164,7 @@ pub(crate) async fn body_of_no_use_is_named(backend: Backend) {
         (json_type, "[]", None),
         (json_type, "\"text\"", None),
         (json_type, "appId=x", None),
-        (json_type, "\u{feff}{}", None),
+        (json_type, "\u{feff}{}", Some("appId")),
         (json_type, "{}", Some("appId")),
         (form, "", Some("appId")),
         (json_type, r#"{"appId":[]}"#, Some("appId")),

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use stack_tests::{Setup, Stack};
+use stack_tests::{Answer, Setup, Stack};
 
 use crate::refresh_answers::of;
 use crate::support::{
-    clear_faults, connected, fault, refresh_log, refreshes, row, settings, until,
+    clear_faults, connected, fault, id_of, refresh_log, refreshes, row, settings, until,
 };
 
 pub(crate) async fn wrong_client_secret_is_ours_and_probed_once_a_minute(backend: Backend) {
@@ -185,6 +185,100 @@ pub(crate) async fn odd_token_answers_are_made_good(backend: Backend) {
         .await
         .unwrap()
         .expect(200);
+}
+
+/// `PostgreSQL` stores no U+0000, and `MariaDB` no more than 65 535 bytes of text.
+pub(crate) async fn odd_scope_is_made_to_fit_the_database(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let scopes = ["base".to_owned(), format!("\u{0}{}", "🌞".repeat(20_000))];
+    let odd = json!({"scopes": scopes, "rotation": "single_use_with_reuse_detection"});
+    settings(&stack, odd).await;
+    let connection = stack.connect(1, 2).await.unwrap();
+
+    let answer = stack.refresh(&of(&connection, 1)).await.unwrap();
+
+    answer.expect(200);
+    let row = row(&stack, &connection).await;
+    assert_eq!((row.generation, row.scope.chars().count()), (2, 16_383));
+    assert!(row.scope.starts_with("base,🌞🌞"), "{:.20}", row.scope);
+}
+
+/// A rule that the operator has added to the table; taken out again with the second statement.
+fn rule_against(backend: Backend, condition: &str) -> [String; 2] {
+    match backend {
+        Backend::Postgres | Backend::Mysql => [
+            format!("ALTER TABLE connections ADD CONSTRAINT rule CHECK (NOT ({condition}))"),
+            "ALTER TABLE connections DROP CONSTRAINT rule".to_owned(),
+        ],
+        Backend::Sqlite => [
+            format!(
+                "CREATE TRIGGER rule AFTER UPDATE ON connections WHEN \
+                 EXISTS (SELECT 1 FROM connections WHERE id = NEW.id AND {condition}) \
+                 BEGIN SELECT RAISE(ABORT, 'against the rule'); END"
+            ),
+            "DROP TRIGGER rule".to_owned(),
+        ],
+    }
+}
+
+pub(crate) async fn what_the_database_refuses_beside_the_tokens_stays_as_it_was(backend: Backend) {
+    let (stack, _) = connected(backend).await;
+    let odd = json!({"scopes": ["base", "odd"], "rotation": "single_use_with_reuse_detection"});
+    settings(&stack, odd).await;
+    let connection = stack.connect(1, 2).await.unwrap();
+    stack.sql("UPDATE connections SET scope = 'even'");
+    let [rule, _] = rule_against(backend, "scope = 'base,odd'");
+    stack.sql(&rule);
+
+    let answer = stack.refresh(&of(&connection, 1)).await.unwrap();
+
+    answer.expect(200);
+    let row = row(&stack, &connection).await;
+    assert_eq!((row.generation, row.scope.as_str()), (2, "even"));
+}
+
+pub(crate) async fn tokens_that_the_database_refuses_are_stored_by_the_next_process(
+    backend: Backend,
+) {
+    let (mut stack, connection) = connected(backend).await;
+    settings(
+        &stack,
+        json!({"rotation": "single_use_with_reuse_detection"}),
+    )
+    .await;
+    let [rule, no_rule] = rule_against(backend, "generation > 1");
+    stack.sql(&rule);
+
+    for _ in 0..2 {
+        let refused = stack.refresh(&of(&connection, 1)).await.unwrap();
+
+        let problem = refused.expect_problem(503, "STORE_UNAVAILABLE");
+        assert_eq!(problem["reason"], "commit_refused");
+        assert!((1..=60).contains(&refused.retry_after()));
+    }
+    let ready = stack.http.get(format!("{}/readyz", stack.token_refresher));
+    let ready = Answer::of(ready.send().await.unwrap()).await.unwrap();
+    let named = format!(
+        "connection {}: the database refuses its new tokens",
+        id_of(&connection)
+    );
+    assert_eq!(ready.expect(200).json()["degraded"], json!([named]));
+    let other = stack.add_refresher(&[]).await;
+    let elsewhere = other.refresh(&of(&connection, 1)).await.unwrap();
+    elsewhere.expect_problem(503, "REFRESH_FAILED");
+    // What is under way would be given 15 seconds.
+    let stopped = tokio::time::timeout(Duration::from_secs(10), stack.stop_refreshers());
+    stopped.await.expect("nothing is under way");
+
+    stack.sql(&no_rule);
+    let next = stack.add_refresher(&[]).await;
+    until("the next process stores them", || async {
+        row(&stack, &connection).await.generation == 2
+    })
+    .await;
+    assert_eq!(refreshes(&stack).await, 1);
+    let answer = next.refresh(&of(&connection, 2)).await.unwrap();
+    assert_eq!(answer.expect(200).json()["outcome"], "refreshed");
 }
 
 pub(crate) async fn caller_waits_no_longer_than_it_said_and_the_refresh_goes_on(backend: Backend) {

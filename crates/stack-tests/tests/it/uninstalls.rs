@@ -188,6 +188,13 @@ pub(crate) async fn ids_of_a_notice_are_numbers_or_text(backend: Backend) {
         let again = notify(&stack, Some(APP), &body).await;
         assert_outcome(again, "revoked");
     }
+    let marked = stack
+        .http
+        .delete(format!("{}{CALLBACK}", stack.auth_capture))
+        .basic_auth(APP.0, Some(APP.1))
+        .body(format!("\u{feff}{}", notice(99, 1, "32503680000")));
+    let answer = Answer::of(marked.send().await.unwrap()).await.unwrap();
+    assert_outcome(answer, "unknown");
 }
 
 pub(crate) async fn late_notice_does_not_end_a_reinstall(backend: Backend) {

@@ -126,6 +126,14 @@ fn why(error: RefreshError, now: Timestamp) -> anyhow::Error {
             when(retry_at, now),
             until(token_expires_at)
         ),
+        RefreshError::Unstored {
+            retry_at,
+            token_expires_at,
+        } => format!(
+            "the provider has given new tokens, but the database refuses to store them: the log says why. They are kept, and the database is asked again {}; {}",
+            when(retry_at, now),
+            until(token_expires_at)
+        ),
         RefreshError::UnknownApp => "its app is not configured here".to_owned(),
         RefreshError::Store(error) => {
             return anyhow::Error::from(error).context("the database could not be used");

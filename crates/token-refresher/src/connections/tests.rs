@@ -290,6 +290,10 @@ fn each_way_not_to_refresh_is_told_in_words() {
             retry_at,
             token_expires_at,
         },
+        RefreshError::Unstored {
+            retry_at,
+            token_expires_at,
+        },
         RefreshError::UnknownApp,
         RefreshError::Store(Arc::new(StoreError::Duplicate)),
     ]
@@ -306,6 +310,7 @@ fn each_way_not_to_refresh_is_told_in_words() {
     not refreshed: the provider refuses our client (invalid_client): check client_id and client_secret; it is asked again 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: the provider's token endpoint can't be reached; the next attempt may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: the provider made no sense (http_500); the next attempt may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
+    not refreshed: the provider has given new tokens, but the database refuses to store them: the log says why. They are kept, and the database is asked again 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: its app is not configured here
     not refreshed: the database could not be used: another row has the same unique values
     ");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
-use pipekeeper_core::granted::Granted;
+use pipekeeper_core::granted::{Granted, fit_for_column};
 use pipekeeper_core::oauth::{Identity, IdentityError};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
@@ -229,7 +229,7 @@ impl Run<'_> {
             user_id: grant.token_hash.clone(),
             user_name: String::new(),
             api_domain,
-            scope: newest.scope.clone(),
+            scope: fit_for_column(&newest.scope),
             access_token,
             refresh_token,
             expires_at: now,

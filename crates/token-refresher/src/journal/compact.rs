@@ -19,6 +19,10 @@ impl Journal {
         let own = self.0.slot.name();
         self.0.writer.tidy(since).await?;
         self.look().await?;
+        let unread = self.0.index().unread_before(since);
+        for key in unread {
+            self.0.settle_key(&key);
+        }
         // Asked for first: what lies before it is written to no more.
         let current = self.0.index().last(own).map(|(name, _)| name);
         let mut untouched = self.0.index().untouched_since(own, since);

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::content_coding::ContentCoding;
 use pipekeeper_core::crypto::Fingerprint;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,7 @@ pub(super) enum Entry<'a> {
     Answer {
         key: Key,
         received_at: Timestamp,
+        coding: ContentCoding,
         body: Cow<'a, str>,
     },
     Settled {
@@ -68,6 +70,9 @@ struct Line<'a> {
     spent: Cow<'a, str>,
     /// Microseconds since 1970: received, or settled.
     at: i64,
+    /// The content coding of the body, unless it is `identity`.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    coding: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     body: Option<Cow<'a, str>>,
 }
@@ -80,26 +85,42 @@ enum Kind {
 }
 
 /// With its newline.
-pub(super) fn answer_line(key: &Key, received_at: Timestamp, sealed: &[u8]) -> Vec<u8> {
+pub(super) fn answer_line(
+    key: &Key,
+    received_at: Timestamp,
+    coding: &ContentCoding,
+    sealed: &[u8],
+) -> Vec<u8> {
     let body = STANDARD_NO_PAD.encode(sealed);
-    line(Kind::Answer, key, received_at, Some(body.into()))
+    line(&Line {
+        coding: (!coding.is_identity()).then(|| coding.as_str().into()),
+        body: Some(body.into()),
+        ..Line::of(Kind::Answer, key, received_at)
+    })
 }
 
 /// With its newline.
 pub(super) fn settled_line(key: &Key, at: Timestamp) -> Vec<u8> {
-    line(Kind::Settled, key, at, None)
+    line(&Line::of(Kind::Settled, key, at))
 }
 
-fn line(kind: Kind, key: &Key, at: Timestamp, body: Option<Cow<'_, str>>) -> Vec<u8> {
-    let json = serde_json::to_vec(&Line {
-        kind,
-        connection: key.connection.as_str().into(),
-        generation: key.generation,
-        spent: key.spent.to_string().into(),
-        at: at.unix_micros(),
-        body,
-    })
-    .expect("text and numbers are JSON");
+impl<'a> Line<'a> {
+    /// Without a body.
+    fn of(kind: Kind, key: &'a Key, at: Timestamp) -> Self {
+        Self {
+            kind,
+            connection: key.connection.as_str().into(),
+            generation: key.generation,
+            spent: key.spent.to_string().into(),
+            at: at.unix_micros(),
+            coding: None,
+            body: None,
+        }
+    }
+}
+
+fn line(line: &Line<'_>) -> Vec<u8> {
+    let json = serde_json::to_vec(line).expect("text and numbers are JSON");
     let mut line =
         Vec::with_capacity(HEAD.len() + 8 + AFTER_SUM.len() + json.len() + END.len() + 1);
     line.extend(HEAD);
@@ -135,6 +156,7 @@ pub(super) fn decode(line: &[u8]) -> Result<Entry<'_>, Unreadable> {
         (Kind::Answer, Some(body)) => Ok(Entry::Answer {
             key,
             received_at: at,
+            coding: ContentCoding::named(line.coding.as_deref().unwrap_or_default()),
             body,
         }),
         (Kind::Settled, None) => Ok(Entry::Settled { key, at }),

@@ -36,8 +36,10 @@ pub(super) struct Open {
     pub(super) key: Key,
     pub(super) slot: String,
     pub(super) segment: SegmentName,
-    /// Received by an earlier process of this slot.
+    /// No refresh is about to commit it: it was received by an earlier process of this slot, or refused by the database.
     pub(super) abandoned: bool,
+    /// This version can't interpret it: it is kept for its time, and no longer.
+    pub(super) unread: bool,
     received_at: Timestamp,
 }
 
@@ -110,6 +112,7 @@ impl Index {
             slot: slot.to_owned(),
             segment: name.clone(),
             abandoned,
+            unread: false,
             received_at,
         };
         // Of several answers to one token all but the last held none.
@@ -177,14 +180,29 @@ impl Index {
             .collect()
     }
 
+    /// The answer that is not settled, if it is known.
+    pub(super) fn open(&mut self, hash: KeyHash) -> Option<&mut Open> {
+        self.unsettled.get_mut(&hash)
+    }
+
+    /// Those that may be committed.
     pub(super) fn unsettled(&self) -> Vec<Open> {
-        self.unsettled.values().cloned().collect()
+        let open = self.unsettled.values().filter(|open| !open.unread);
+        open.cloned().collect()
+    }
+
+    /// Those that nobody could interpret, and that were received before.
+    pub(super) fn unread_before(&self, since: Timestamp) -> Vec<Key> {
+        let open = self.unsettled.values();
+        open.filter(|open| open.unread && open.received_at < since)
+            .map(|open| open.key.clone())
+            .collect()
     }
 
     pub(super) fn unsettled_in(&self, slot: &str) -> usize {
         self.unsettled
             .values()
-            .filter(|open| open.slot == slot)
+            .filter(|open| open.slot == slot && !open.unread)
             .count()
     }
 

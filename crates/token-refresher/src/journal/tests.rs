@@ -66,15 +66,16 @@ impl World {
     ) -> Result<(), JournalError> {
         let spent = Secret::from(token);
         let now = self.clock.now();
+        let body = TokenBody::plain(body);
         journal
-            .record(&self.id, generation, &spent, now, body)
+            .record(&self.id, generation, &spent, now, &body)
             .await
     }
 
     async fn find(&self, journal: &Journal, generation: i64, token: &str) -> Option<Vec<u8>> {
         let spent = Secret::from(token);
         let answer = journal.find(&self.id, generation, &spent, Some).await;
-        answer.unwrap().map(|answer| answer.body.to_vec())
+        answer.unwrap().map(|answer| answer.body.bytes.to_vec())
     }
 
     fn settle(&self, journal: &Journal, generation: i64, token: &str) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::granted::fit_for_column;
 use pipekeeper_core::lifetime::{due_at, renewal_due_of};
 use pipekeeper_core::oauth::Tokens;
 use pipekeeper_core::provider::App;
@@ -14,7 +15,9 @@ use pipekeeper_core::store::{Commit, Connection, HANDED_BACK, StoreError};
 use pipekeeper_core::vault::SealedTo;
 
 use super::backoff::STREAK;
+use super::lease::Lease;
 use super::renew::{Received, Spending};
+use super::unstored::{HeldBy, RETRY_EVERY};
 use super::{FlightResult, Outcome, RefreshError, Refresher, Rule, Trigger, adopt};
 
 impl Refresher {
@@ -48,7 +51,22 @@ impl Refresher {
             // Only who has spent it, under a lease of its own, knows that nobody else has.
             spent_under: (source == Source::Provider).then(|| lease.owner.clone()),
         };
-        match self.store_received(row, app, token, received, &how).await {
+        let mut pause = Duration::from_secs(1);
+        let stored = loop {
+            match self.store_received(row, app, token, &received, &how).await {
+                Ok(stored) => break stored,
+                Err(refused) if received.journaled => {
+                    return Err(self.left_unstored(spending, refused).await);
+                }
+                // Nobody else has it: this task must not end.
+                Err(refused) => {
+                    self.hold(row, row.generation, HeldBy::Task, refused).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_EVERY);
+                }
+            }
+        };
+        match stored {
             Stored::Committed(row) => {
                 if how.early == Earliness::Unnamed {
                     self.unnamed.early_refresh(&row.id, self.clock.monotonic());
@@ -67,41 +85,56 @@ impl Refresher {
     }
 
     /// The same for whoever has an answer, with or without a lease: the generation guards the write.
+    ///
+    /// # Errors
+    /// What the database refuses. The answer stays unsettled in the journal.
     pub(super) async fn store_received(
         &self,
         row: &Connection,
         app: &App,
         spent: &Secret,
-        received: Received,
+        received: &Received,
         how: &Provenance,
-    ) -> Stored {
+    ) -> Result<Stored, StoreError> {
         let now = self.clock.now();
-        let commit = self.commit_of(row, app, spent, &received, how);
-        let committed = self
-            .write_over(row, |generation| {
+        let mut commit = self.commit_of(row, app, spent, received, how);
+        let written = async |commit: &Commit| {
+            self.write_over(row, |generation| {
                 self.store
-                    .connection_commit(&row.id, generation, &commit, now)
+                    .connection_commit(&row.id, generation, commit, now)
             })
-            .await;
+            .await
+        };
+        let committed = match written(&commit).await {
+            Err(refused) => {
+                if !self.unstored.has(row) {
+                    tracing::error!(connection.id = %row.id, generation = row.generation, "the database refuses what a refresh brought; now the tokens alone, with scope and API domain as they were: {:#}", anyhow::Error::from(refused));
+                }
+                commit.scope = None;
+                commit.api_domain = None;
+                written(&commit).await?
+            }
+            Ok(committed) => committed,
+        };
         if committed {
-            self.journal.settle(&row.id, row.generation, spent);
+            self.settled(row, spent);
             let current = if how.spent_under.is_some() {
                 Some(after(row, commit, now))
             } else {
-                self.reread(row).await
+                self.reread(row).await?
             };
             let Some(current) = current else {
-                return Stored::Gone;
+                return Ok(Stored::Gone);
             };
             self.continuity.saw(&current, self.clock.monotonic());
-            return Stored::Committed(current);
+            return Ok(Stored::Committed(current));
         }
-        let Some(current) = self.reread(row).await else {
-            self.journal.settle(&row.id, row.generation, spent);
-            return Stored::Gone;
+        let Some(current) = self.reread(row).await? else {
+            self.settled(row, spent);
+            return Ok(Stored::Gone);
         };
         if current.generation < row.generation {
-            return Stored::WentBack;
+            return Ok(Stored::WentBack);
         }
         // The row moved on meanwhile. Reconnected, or refreshed by another: what was received is of the past, and dropped.
         if came_too_late(&current) {
@@ -111,39 +144,54 @@ impl Refresher {
         {
             // Disconnected: what was just received must not live on at the provider.
             let token = received.tokens.refresh_token.as_ref().unwrap_or(spent);
-            if !self.leave_to_revoke(&current, token).await {
+            if !self.leave_to_revoke(&current, token).await? {
                 // Somebody was faster, and what they did decides.
-                return Stored::MovedOn(self.reread(row).await.unwrap_or(current));
+                let newest = self.reread(row).await?.unwrap_or(current);
+                return Ok(Stored::MovedOn(newest));
             }
         }
+        self.settled(row, spent);
+        Ok(Stored::MovedOn(current))
+    }
+
+    /// The answer to this token has had its effect.
+    fn settled(&self, row: &Connection, spent: &Secret) {
+        self.unstored.forget(&row.id);
         self.journal.settle(&row.id, row.generation, spent);
-        Stored::MovedOn(current)
     }
 
     /// Writes over the generation that the row was read with. Where the row has moved on since, only a broken rule writes all
     /// the same.
-    pub(super) async fn write_over<W>(&self, row: &Connection, write: impl Fn(i64) -> W) -> bool
+    pub(super) async fn write_over<W>(
+        &self,
+        row: &Connection,
+        write: impl Fn(i64) -> W,
+    ) -> Result<bool, StoreError>
     where
         W: Future<Output = Result<bool, StoreError>>,
     {
-        let written = self.insist(row, || write(row.generation)).await;
+        let written = self.insist(row, || write(row.generation)).await?;
         let (compare, keep_revoked) = (
             self.rules.keep(Rule::CompareGenerations),
             self.rules.keep(Rule::KeepRevoked),
         );
         if written || (compare && keep_revoked) {
-            return written;
+            return Ok(written);
         }
-        match self.reread(row).await {
+        match self.reread(row).await? {
             Some(current) if !compare || current.state == ConnectionState::Revoked => {
                 self.insist(row, || write(current.generation)).await
             }
-            _ => false,
+            _ => Ok(false),
         }
     }
 
     /// Leaves a token that lives on at the provider to the sweep's revocations, in the row that ended.
-    pub(super) async fn leave_to_revoke(&self, row: &Connection, token: &Secret) -> bool {
+    pub(super) async fn leave_to_revoke(
+        &self,
+        row: &Connection,
+        token: &Secret,
+    ) -> Result<bool, StoreError> {
         let key = row.app();
         let sealed = self
             .vault
@@ -176,7 +224,7 @@ impl Refresher {
         received: &Received,
         how: &Provenance,
     ) -> Commit {
-        let Received { tokens, at } = received;
+        let Received { tokens, at, .. } = received;
         let key = row.app();
         let to = SealedTo::of(row, &key);
         let expires_at = at.saturating_add(tokens.expires_in);
@@ -190,7 +238,7 @@ impl Refresher {
             refresh_token: self
                 .vault
                 .seal_refresh_token(to, tokens.refresh_token.as_ref().unwrap_or(spent)),
-            scope: tokens.scope.clone().unwrap_or_else(|| row.scope.clone()),
+            scope: tokens.scope.as_deref().map(fit_for_column),
             api_domain: api_domain(row, app, tokens),
             expires_at,
             refreshed_at: *at,
@@ -209,22 +257,27 @@ impl Refresher {
     }
 
     /// The row as it is now: what was written has its end told, also when the answer to the write got lost.
-    pub(super) async fn reread(&self, row: &Connection) -> Option<Connection> {
+    pub(super) async fn reread(&self, row: &Connection) -> Result<Option<Connection>, StoreError> {
         self.insist(row, || self.store.connection_find(&row.id))
             .await
     }
 
-    /// Goes on until the database answers, whatever keeps it from that: what a refresh came to must not be dropped, and what
-    /// follows depends on it.
-    pub(super) async fn insist<T, W>(&self, row: &Connection, write: impl Fn() -> W) -> T
+    /// Goes on until the database answers: what a refresh came to must not be dropped, and what follows depends on it.
+    ///
+    /// # Errors
+    /// It did answer, and refuses: it would again.
+    pub(super) async fn insist<T, W>(
+        &self,
+        row: &Connection,
+        write: impl Fn() -> W,
+    ) -> Result<T, StoreError>
     where
         W: Future<Output = Result<T, StoreError>>,
     {
         let mut told = false;
         loop {
             match write().await {
-                Ok(written) => return written,
-                Err(error) => {
+                Err(error) if error.is_unavailable() => {
                     if !told {
                         told = true;
                         tracing::error!(connection.id = %row.id, "a refresh waits for the database: {:#}", anyhow::Error::from(error));
@@ -232,7 +285,18 @@ impl Refresher {
                     let pause = (Duration::from_millis(100), Duration::from_millis(300));
                     tokio::time::sleep(random::between(pause.0, pause.1)).await;
                 }
+                answered => return answered,
             }
+        }
+    }
+
+    /// Ends a lease under which nothing more is done. One that the database does not let go of ends as an orphan's does.
+    pub(super) async fn release(&self, row: &Connection, lease: &Lease) {
+        let released = self
+            .insist(row, || self.store.lease_release(&row.id, &lease.owner))
+            .await;
+        if let Err(error) = released {
+            tracing::error!(connection.id = %row.id, "the database refuses to end a lease: {:#}", anyhow::Error::from(error));
         }
     }
 }
@@ -284,19 +348,14 @@ pub(super) fn came_too_late(row: &Connection) -> bool {
     is_handed_back
 }
 
-/// Where bearers go from now on: as the provider says, if it is a host of its own.
-fn api_domain(row: &Connection, app: &App, tokens: &Tokens) -> String {
-    match tokens
-        .api_domain
-        .as_deref()
-        .map(|text| app.provider.api_domain(text))
-    {
-        Some(Ok(domain)) => domain.as_str().to_owned(),
-        Some(Err(error)) => {
+/// Where bearers go from now on: as the provider says, if it is a host of its own; otherwise as before.
+fn api_domain(row: &Connection, app: &App, tokens: &Tokens) -> Option<String> {
+    match app.provider.api_domain(tokens.api_domain.as_deref()?) {
+        Ok(domain) => Some(domain.as_str().to_owned()),
+        Err(error) => {
             tracing::error!(connection.id = %row.id, "the provider named an api_domain that {error}: keeping the old one");
-            row.api_domain.clone()
+            None
         }
-        None => row.api_domain.clone(),
     }
 }
 
@@ -306,8 +365,8 @@ fn after(row: &Connection, commit: Commit, now: Timestamp) -> Connection {
     Connection {
         access_token: commit.access_token,
         refresh_token: commit.refresh_token,
-        scope: commit.scope,
-        api_domain: commit.api_domain,
+        scope: commit.scope.unwrap_or_else(|| row.scope.clone()),
+        api_domain: commit.api_domain.unwrap_or_else(|| row.api_domain.clone()),
         expires_at: commit.expires_at,
         refreshed_at: Some(commit.refreshed_at),
         idle_deadline: commit.idle_deadline,

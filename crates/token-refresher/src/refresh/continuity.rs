@@ -21,6 +21,7 @@ use super::commit::{Earliness, Provenance, Stored};
 use super::lease::Lease;
 use super::renew::received;
 use super::replay::ReplayError;
+use super::unstored::HeldBy;
 use super::{RefreshError, Refresher, Rule};
 use crate::journal::KeptResponse;
 
@@ -329,22 +330,30 @@ impl Refresher {
         let Some(found) = answers.into_iter().find_map(|answer| received(answer, app)) else {
             return Ok(false);
         };
-        if ended {
-            return Ok(match &found.tokens.refresh_token {
-                Some(newest) => self.leave_to_revoke(&row, newest).await,
-                None => false,
-            });
-        }
-        let how = Provenance {
-            asked_for: row.last_used_at,
-            early: Earliness::Due,
-            spent_under: None,
+        let written = match &found.tokens.refresh_token {
+            None if ended => return Ok(false),
+            Some(newest) if ended => self.leave_to_revoke(&row, newest).await,
+            _ => {
+                let how = Provenance {
+                    asked_for: row.last_used_at,
+                    early: Earliness::Due,
+                    spent_under: None,
+                };
+                let stored = self.store_received(&row, app, &token, &found, &how).await;
+                stored.map(|stored| matches!(stored, Stored::Committed(_)))
+            }
         };
-        let stored = self.store_received(&row, app, &token, found, &how).await;
-        let is_committed = matches!(stored, Stored::Committed(_));
-        if is_committed {
-            tracing::warn!(connection.id = %row.id, generation = row.generation, "wrote a journaled response again that the database had lost");
+        match written {
+            Ok(true) if !ended => {
+                tracing::warn!(connection.id = %row.id, generation = row.generation, "wrote a journaled response again that the database had lost");
+                Ok(true)
+            }
+            Ok(is_written) => Ok(is_written),
+            Err(refused) => {
+                let spent_at = response.generation();
+                self.hold(&row, spent_at, HeldBy::Journal, refused).await;
+                Ok(false)
+            }
         }
-        Ok(is_committed)
     }
 }

@@ -64,6 +64,12 @@ pub(crate) enum RefreshError {
     },
     #[error("the connection's app is not configured here")]
     UnknownApp,
+    /// The provider has given new tokens, and the database refuses them.
+    #[error("the database refuses the new tokens")]
+    Unstored {
+        retry_at: Timestamp,
+        token_expires_at: Timestamp,
+    },
     #[error("the database could not be used")]
     Store(#[source] Arc<StoreError>),
     #[error("the stored token does not open")]
@@ -117,6 +123,7 @@ pub(super) fn outcome_word(result: &FlightResult, asked: bool) -> &'static str {
         Err(RefreshError::ClientMisconfigured { .. } | RefreshError::UnknownApp) => "our_fault",
         Err(RefreshError::NotSent { .. }) => "not_sent",
         Err(RefreshError::Provider { .. }) => "unknown",
+        Err(RefreshError::Unstored { .. }) => "unstored",
         Err(RefreshError::Store(_)) => "store",
         Err(RefreshError::Sealed(_)) => "sealed",
     }

@@ -28,12 +28,12 @@ impl Refresher {
                 self.store
                     .connection_still_refused(&row.id, &lease.owner, now)
             })
-            .await;
+            .await?;
         } else {
             let _one_at_a_time = self.guard.one_at_a_time().await;
             if !self
                 .insist(row, || self.guard.may_reject(app, in_doubt))
-                .await
+                .await?
             {
                 return self.spared(spending, in_doubt).await;
             }
@@ -43,16 +43,15 @@ impl Refresher {
                     self.store
                         .connection_reauth_required(&row.id, generation, in_doubt, word, now)
                 })
-                .await;
+                .await?;
             if ended {
                 tracing::error!(connection.id = %row.id, generation = row.generation, in_doubt, "the provider refused the refresh token: a new consent is needed");
             } else {
                 // Of a row that was disconnected meanwhile.
-                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
-                    .await;
+                self.release(row, lease).await;
             }
         }
-        adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?)
+        adopt(self.reread(row).await?.ok_or(RefreshError::NotFound)?)
     }
 
     /// One refusal of too many at once: the connection is kept, and tried again when they have stopped. One in doubt is tried
@@ -102,8 +101,7 @@ impl Refresher {
                 // The doubt of the first call outlives the refusal of the second.
                 self.put_off(spending, &word, PROBE_EVERY, in_doubt).await;
             } else {
-                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
-                    .await;
+                self.release(row, lease).await;
             }
             tracing::error!(
                 app = app.key,
@@ -153,11 +151,15 @@ impl Refresher {
             due_at: row.due_at.max(retry_at),
         };
         let now = self.clock.now();
-        self.insist(row, || {
-            self.store
-                .connection_spend_failed(&row.id, &lease.owner, &failure, now)
-        })
-        .await;
+        let written = self
+            .insist(row, || {
+                self.store
+                    .connection_spend_failed(&row.id, &lease.owner, &failure, now)
+            })
+            .await;
+        if let Err(error) = written {
+            tracing::error!(connection.id = %row.id, "the database refuses to note that a refresh failed ({word}): {:#}", anyhow::Error::from(error));
+        }
         retry_at
     }
 }

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::oauth::{TokenAnswer, TokenError, Tokens, Unknown};
+use pipekeeper_core::oauth::{TokenBody, TokenError, Tokens, Unknown};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Connection, RefreshLogEntry};
-use reqwest::StatusCode;
+use pipekeeper_core::store::{Connection, RefreshLogEntry, StoreError};
 
 use super::commit::Source;
 use super::lease::Lease;
@@ -25,6 +24,8 @@ pub(super) enum Attempt {
     /// The lease is somebody else's, or nobody's; the row as it is, if it is.
     Overtaken(Option<Box<Connection>>),
     Unreadable(JournalError),
+    /// The database refuses to show the row.
+    Refused(StoreError),
     /// What is left of the lease is no time for a call.
     TooLate,
     Answered(Result<Received, TokenError>),
@@ -35,6 +36,8 @@ pub(super) enum Attempt {
 pub(super) struct Received {
     pub(super) tokens: Tokens,
     pub(super) at: Timestamp,
+    /// Whether the journal has it: if not, this is the only copy.
+    pub(super) journaled: bool,
 }
 
 /// A connection, its app, and the token that is to be spent under this lease.
@@ -83,9 +86,9 @@ impl Refresher {
             Attempt::Overtaken(Some(current)) => adopt(*current),
             Attempt::Overtaken(None) => Err(RefreshError::NotFound),
             Attempt::Unreadable(error) => self.unreadable(spending, error).await,
+            Attempt::Refused(error) => Err(error.into()),
             Attempt::TooLate => {
-                self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
-                    .await;
+                self.release(row, lease).await;
                 Err(RefreshError::Busy)
             }
             Attempt::Answered(Ok(received)) => {
@@ -174,7 +177,10 @@ impl Refresher {
         }
         if in_doubt {
             // A disk that takes nothing keeps an answer out of the journal, but not out of the row.
-            let current = self.reread(row).await;
+            let current = match self.reread(row).await {
+                Ok(current) => current,
+                Err(error) => return Attempt::Refused(error),
+            };
             let is_mine = current
                 .as_ref()
                 .is_some_and(|row| row.lease_owner.as_deref() == Some(&lease.owner));
@@ -231,12 +237,13 @@ impl Refresher {
         .await;
         let took = self.clock.monotonic().saturating_sub(started);
         let at = self.clock.now();
+        let mut journaled = false;
         let answer = match answer {
             Ok(answer) if answer.status.is_success() => {
-                self.write_down(spending, at, &answer).await;
+                journaled = self.write_down(spending, at, &answer.body).await;
                 let tokens = answer.interpret(&app.provider);
                 if tokens.is_err() {
-                    self.journal.settle(&row.id, row.generation, token);
+                    self.journal.keep_unread(&row.id, row.generation, token);
                 }
                 tokens
             }
@@ -261,23 +268,29 @@ impl Refresher {
                 error: answer.as_ref().err().map(word_of),
             });
         }
-        answer.map(|tokens| Received { tokens, at })
+        answer.map(|tokens| Received {
+            tokens,
+            at,
+            journaled,
+        })
     }
 
     /// Makes an answer durable, before anything can go wrong with it. If the disk does not take it, the database may.
-    async fn write_down(&self, spending: Spending<'_>, at: Timestamp, answer: &TokenAnswer) {
+    async fn write_down(&self, spending: Spending<'_>, at: Timestamp, body: &TokenBody) -> bool {
         let Spending { row, token, .. } = spending;
         let worked = self.journal.healthy();
         let written = self
             .journal
-            .record(&row.id, row.generation, token, at, &answer.body)
+            .record(&row.id, row.generation, token, at, body)
             .await;
-        if let Err(error) = written {
-            metrics::counter!("pipekeeper_journal_failures_total").increment(1);
-            if worked {
-                tracing::error!(connection.id = %row.id, "an answer is not in the journal, it goes straight to the database: {:#}", anyhow::Error::from(error));
-            }
+        let Err(error) = written else {
+            return true;
+        };
+        metrics::counter!("pipekeeper_journal_failures_total").increment(1);
+        if worked {
+            tracing::error!(connection.id = %row.id, "an answer is not in the journal, it goes straight to the database: {:#}", anyhow::Error::from(error));
         }
+        false
     }
 }
 
@@ -292,17 +305,13 @@ fn is_told_to_wait(unknown: &Unknown) -> bool {
     )
 }
 
-/// A journaled answer as tokens. One that is none (a provider's error page with status 200) is as good as no answer.
+/// A journaled answer as tokens. One that is none (a provider's error page with status 200), or that this version can't
+/// read, is as good as no answer.
 pub(super) fn received(answer: Answer, app: &App) -> Option<Received> {
     let Answer { received_at, body } = answer;
-    let answer = TokenAnswer {
-        status: StatusCode::OK,
-        retry_after: None,
-        body,
-    };
-    let tokens = answer.interpret(&app.provider).ok()?;
     Some(Received {
-        tokens,
+        tokens: body.tokens(&app.provider)?,
         at: received_at,
+        journaled: true,
     })
 }

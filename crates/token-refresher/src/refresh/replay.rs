@@ -1,4 +1,5 @@
-//! Answers of processes that are gone, and that no row shows yet.
+//! Answers that no row shows yet and that nobody is about to commit: of processes that are gone, and those that the database
+//! has refused.
 
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::AppChoice;
@@ -6,6 +7,7 @@ use pipekeeper_core::store::{Connection, StoreError};
 
 use super::commit::{Earliness, Provenance, Stored, came_too_late};
 use super::renew::received;
+use super::unstored::HeldBy;
 use super::{Refresher, Rule};
 use crate::journal::{JournalError, Unsettled};
 
@@ -19,29 +21,60 @@ pub(crate) enum ReplayError {
 }
 
 impl Refresher {
-    /// Commits what processes that are gone were answered; says how many rows got newer by it.
+    /// Commits what processes that are gone were answered; says how many rows got newer by it. What can't be committed now
+    /// keeps nothing else from it.
     pub(crate) async fn replay_once(&self) -> Result<usize, ReplayError> {
-        let mut replayed = 0;
         if !self.rules.keep(Rule::SearchJournals) {
-            return Ok(replayed);
+            return Ok(0);
         }
-        for answer in self.journal.orphaned().await? {
-            let row = self.store.connection_find(&answer.connection).await?;
-            let fate = match row {
-                None => Fate::Settled,
-                Some(row) => self.replay(&answer, &row).await?,
+        let orphaned = self.journal.orphaned().await?;
+        self.unstored
+            .retain(|id| orphaned.iter().any(|answer| answer.connection == *id));
+        let mut replayed = 0;
+        for answer in orphaned {
+            let (id, generation) = (&answer.connection, answer.generation);
+            let wait = self.unstored.wait(id, generation, self.clock.monotonic());
+            if wait.is_some_and(|wait| !wait.is_zero()) {
+                continue;
+            }
+            let fate = tokio::select! {
+                // Nothing gets lost: the next process goes on with it.
+                () = self.tasks.stopping().cancelled() => return Ok(replayed),
+                fate = self.replay(&answer) => fate?,
             };
             match fate {
                 Fate::Replayed => replayed += 1,
                 Fate::Settled => {}
                 Fate::Kept => continue,
             }
+            self.unstored.forget(id);
             self.journal.settle_orphan(&answer);
         }
         Ok(replayed)
     }
 
-    async fn replay(&self, answer: &Unsettled, row: &Connection) -> Result<Fate, ReplayError> {
+    async fn replay(&self, answer: &Unsettled) -> Result<Fate, ReplayError> {
+        let id = &answer.connection;
+        let row = match self.store.connection_find(id).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(Fate::Settled),
+            Err(error) if error.is_unavailable() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(connection.id = %id, "the database refuses to show a row whose tokens wait in the journal: {:#}", anyhow::Error::from(error));
+                return Ok(Fate::Kept);
+            }
+        };
+        match self.replay_into(&row, answer).await {
+            Err(ReplayError::Store(error)) if !error.is_unavailable() => {
+                self.hold(&row, answer.generation, HeldBy::Journal, error)
+                    .await;
+                Ok(Fate::Kept)
+            }
+            fate => fate,
+        }
+    }
+
+    async fn replay_into(&self, row: &Connection, answer: &Unsettled) -> Result<Fate, ReplayError> {
         // The row moved on without it, or it ended while the answer was on its way: then, and not by an answer of long ago,
         // there is one more token to revoke.
         let ended =
@@ -56,27 +89,30 @@ impl Refresher {
         let AppChoice::One(app) = self.apps.find(Some(&row.app_id), Some(&row.platform)) else {
             return Ok(Fate::Kept);
         };
-        let found = match self.journal.read(answer) {
-            Ok(answers) => answers.into_iter().find_map(|answer| received(answer, app)),
+        let answers = match self.journal.read(answer) {
+            Ok(answers) => answers,
             Err(error) if error.lacks_key() => return Ok(Fate::Kept),
             Err(error @ (JournalError::Sealed(_) | JournalError::Lost)) => {
                 tracing::error!(connection.id = %row.id, generation = answer.generation, "an answer is lost: {:#}", anyhow::Error::from(error));
-                None
+                return Ok(Fate::Settled);
             }
             Err(error) => {
                 tracing::warn!(connection.id = %row.id, generation = answer.generation, "an answer can't be read for now: {:#}", anyhow::Error::from(error));
                 return Ok(Fate::Kept);
             }
         };
+        let found = answers.into_iter().find_map(|answer| received(answer, app));
         let Some(found) = found else {
-            return Ok(Fate::Settled);
+            // A later version, or a person, may know better.
+            self.journal.keep_unread_orphan(answer);
+            return Ok(Fate::Kept);
         };
         if ended && came_too_late(row) {
             return Ok(Fate::Settled);
         }
         if ended {
             return Ok(match &found.tokens.refresh_token {
-                Some(token) if !self.leave_to_revoke(row, token).await => Fate::Kept,
+                Some(token) if !self.leave_to_revoke(row, token).await? => Fate::Kept,
                 _ => Fate::Settled,
             });
         }
@@ -91,7 +127,7 @@ impl Refresher {
             early: Earliness::Due,
             spent_under: None,
         };
-        let stored = self.store_received(row, app, &token, found, &how).await;
+        let stored = self.store_received(row, app, &token, &found, &how).await?;
         Ok(match stored {
             Stored::Committed(row) => {
                 metrics::counter!("pipekeeper_refresh_total", "provider" => app.provider.key.clone(), "outcome" => "replayed")

@@ -102,22 +102,22 @@ impl Refresher {
         let spending = Spending::new(&before, app, &token, &lease, asked);
         match self.attempts(spending, &mut true, report).await {
             Attempt::Found(received) | Attempt::Answered(Ok(received)) => {
-                self.revoke_newest(app, &row, &token, received).await
+                self.revoke_newest(spending, &row, received).await
             }
             Attempt::Answered(Err(TokenError::InvalidGrant)) => {
                 // The last holder may have been frozen, and have written down its response since the last look.
                 match self.look(spending).await {
-                    Ok(Some(received)) => self.revoke_newest(app, &row, &token, received).await,
+                    Ok(Some(received)) => self.revoke_newest(spending, &row, received).await,
                     Ok(None) => self.unconfirmed(&row, &lease).await,
                     Err(error) => self.unreadable(spending, error).await,
                 }
             }
             Attempt::Answered(Err(error)) => self.failed(spending, error, true).await,
             Attempt::Unreadable(error) => self.unreadable(spending, error).await,
+            Attempt::Refused(error) => Err(error.into()),
             Attempt::Overtaken(current) => adopt(*current.ok_or(RefreshError::NotFound)?),
             Attempt::TooLate => {
-                self.insist(&row, || self.store.lease_release(&row.id, &lease.owner))
-                    .await;
+                self.release(&row, &lease).await;
                 Err(RefreshError::Busy)
             }
         }
@@ -125,17 +125,20 @@ impl Refresher {
 
     async fn revoke_newest(
         &self,
-        app: &App,
+        spending: Spending<'_>,
         row: &Connection,
-        spent: &Secret,
         received: Received,
     ) -> FlightResult {
+        let (spent, spent_at) = (spending.token, spending.row.generation);
         let newest = received.tokens.refresh_token.as_ref().unwrap_or(spent);
-        let is_stored = self.leave_to_revoke(row, newest).await;
-        self.journal.settle(&row.id, row.generation - 1, spent);
-        let row = self.reread(row).await.ok_or(RefreshError::NotFound)?;
+        let is_stored = match self.leave_to_revoke(row, newest).await {
+            Ok(is_stored) => is_stored,
+            Err(refused) => return Err(self.left_unstored(spending, refused).await),
+        };
+        self.journal.settle(&row.id, spent_at, spent);
+        let row = self.reread(row).await?.ok_or(RefreshError::NotFound)?;
         if is_stored {
-            self.revoke_token(app, row).await
+            self.revoke_token(spending.app, row).await
         } else {
             adopt(row)
         }
@@ -149,12 +152,11 @@ impl Refresher {
                 self.store
                     .connection_revocation_told(&row.id, row.generation, error, now)
             })
-            .await;
+            .await?;
         if !is_stored {
             // A new consent came meanwhile.
-            self.insist(row, || self.store.lease_release(&row.id, &lease.owner))
-                .await;
-            return adopt(self.reread(row).await.ok_or(RefreshError::NotFound)?);
+            self.release(row, lease).await;
+            return adopt(self.reread(row).await?.ok_or(RefreshError::NotFound)?);
         }
         tracing::error!(connection.id = %row.id, company.domain = row.company_domain, "revocation unconfirmed: uninstall the app in Pipedrive. The response to this connection's last refresh was lost, and the provider refuses the token from before it");
         Ok(Outcome::RevocationUnconfirmed(Arc::new(row.clone())))

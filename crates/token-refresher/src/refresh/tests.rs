@@ -25,6 +25,8 @@ mod ends;
 mod guards;
 mod journals;
 mod races;
+mod refusals;
+mod responses;
 mod rules;
 mod sweeps;
 
@@ -255,9 +257,14 @@ impl World {
 
     /// One more connection of the same app.
     async fn connect(&self, owner: &str) -> ConnectionId {
+        self.connect_with(owner, "refresh-1").await
+    }
+
+    /// One with a refresh token of its own: the journal knows an answer by the token that was spent.
+    async fn connect_with(&self, owner: &str, refresh: &str) -> ConnectionId {
         let id = ConnectionId::generate();
         let new = NewConnection {
-            consent: self.consent(&id, owner, "access-1", "refresh-1"),
+            consent: self.consent(&id, owner, "access-1", refresh),
             id: id.clone(),
             app: app(),
         };
@@ -378,8 +385,8 @@ fn sibling(vault: &Vault, row: &Connection) -> Commit {
         revives_revoked: false,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),
         refresh_token: vault.seal_refresh_token(to, &Secret::from("refresh-sibling")),
-        scope: row.scope.clone(),
-        api_domain: row.api_domain.clone(),
+        scope: None,
+        api_domain: None,
         expires_at: at(7200),
         refreshed_at: at(0),
         idle_deadline: None,

@@ -1,10 +1,18 @@
+use std::io::Write as _;
 use std::time::Duration;
 
-use pipekeeper_core::oauth::{TokenAnswer, TokenError, Tokens, Unknown};
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use pipekeeper_core::oauth::{TokenBody, TokenError, TokenResponse, Tokens, Unknown};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
-use super::{ACCESS, REFRESH, answering, app, app_of, client, exchange, keeps_secrets, told};
+use super::{
+    ACCESS, REFRESH, answering, app, app_of, client, exchange, keeps_secrets, raw_server, told,
+};
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 async fn answered(answer: ResponseTemplate) -> Result<Tokens, TokenError> {
     let server = answering(answer).await;
@@ -24,13 +32,17 @@ fn read(change: &[(&str, Value)]) -> Result<Tokens, TokenError> {
             body[key] = value.clone();
         }
     }
-    let answer = TokenAnswer {
-        status: reqwest::StatusCode::OK,
+    read_text(&body.to_string())
+}
+
+fn read_text(body: &str) -> Result<Tokens, TokenError> {
+    let response = TokenResponse {
+        status: StatusCode::OK,
         retry_after: None,
-        body: serde_json::to_vec(&body).unwrap().into(),
+        body: TokenBody::plain(body.as_bytes()),
     };
-    keeps_secrets(&format!("{answer:?}"));
-    let tokens = answer.interpret(&app(&[]).provider);
+    keeps_secrets(&format!("{response:?}"));
+    let tokens = response.interpret(&app(&[]).provider);
     keeps_secrets(&format!("{tokens:?}"));
     tokens
 }
@@ -92,13 +104,8 @@ fn expires_in_beyond_all_measure_costs_no_token() {
         let body = format!(
             r#"{{"access_token":"{ACCESS}","expires_in":{sent},"refresh_token":"{REFRESH}","api_domain":"x"}}"#
         );
-        let answer = TokenAnswer {
-            status: reqwest::StatusCode::OK,
-            retry_after: None,
-            body: body.into_bytes().into(),
-        };
 
-        let tokens = answer.interpret(&app(&[]).provider).unwrap();
+        let tokens = read_text(&body).unwrap();
 
         assert_eq!(tokens.expires_in, Duration::from_hours(1), "{sent}");
         assert_eq!(tokens.access_token.expose(), ACCESS);
@@ -231,21 +238,206 @@ async fn a_rate_limit_says_how_long_to_wait() {
         ("7", Some(7)),
         (" 7 ", Some(7)),
         ("0", Some(0)),
+        ("30.5", Some(31)),
+        ("0.2", Some(1)),
+        ("1e3", None),
         ("-1", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("1.2.3", None),
         ("soon", None),
+        ("99999999999999999999999", Some(366 * 86_400)),
+        // The response is of Sun, 06 Nov 1994 08:49:37 GMT, as RFC 9110 §5.6.7 has it.
+        ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+        ("Sunday, 06-Nov-94 08:50:07 GMT", Some(30)),
+        ("Sun Nov  6 08:50:07 1994", Some(30)),
+        ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+        ("Fri, 06 Nov 2099 08:49:37 GMT", Some(366 * 86_400)),
     ] {
-        let answer = ResponseTemplate::new(429).insert_header("retry-after", sent);
-        let error = answered(answer).await.unwrap_err();
-        let TokenError::TurnedAway {
-            status: 429,
-            retry_after,
-        } = error
-        else {
-            panic!("{error:?}")
-        };
-        assert_eq!(retry_after, wait.map(Duration::from_secs), "{sent}");
+        for status in [429, 503] {
+            let answer = ResponseTemplate::new(status)
+                .insert_header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
+                .insert_header("retry-after", sent);
+            let error = answered(answer).await.unwrap_err();
+            let (TokenError::TurnedAway { retry_after, .. }
+            | TokenError::Unknown(Unknown::Status { retry_after, .. })) = error
+            else {
+                panic!("{error:?}")
+            };
+            let secs = retry_after.map(|wait| wait.as_secs_f64().ceil());
+            assert_eq!(secs, wait.map(f64::from), "{status} {sent}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_date_to_come_back_counts_from_now_where_the_response_has_none() {
+    let past = b"HTTP/1.1 429 Slow\r\nretry-after: Sun, 06 Nov 1994 08:50:07 GMT\r\ncontent-length: 0\r\n\r\n";
+    let url = raw_server(past, Duration::ZERO);
+
+    let error = exchange(&client(), &app(&[("token_url", &url)])).await;
+
+    let Err(TokenError::TurnedAway { retry_after, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(retry_after, Some(Duration::ZERO));
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The tokens are used up by this response: they must not be lost for what is odd beside them.
+#[tokio::test]
+async fn tokens_are_read_whatever_they_are_wrapped_in() {
+    let members = format!(r#""access_token":"{ACCESS}","refresh_token":"{REFRESH}""#);
+    let text = format!(r#"{{{members},"scope":"base"}}"#).into_bytes();
+    let with = |more: &[u8]| [b"{", members.as_bytes(), b",", more, b"}"].concat();
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+    zlib.write_all(&text).unwrap();
+    let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
+    deflate.write_all(&text).unwrap();
+    let base = Some("base");
+    for (name, coding, body, scope) in [
+        ("a byte order mark", "", [BOM, &text].concat(), base),
+        ("gzip", "gzip", gzip(&text), base),
+        ("gzip, not said", "", gzip(&text), base),
+        ("gzip, said and not done", "gzip", text.clone(), base),
+        (
+            "gzip with a byte order mark",
+            "gzip",
+            gzip(&[BOM, &text].concat()),
+            base,
+        ),
+        ("deflate", "deflate", zlib.finish().unwrap(), base),
+        (
+            "deflate without zlib",
+            "deflate",
+            deflate.finish().unwrap(),
+            base,
+        ),
+        ("identity", "identity", text.clone(), base),
+        ("an unknown coding, not done", "br", text.clone(), base),
+        (
+            "a comment behind it",
+            "",
+            [&text[..], b"<!-- 3 ms -->"].concat(),
+            base,
+        ),
+        ("zeros behind it", "", [&text[..], b"\0\0\0"].concat(), base),
+        (
+            "a scope in Latin-1",
+            "",
+            with(b"\"scope\":\"caf\xE9\""),
+            None,
+        ),
+        ("half an emoji", "", with(br#""scope":"base \ud83d""#), None),
+        (
+            "U+0000",
+            "",
+            with(br#""scope":"base\u0000""#),
+            Some("base\0"),
+        ),
+        (
+            "a zero byte",
+            "",
+            with(b"\"scope\":\"base\0\""),
+            Some("base\0"),
+        ),
+        (
+            "a member twice and a huge number",
+            "",
+            with(br#""scope":"x","scope":"base","expires_in":1e999"#),
+            base,
+        ),
+        ("NaN", "", with(br#""scope":"base","expires_in":NaN"#), base),
+        (
+            "an error that is empty",
+            "",
+            with(br#""scope":"base","error":"""#),
+            base,
+        ),
+        (
+            "a scope that is a list",
+            "",
+            with(br#""scope":["base"]"#),
+            None,
+        ),
+    ] {
+        let mut response = ResponseTemplate::new(200).set_body_bytes(body);
+        if !coding.is_empty() {
+            response = response.insert_header("content-encoding", coding);
+        }
+
+        let tokens = answered(response)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+
+        assert_eq!(tokens.access_token.expose(), ACCESS, "{name}");
+        assert_eq!(tokens.refresh_token.unwrap().expose(), REFRESH, "{name}");
+        assert_eq!(tokens.scope.as_deref(), scope, "{name}");
+        assert_eq!(tokens.expires_in, Duration::from_hours(1), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn header_lines_that_other_clients_take_cost_no_tokens() {
+    let body = json!({"access_token": ACCESS}).to_string();
+    let many = "x-more: 1\r\n".repeat(120);
+    for lines in [
+        many.as_str(),
+        "x-foo : bar\r\n",
+        "x-foo: one\r\n two\r\n",
+        "a line without a colon\r\n",
+        "x-foo\x01: bar\r\n",
+        "x\u{E4}: bar\r\n",
+        "x-foo : one\r\n\ttwo\r\nno colon\r\n",
+    ] {
+        let length = body.len();
+        let response = format!("HTTP/1.1 200 OK\r\n{lines}content-length: {length}\r\n\r\n{body}");
+        let url = raw_server(response.as_bytes(), Duration::ZERO);
+
+        let tokens = exchange(&client(), &app(&[("token_url", &url)])).await;
+
+        let tokens = tokens.unwrap_or_else(|error| panic!("{lines}: {}", told(&error)));
+        assert_eq!(tokens.access_token.expose(), ACCESS, "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn a_packed_answer_is_unpacked_up_to_256_kib_and_no_further() {
+    let most = 256 * 1024;
+    let packed = |length: usize| {
+        let mut text = json!({"access_token": ACCESS}).to_string();
+        text.push_str(&" ".repeat(length - text.len()));
+        ResponseTemplate::new(200).set_body_bytes(gzip(text.as_bytes()))
+    };
+
+    assert!(answered(packed(most)).await.is_ok());
+    let refused = answered(packed(most + 1)).await;
+
+    assert!(
+        matches!(refused, Err(TokenError::Unknown(Unknown::Garbled))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_understood_whatever_it_is_wrapped_in() {
+    let text = br#"{"error":"invalid_grant","error_description":"caf\ud83d","x":NaN}"#;
+    for body in [[BOM, text].concat(), gzip(text)] {
+        let refused = answered(ResponseTemplate::new(400).set_body_bytes(body)).await;
+        assert!(
+            matches!(refused, Err(TokenError::InvalidGrant)),
+            "{refused:?}"
+        );
+    }
+    let empty = ResponseTemplate::new(400).set_body_json(json!({"error": ""}));
+    let refused = answered(empty).await;
+    assert!(
+        matches!(refused, Err(TokenError::TurnedAway { status: 400, .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

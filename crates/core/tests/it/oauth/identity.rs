@@ -1,3 +1,7 @@
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use pipekeeper_core::oauth::{Identity, IdentityError, identify};
 use pipekeeper_core::secret::Secret;
 use serde_json::{Value, json};
@@ -84,6 +88,94 @@ async fn an_answer_that_names_nobody_is_no_identity() {
         let server = answering(ResponseTemplate::new(200).set_body_string(text)).await;
         let nobody = ask(&server, &[]).await;
         assert!(matches!(nobody, Err(IdentityError::Garbled)), "{text}");
+    }
+}
+
+/// Starting again would meet the same response.
+#[tokio::test]
+async fn a_member_that_is_odd_costs_nobody_the_identity() {
+    let ids = r#""id":11,"company_id":7"#;
+    let with = |more: &[u8]| [b"{\"data\":{", ids.as_bytes(), b",", more, b"}}"].concat();
+    let acme = "\"company_name\":\"Acme\"";
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&with(acme.as_bytes())).unwrap();
+    for (name, body, company) in [
+        (
+            "half an emoji in the name",
+            with(br#""company_name":"Caf\ud83d""#),
+            "Caf\u{FFFD}",
+        ),
+        (
+            "a name in Latin-1",
+            with(b"\"company_name\":\"Caf\xE9\""),
+            "Caf\u{FFFD}",
+        ),
+        (
+            "a name that is a list",
+            with(br#""company_name":["Acme"]"#),
+            "",
+        ),
+        (
+            "half an emoji beside it",
+            with(format!(r#"{acme},"x":"\ud83d""#).as_bytes()),
+            "Acme",
+        ),
+        (
+            "a huge number beside it",
+            with(format!(r#"{acme},"x":1e999"#).as_bytes()),
+            "Acme",
+        ),
+        (
+            "a byte order mark",
+            [&b"\xEF\xBB\xBF"[..], &with(acme.as_bytes())].concat(),
+            "Acme",
+        ),
+        ("gzip", gzip.finish().unwrap(), "Acme"),
+    ] {
+        let server = answering(ResponseTemplate::new(200).set_body_bytes(body)).await;
+
+        let who = ask(&server, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+
+        assert_eq!(
+            (who.user_id.as_str(), who.company_id.as_str()),
+            ("11", "7"),
+            "{name}"
+        );
+        assert_eq!(who.company_name, company, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_can_not_be_stored_as_it_is_is_refused_by_name() {
+    let long = "x".repeat(129);
+    for (body, whose) in [
+        (
+            format!(r#"{{"data":{{"id":"{long}","company_id":7}}}}"#),
+            "user",
+        ),
+        (
+            r#"{"data":{"id":"u\u0000","company_id":7}}"#.to_owned(),
+            "user",
+        ),
+        (
+            r#"{"data":{"id":11,"company_id":"caf\ud83d"}}"#.to_owned(),
+            "company",
+        ),
+        (
+            r#"{"data":{"id":11,"company_id":18446744073709551616}}"#.to_owned(),
+            "company",
+        ),
+    ] {
+        let server = answering(ResponseTemplate::new(200).set_body_string(&body)).await;
+
+        let refused = ask(&server, &[]).await;
+
+        assert!(
+            matches!(refused, Err(IdentityError::UnusableId(said)) if said == whose),
+            "{body}: {refused:?}"
+        );
     }
 }
 

@@ -31,6 +31,7 @@ fn check_common(request: &Request) {
         Some("application/x-www-form-urlencoded")
     );
     assert_eq!(header(request, "user-agent"), Some("pipekeeper"));
+    assert_eq!(header(request, "accept-encoding"), Some("identity"));
     assert_eq!(request.url.query(), None);
 }
 

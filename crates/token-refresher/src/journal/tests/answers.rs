@@ -17,7 +17,8 @@ async fn an_answer_is_found_after_a_restart_as_it_was_received() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(*answer.body, body);
+    assert_eq!(*answer.body.bytes, body);
+    assert!(answer.body.coding.is_identity());
     assert_eq!(answer.received_at.unix_micros(), NOW);
 }
 

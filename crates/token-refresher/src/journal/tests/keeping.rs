@@ -81,7 +81,7 @@ async fn what_is_carried_is_an_orphan_still() {
     let [unsettled] = &*journal.orphaned().await.unwrap() else {
         panic!("one is orphaned");
     };
-    assert_eq!(*journal.read(unsettled).unwrap()[0].body, b"one");
+    assert_eq!(*journal.read(unsettled).unwrap()[0].body.bytes, b"one");
 }
 
 #[tokio::test]

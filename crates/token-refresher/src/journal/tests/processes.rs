@@ -171,7 +171,7 @@ async fn what_a_killed_process_left_unsettled_is_orphaned_for_its_successor_and_
         assert_eq!(unsettled.generation, 7);
         assert!(journal.is_of(unsettled, &Secret::from("token-1")));
         assert!(!journal.is_of(unsettled, &Secret::from("token-2")));
-        assert_eq!(*journal.read(unsettled).unwrap()[0].body, b"one");
+        assert_eq!(*journal.read(unsettled).unwrap()[0].body.bytes, b"one");
     }
 }
 
@@ -243,7 +243,11 @@ async fn a_mark_says_nothing_of_an_answer_that_came_after_it() {
             "first is read first: {first_is_read_first}"
         );
         let answers = heir.read(&orphaned[0]).unwrap();
-        assert!(answers.iter().any(|answer| *answer.body == b"tokens"[..]));
+        assert!(
+            answers
+                .iter()
+                .any(|answer| *answer.body.bytes == b"tokens"[..])
+        );
         heir.settle_orphan(&orphaned[0]);
         assert!(heir.orphaned().await.unwrap().is_empty());
     }

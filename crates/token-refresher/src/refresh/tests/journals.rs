@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use pipekeeper_core::oauth::TokenBody;
 use pipekeeper_core::store::Sealed;
 
 use super::*;
@@ -10,12 +11,18 @@ use crate::journal::{ForgetfulDisk, Trouble};
 
 /// An answer to the token of generation 1, written down by a process that did not get to commit it.
 async fn written(world: &World, journal: &Journal) {
-    let body = tokens().to_string();
+    received(
+        &world.id,
+        journal,
+        &TokenBody::plain(tokens().to_string().as_bytes()),
+    )
+    .await;
+}
+
+/// The same with any other body.
+async fn received(id: &ConnectionId, journal: &Journal, body: &TokenBody) {
     let spent = Secret::from("refresh-1");
-    journal
-        .record(&world.id, 1, &spent, at(0), body.as_bytes())
-        .await
-        .unwrap();
+    journal.record(id, 1, &spent, at(0), body).await.unwrap();
 }
 
 /// The lease of such a process.
@@ -55,14 +62,10 @@ async fn a_dead_holders_answer_is_committed_at_once_in_place_of_a_second_spend()
 async fn an_answer_without_tokens_hides_no_later_one() {
     let world = World::answering([]).await;
     let door = world.door();
-    let spent = Secret::from("refresh-1");
     let first = world.journal(&world.journals);
-    let page = b"<html>Please wait</html>";
-    first
-        .record(&world.id, 1, &spent, at(0), page)
-        .await
-        .unwrap();
-    first.settle(&world.id, 1, &spent);
+    let page = TokenBody::plain(b"<html>Please wait</html>");
+    received(&world.id, &first, &page).await;
+    first.settle(&world.id, 1, &Secret::from("refresh-1"));
     assert_eq!(door.replay_once().await.unwrap(), 0, "it knows the page");
     let second = world.journal(&world.journals);
     leased(&world, &second).await;
@@ -148,11 +151,8 @@ async fn a_sibling_that_wrote_its_answer_down_while_we_asked_is_believed_over_a_
         move |_, id| {
             let frozen = Arc::clone(&frozen);
             async move {
-                let (body, spent) = (tokens().to_string(), Secret::from("refresh-1"));
-                frozen
-                    .record(&id, 1, &spent, at(0), body.as_bytes())
-                    .await
-                    .unwrap();
+                let body = TokenBody::plain(tokens().to_string().as_bytes());
+                received(&id, &frozen, &body).await;
             }
         }
     });
@@ -287,8 +287,9 @@ async fn an_answer_of_long_ago_is_dropped_although_its_connection_ended() {
 async fn the_answer_to_another_token_is_dropped() {
     let world = World::answering([]).await;
     let dead = world.journal(&world.journals);
-    let (body, spent) = (tokens().to_string(), Secret::from("refresh-0"));
-    let recorded = dead.record(&world.id, 1, &spent, at(0), body.as_bytes());
+    let body = TokenBody::plain(tokens().to_string().as_bytes());
+    let spent = Secret::from("refresh-0");
+    let recorded = dead.record(&world.id, 1, &spent, at(0), &body);
     recorded.await.unwrap();
     drop(dead);
     let before = world.row().await;

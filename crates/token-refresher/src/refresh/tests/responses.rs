@@ -1,0 +1,179 @@
+//! Responses that are odd, and no grant is lost for it; those that can't be read, and how they are kept.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
+use pipekeeper_core::content_coding::ContentCoding;
+use pipekeeper_core::oauth::TokenBody;
+
+use super::*;
+
+/// As they come over the wire: content coding, body.
+fn odd() -> Vec<(&'static str, Vec<u8>)> {
+    let text = tokens().to_string().into_bytes();
+    let with = |more: &[u8]| {
+        let members = text.strip_suffix(b"}").unwrap();
+        [members, b",", more, b"}"].concat()
+    };
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(&text).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let mut deflate = DeflateEncoder::new(Vec::new(), Compression::default());
+    deflate.write_all(&text).unwrap();
+    vec![
+        ("gzip", gzip.clone()),
+        ("", gzip),
+        ("deflate", deflate.finish().unwrap()),
+        ("", [b"\xEF\xBB\xBF", &text[..]].concat()),
+        ("", [&text[..], b"<!-- 3 ms -->"].concat()),
+        ("", with(b"\"scope\":\"caf\xE9\"")),
+        ("", with(br#""scope":"base \ud83d""#)),
+        ("", with(br#""scope":"base\u0000","expires_in":NaN"#)),
+        ("", with(br#""token_type":"a","token_type":"b","n":1e999"#)),
+    ]
+}
+
+#[tokio::test]
+async fn an_odd_response_is_stored_like_any_other() {
+    let world = World::new().await;
+    let responses = odd().into_iter().map(|(coding, body)| {
+        let response = ResponseTemplate::new(200).set_body_bytes(body);
+        plain(response.insert_header("content-encoding", coding))
+    });
+    world.answer(responses).await;
+    let door = world.door();
+    for (place, (coding, body)) in odd().into_iter().enumerate() {
+        let name = format!("user-{place}");
+        let id = world.connect_with(&name, &name).await;
+
+        let row = refreshed(refresh(&door, &id, Some(1)).await);
+
+        let token = world.vault.refresh_token(&row).unwrap();
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(token.expose(), "refresh-2", "{coding} {body}");
+        assert_eq!(*row, world.row_of(&id).await, "{coding} {body}");
+    }
+    assert_eq!(world.calls().await, odd().len());
+    assert_eq!(door.journal.depth(), 0);
+}
+
+#[tokio::test]
+async fn an_odd_response_is_replayed_like_any_other() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    let mut ids = Vec::new();
+    for (place, (coding, body)) in odd().into_iter().enumerate() {
+        let name = format!("user-{place}");
+        let id = world.connect_with(&name, &name).await;
+        let body = TokenBody {
+            coding: ContentCoding::named(coding),
+            bytes: body.into(),
+        };
+        let spent = Secret::from(name.as_str());
+        dead.record(&id, 1, &spent, at(0), &body).await.unwrap();
+        ids.push(id);
+    }
+    drop(dead);
+
+    assert_eq!(world.door().replay_once().await.unwrap(), ids.len());
+
+    for id in ids {
+        let row = world.row_of(&id).await;
+        let token = world.vault.refresh_token(&row).unwrap();
+        assert_eq!((row.generation, token.expose()), (2, "refresh-2"));
+    }
+    assert_eq!(world.calls().await, 0);
+}
+
+/// `PostgreSQL` stores no U+0000, `MySQL` no more than 65 535 bytes.
+#[tokio::test]
+async fn a_scope_is_made_to_fit_and_an_api_domain_beyond_all_measure_is_none() {
+    let mut odd = tokens();
+    odd["scope"] = json!(format!("a\u{0}b\tc {}", "🌞".repeat(20_000)));
+    odd["api_domain"] = json!(format!("https://{}.pipedrive.com", "x".repeat(100_000)));
+    let world = World::answering([plain(ResponseTemplate::new(200).set_body_json(odd))]).await;
+
+    let row = refreshed(world.refresh(Some(1)).await);
+
+    assert!(row.scope.starts_with("ab c 🌞🌞"), "{}", row.scope);
+    assert!(row.scope.len() <= 65_535, "{}", row.scope.len());
+    assert_eq!(row.scope.chars().count(), 16_383);
+    assert_eq!(row.api_domain, "https://acme.pipedrive.com");
+    assert_eq!(*row, world.row().await);
+}
+
+#[tokio::test]
+async fn a_response_that_can_not_be_read_is_kept_for_its_time_and_holds_up_nothing() {
+    let page = || plain(ResponseTemplate::new(200).set_body_string("<html>"));
+    let world = World::answering([page(), page(), granted()]).await;
+    let joe = world.connect_with("joe", "refresh-joe").await;
+    let door = world.door();
+    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    assert_eq!(door.journal.depth(), 0, "nothing waits to be committed");
+
+    refreshed(refresh(&door, &joe, Some(1)).await);
+    world.tasks.idle().await;
+    drop(door);
+    let next = world.door();
+    assert_eq!(next.journal.orphaned().await.unwrap().len(), 1, "unsettled");
+
+    // It is looked at once by each process, which can't read it either.
+    assert_eq!(next.replay_once().await.unwrap(), 0);
+    assert_eq!(next.journal.orphaned().await.unwrap().len(), 0);
+    world.clock.advance(DAY);
+    next.journal.compact().await.unwrap();
+    drop(next);
+    let later = world.journal(&world.journals);
+    assert_eq!(
+        later.orphaned().await.unwrap().len(),
+        1,
+        "a day is its time"
+    );
+    drop(later);
+
+    let last = world.door();
+    assert_eq!(last.replay_once().await.unwrap(), 0);
+    world.clock.advance(Duration::from_secs(1));
+    last.journal.compact().await.unwrap();
+    drop(last);
+    let later = world.journal(&world.journals);
+    assert_eq!(later.orphaned().await.unwrap().len(), 0, "settled");
+}
+
+#[tokio::test]
+async fn a_response_that_can_not_be_read_is_not_taken_for_newer_tokens() {
+    let world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    let text = tokens().to_string();
+    for (generation, token, body) in [(1, "refresh-1", &*text), (2, "refresh-2", "<html>")] {
+        let (spent, body) = (Secret::from(token), TokenBody::plain(body.as_bytes()));
+        let recorded = dead.record(&world.id, generation, &spent, at(0), &body);
+        recorded.await.unwrap();
+    }
+    drop(dead);
+
+    let end = world.refresh(Some(1)).await;
+
+    assert!(matches!(end, Ok(Outcome::Replayed(_))), "{end:?}");
+    assert_eq!((world.row().await.generation, world.calls().await), (2, 0));
+}
+
+/// With rotation the unreadable response was the end of the grant. Whoever learns to read it revives the connection.
+#[tokio::test]
+async fn a_response_that_could_not_be_read_outlives_the_end_of_its_connection() {
+    let page = plain(ResponseTemplate::new(200).set_body_string("<html>"));
+    let world = World::answering([page, refusal(400, "invalid_grant")]).await;
+    let door = world.door();
+
+    let end = refresh(&door, &world.id, Some(1)).await;
+
+    assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
+    world.tasks.idle().await;
+    drop(door);
+    let next = world.journal(&world.journals);
+    let [kept] = &next.orphaned().await.unwrap()[..] else {
+        panic!("one is kept")
+    };
+    assert_eq!(kept.generation, world.row().await.generation);
+}
