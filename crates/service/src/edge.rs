@@ -21,6 +21,10 @@ use tracing::{Instrument as _, Span};
 use crate::health::Ready;
 use crate::problem::{Code, Problem};
 
+/// The paths that are also for HEAD (RFC 9110 §9.3.2), as monitors send it. On the others it would be taken for the request
+/// itself.
+pub(crate) const ALSO_HEAD: [&str; 3] = ["/healthz", "/readyz", "/openapi.json"];
+
 /// What the middleware needs to know of the service.
 #[derive(Debug)]
 pub(crate) struct Edge {
@@ -54,6 +58,10 @@ pub(crate) async fn edge<B: MessageBody + 'static>(
         generation = Empty,
     );
     request.extensions_mut().insert(trace.clone());
+    if request.method() == Method::HEAD && ALSO_HEAD.contains(&request.path()) {
+        // The server itself knows what was asked, and sends no body.
+        request.head_mut().method = Method::GET;
+    }
 
     let health = request.path() == "/healthz" || request.path() == "/readyz";
     let response = if edge.ready.is_set() || health {

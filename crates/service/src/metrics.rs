@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use actix_web::{App, HttpResponse, HttpServer, dev::Server, get};
+use actix_web::{App, HttpResponse, HttpServer, dev::Server, route};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Upper bounds in seconds: a hot answer takes a millisecond, a refresh up to half a minute.
@@ -26,7 +26,7 @@ pub fn recorder() -> PrometheusHandle {
         .clone()
 }
 
-#[get("/metrics")]
+#[route("/metrics", method = "GET", method = "HEAD")]
 async fn scrape(handle: Data<PrometheusHandle>) -> HttpResponse {
     handle.run_upkeep();
     HttpResponse::Ok()
@@ -34,7 +34,7 @@ async fn scrape(handle: Data<PrometheusHandle>) -> HttpResponse {
         .body(handle.render())
 }
 
-/// Serves `GET /metrics` on an already bound socket.
+/// Serves `GET` and `HEAD /metrics` on an already bound socket.
 pub(crate) fn server(listener: TcpListener, grace: Duration) -> std::io::Result<Server> {
     let handle = recorder();
     let server = HttpServer::new(move || {

@@ -22,7 +22,7 @@ use utoipa_actix_web::AppExt as _;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::{Common, Http};
-use crate::edge::{Edge, edge, no_route};
+use crate::edge::{ALSO_HEAD, Edge, edge, no_route};
 use crate::health::{Degraded, Ready, SchemaTooNew, await_schema, healthz, lacks, readyz};
 use crate::listener::{admit_no_more, bind};
 use crate::tasks::Tasks;
@@ -349,9 +349,9 @@ pub(crate) struct KnownPaths(Vec<(ResourceDef, String)>);
 
 impl KnownPaths {
     fn of(openapi: &OpenApi) -> Self {
-        let mut known = vec![(ResourceDef::new("/openapi.json"), "GET".to_owned())];
+        let mut known = vec![(ResourceDef::new("/openapi.json"), "GET, HEAD".to_owned())];
         for (path, item) in &openapi.paths.paths {
-            let methods: Vec<&str> = [
+            let mut methods: Vec<&str> = [
                 ("GET", &item.get),
                 ("POST", &item.post),
                 ("PUT", &item.put),
@@ -361,6 +361,9 @@ impl KnownPaths {
             .into_iter()
             .filter_map(|(method, operation)| operation.as_ref().map(|_| method))
             .collect();
+            if ALSO_HEAD.contains(&path.as_str()) {
+                methods.push("HEAD");
+            }
             let methods = methods.join(", ");
             known.push((ResourceDef::new(path.as_str()), methods));
         }

@@ -113,9 +113,9 @@ async fn other_methods_are_told_which_ones_fit() {
         (data, "/webhook/pipedrive/person", "POST"),
         (refresher, REFRESH, "POST"),
         (refresher, "/webhook/pipedrive/refresh/", "POST"),
-        (refresher, "/healthz", "GET"),
-        (data, "/readyz", "GET"),
-        (data, "/openapi.json", "GET"),
+        (refresher, "/healthz", "GET, HEAD"),
+        (data, "/readyz", "GET, HEAD"),
+        (data, "/openapi.json", "GET, HEAD"),
     ] {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
             if allowed.split(", ").any(|allowed| allowed == method) {
@@ -129,6 +129,42 @@ async fn other_methods_are_told_which_ones_fit() {
             assert_eq!(answer.header("allow"), allowed, "{method} {path}");
         }
     }
+}
+
+/// Uptime monitors send HEAD; on a login or a callback it would act.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_monitors_look_at_answers_head_as_it_answers_get() {
+    let stack = Stack::start(Backend::Sqlite).await;
+    let paths = ["/healthz", "/readyz", "/openapi.json", "/healthz/"];
+    let looked_at = services(&stack).into_iter();
+    let mut urls: Vec<String> = looked_at
+        .flat_map(|service| paths.map(|path| format!("{service}{path}")))
+        .collect();
+    urls.push(stack.refresher_metrics.clone());
+    for url in urls {
+        let get = ask(&stack, "GET", &url).await.expect(200);
+        let head = ask(&stack, "HEAD", &url).await.expect(200);
+
+        assert_eq!(head.body, "", "{url}");
+        assert_eq!(head.header("content-type"), get.header("content-type"));
+        if url != stack.refresher_metrics {
+            let length = get.body.len().to_string();
+            assert_eq!(head.header("content-length"), length, "{url}");
+            assert_eq!(head.header("x-content-type-options"), "nosniff");
+        }
+    }
+    for (service, path) in [
+        (&stack.auth_capture, CALLBACK),
+        (&stack.auth_capture, "/auth/login"),
+        (&stack.data_api, PERSON),
+        (&stack.token_refresher, REFRESH),
+    ] {
+        ask(&stack, "HEAD", &format!("{service}{path}"))
+            .await
+            .expect(405);
+    }
+    let logins = stack.sql("SELECT count(*) AS line FROM logins");
+    assert_eq!(logins, ["0"]);
 }
 
 const MAX: usize = 64 * 1024;
@@ -284,6 +320,7 @@ async fn api_callers_get_problems_and_browsers_pages() {
     for (accept, content_type) in [
         ("*/*", "application/problem+json"),
         ("application/json", "application/problem+json"),
+        ("text/html;q=0, */*", "application/problem+json"),
         ("text/html", "text/html; charset=utf-8"),
         ("TEXT/HTML;q=0.5,*/*", "text/html; charset=utf-8"),
     ] {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::oauth::{self, TokenError};
 use pipekeeper_core::provider::App;
-use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Connection;
 
 use super::backoff::back_off;

@@ -1,5 +1,7 @@
 //! A disconnect while a refresh is under way, or while nobody knows what became of the last one.
 
+use pipekeeper_core::oauth::TokenBody;
+
 use super::*;
 use crate::journal::Holder;
 
@@ -68,7 +70,13 @@ async fn a_response_that_a_dead_process_left_is_revoked_in_place_of_a_refresh() 
     let body = tokens().to_string();
     let spent = Secret::from("refresh-1");
     journal
-        .record(&world.id, 1, &spent, at(0), body.as_bytes())
+        .record(
+            &world.id,
+            1,
+            &spent,
+            at(0),
+            &TokenBody::plain(body.as_bytes()),
+        )
         .await
         .unwrap();
     journal.die();
