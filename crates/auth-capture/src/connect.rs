@@ -2,17 +2,26 @@
 
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::{self, ID_MAX_CHARS, Identity, IdentityError, TokenError, Tokens};
+use pipekeeper_core::placement::{
+    self, Arrival, DefaultReason, Owner, Placement, Refusal, RefusedTokens, Removal, Rows,
+    default_reason,
+};
 use pipekeeper_core::provider::{ApiDomain, App};
-use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError};
+use pipekeeper_core::store::{
+    Connection, Consent, NewDefault, PlacedConsent, PlacedRow, RemovedRow, StoreError,
+};
 use pipekeeper_service::problem::{Code, Problem};
+use pipekeeper_service::record;
+use serde::{Deserialize, Serialize};
 
 use crate::AuthCapture;
+use crate::consent::patiently;
 
 /// A provider that has just issued a token may need a moment before it knows it everywhere.
 const IDENTITY_TRIES: u32 = 3;
@@ -22,8 +31,68 @@ const IDENTITY_TRIES: u32 = 3;
 pub(crate) struct Grant {
     pub(crate) code: Secret,
     pub(crate) verifier: Option<Secret>,
-    /// `None`: an install that no login of ours named an account for.
-    pub(crate) keeper: Option<(KeeperName, KeeperName)>,
+    pub(crate) origin: Origin,
+    /// When it came, on the monotonic clock.
+    pub(crate) received_at: Duration,
+}
+
+/// What led to a consent.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// A login in which an authenticated caller named the account and its owner.
+    Login {
+        account_id: KeeperName,
+        owner: KeeperName,
+    },
+    /// Anything else. It is filed under the provider's ids.
+    Install,
+}
+
+/// A consent that became a connection, as it is shown: no token, no lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Connected {
+    pub(crate) id: String,
+    #[serde(rename = "AppId")]
+    app_id: String,
+    #[serde(rename = "Platform")]
+    platform: String,
+    account_id: String,
+    owner: String,
+    company_id: String,
+    pub(crate) company_name: String,
+    pub(crate) company_domain: String,
+    user_id: String,
+    pub(crate) user_name: String,
+    api_domain: String,
+    scope: String,
+    state: ConnectionState,
+    generation: i64,
+    expires_at: Timestamp,
+    /// Callers that name only the app get it.
+    pub(crate) default: bool,
+}
+
+impl Connected {
+    fn of(row: &Connection, default: bool) -> Self {
+        Self {
+            id: row.id.to_string(),
+            app_id: row.app_id.clone(),
+            platform: row.platform.clone(),
+            account_id: row.account_id.to_string(),
+            owner: row.owner.to_string(),
+            company_id: row.company_id.clone(),
+            company_name: row.company_name.clone(),
+            company_domain: row.company_domain.clone(),
+            user_id: row.user_id.clone(),
+            user_name: row.user_name.clone(),
+            api_domain: row.api_domain.clone(),
+            scope: row.scope.clone(),
+            state: row.state,
+            generation: row.generation,
+            expires_at: row.expires_at,
+            default,
+        }
+    }
 }
 
 /// Exchanges the code and stores what it gives. On an error the caller's own row is as it was.
@@ -31,8 +100,7 @@ pub(crate) async fn connect(
     service: &AuthCapture,
     app: &App,
     grant: Grant,
-) -> Result<Connection, Problem> {
-    let received_at = service.context.clock.monotonic();
+) -> Result<Connected, Problem> {
     let tokens = oauth::exchange_code(&service.client, app, &grant.code, grant.verifier.as_ref())
         .await
         .map_err(exchange_failed)?;
@@ -48,30 +116,24 @@ pub(crate) async fn connect(
         refresh_token,
         api_domain,
         identity,
-        keeper: grant.keeper,
+        origin: grant.origin,
     };
 
-    let give_up = received_at + service.login.store_patience;
-    let mut told = false;
-    loop {
-        match store(service, app, &arrived).await {
-            Ok(Stored::Row(row)) => return Ok(*row),
-            Ok(Stored::Refused(problem)) => return Err(problem),
-            Err(error) if error.is_unavailable() && service.context.clock.monotonic() < give_up => {
-                if !told {
-                    told = true;
-                    tracing::warn!(
-                        "holding new tokens until the database is back: {:#}",
-                        anyhow::Error::from(error)
-                    );
-                }
-                tokio::time::sleep(random::between(
-                    Duration::from_millis(200),
-                    Duration::from_millis(600),
-                ))
-                .await;
+    let give_up = grant.received_at + service.login.store_patience;
+    let stored = patiently(service, give_up, "new tokens", || async {
+        store(service, app, &arrived).await
+    });
+    match stored.await? {
+        Stored::Connected(row, default) => {
+            record(&row.id, row.generation);
+            tracing::info!(connection.id = %row.id, generation = row.generation, "connected");
+            Ok(Connected::of(&row, default))
+        }
+        Stored::Refused { problem, revoke } => {
+            if revoke {
+                revoke_refused(service, app, &arrived).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(problem)
         }
     }
 }
@@ -84,145 +146,179 @@ struct Arrived {
     refresh_token: Secret,
     api_domain: ApiDomain,
     identity: Identity,
-    keeper: Option<(KeeperName, KeeperName)>,
+    origin: Origin,
 }
 
 enum Stored {
-    Row(Box<Connection>),
-    Refused(Problem),
+    /// And whether it is the default connection of its app.
+    Connected(Box<Connection>, bool),
+    Refused {
+        problem: Problem,
+        revoke: bool,
+    },
 }
 
-/// One try: which row is it, and is it this caller's to write?
+/// One try: writes the row that the consent may write, if there is one.
 async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<Stored, StoreError> {
-    let key = app.app_key();
-    let (rows, identity) = (&service.context.store, &arrived.identity);
-    let Some((account_id, owner)) = keeper(arrived) else {
-        return Ok(Stored::Refused(Problem::new(
+    let (key, rows) = (app.app_key(), &service.context.store);
+    let identity = &arrived.identity;
+    let arrival = match arrived.origin {
+        Origin::Login { .. } => Arrival::Login,
+        Origin::Install => Arrival::Install(service.login.companies.admission(identity)),
+    };
+    let Some(named) = account_and_owner(arrived) else {
+        let problem = Problem::new(
             Code::UpstreamError,
-            "The provider's user or company id is of no use as a name.",
-        )));
+            "The provider's user or company id can't be used as a name.",
+        );
+        return Ok(Stored::Refused {
+            problem,
+            revoke: false,
+        });
     };
     loop {
-        let held = rows
+        let of_person = rows
             .connection_find_by_grant(&key, &identity.company_id, &identity.user_id)
             .await?;
-        let own = rows
-            .connection_find_by_keeper(&key, &account_id, &owner)
+        let of_account = rows
+            .connection_find_by_keeper(&key, &named.0, &named.1)
             .await?;
-        if let (Some(held), Some(own)) = (&held, &own)
-            && let Some(ended) = in_the_way(held, own, arrived)
-        {
-            rows.connection_forget(&ended.id, ended.generation).await?;
-            continue;
-        }
-        let target = match (held, own) {
-            (None, None) => None,
-            (None, Some(own)) if own.company_id == identity.company_id || is_over(&own) => {
-                Some(own)
-            }
-            (None, Some(_)) => return Ok(Stored::Refused(different_company())),
-            (Some(held), own) => match claim(&held, own.as_ref(), arrived) {
-                Claim::Granted => Some(held),
-                Claim::DifferentCompany => return Ok(Stored::Refused(different_company())),
-                Claim::AlreadyConnected { keep_alive } => {
-                    if keep_alive {
-                        // The provider may have ended the older tokens with this consent: the holder gets the new ones.
-                        let keeper = (held.account_id.clone(), held.owner.clone());
-                        let consent =
-                            consent(service, &held.id, Some(&held), &keeper, app, arrived);
-                        let now = service.context.clock.now();
-                        rows.connection_reconnect(&held.id, held.generation, &consent, now)
-                            .await?;
-                    }
-                    return Ok(Stored::Refused(already_connected()));
-                }
-            },
+        let found = Rows {
+            of_person: of_person.as_ref(),
+            of_account: of_account.as_ref(),
         };
-        let now = service.context.clock.now();
-        let keeper = (account_id.clone(), owner.clone());
-        let (id, written) = if let Some(row) = target {
-            let consent = consent(service, &row.id, Some(&row), &keeper, app, arrived);
-            let written = rows
-                .connection_reconnect(&row.id, row.generation, &consent, now)
-                .await;
-            (row.id, written)
-        } else {
-            let id = ConnectionId::generate();
-            let consent = consent(service, &id, None, &keeper, app, arrived);
-            let new = NewConnection {
-                id: id.clone(),
-                app: key.clone(),
-                consent,
-            };
-            let written = rows.connection_insert(&new, now).await;
-            (id, written.map(|()| true))
+        let (id, written) = match placement::decide(identity, arrival, found) {
+            Placement::Insert => {
+                let id = ConnectionId::generate();
+                let consent = consent(service, &id, None, &named, app, arrived);
+                let place = PlacedRow::New(&key);
+                let written = place_consent(service, app, &id, place, &consent, None, arrival);
+                (id.clone(), written.await)
+            }
+            Placement::Update {
+                row,
+                owner,
+                removes,
+            } => {
+                let filed_under = match owner {
+                    Owner::Unchanged => (row.account_id.clone(), row.owner.clone()),
+                    Owner::Named => named.clone(),
+                };
+                let consent = consent(service, &row.id, Some(row), &filed_under, app, arrived);
+                let generation = row.generation;
+                let place = PlacedRow::Existing { generation };
+                let written =
+                    place_consent(service, app, &row.id, place, &consent, removes, arrival);
+                (row.id.clone(), written.await)
+            }
+            // Only an import leaves an active row as it is.
+            Placement::Keep(row) => (row.id.clone(), Ok(true)),
+            Placement::Refuse { refusal, tokens } => {
+                if let RefusedTokens::StoreIn(row) = tokens {
+                    let filed_under = (row.account_id.clone(), row.owner.clone());
+                    let consent = consent(service, &row.id, Some(row), &filed_under, app, arrived);
+                    let now = service.context.clock.now();
+                    let stored = rows
+                        .connection_reconnect(&row.id, row.generation, &consent, now)
+                        .await?;
+                    if !stored {
+                        continue;
+                    }
+                }
+                return Ok(Stored::Refused {
+                    problem: refused(refusal),
+                    revoke: tokens == RefusedTokens::Revoke,
+                });
+            }
         };
         match written {
             Ok(true) => {
+                let default = rows.default_connection(&key, None).await?;
                 if let Some(row) = rows.connection_find(&id).await? {
-                    return Ok(Stored::Row(Box::new(row)));
+                    let is_default = default.is_some_and(|(default, _)| default.is(&row));
+                    return Ok(Stored::Connected(Box::new(row), is_default));
                 }
             }
-            // Somebody else wrote meanwhile: look again whose it is.
+            // Another process wrote meanwhile: the rows are looked at again.
             Ok(false) | Err(StoreError::Duplicate) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-enum Claim {
-    Granted,
-    DifferentCompany,
-    AlreadyConnected { keep_alive: bool },
-}
-
-/// Whether the one who came may write the row that holds this person's grant.
-fn claim(held: &Connection, own: Option<&Connection>, arrived: &Arrived) -> Claim {
-    if own.is_some_and(|own| own.id == held.id) {
-        return Claim::Granted;
+/// Writes the consent's row, and makes it the default connection of its app and account where that is its due.
+async fn place_consent(
+    service: &AuthCapture,
+    app: &App,
+    id: &ConnectionId,
+    row: PlacedRow<'_>,
+    consent: &Consent,
+    removes: Option<Removal<'_>>,
+    arrival: Arrival,
+) -> Result<bool, StoreError> {
+    let store = &service.context.store;
+    let key = app.app_key();
+    let mut defaults = Vec::new();
+    for account in [None, Some(consent.account_id.clone())] {
+        let beside = store
+            .default_beside(&key, account.as_ref(), Some(id))
+            .await?;
+        if let Some(reason) = default_reason(arrival, beside) {
+            defaults.push(NewDefault {
+                app: key.clone(),
+                account,
+                reason,
+            });
+        }
     }
-    // A row that has ended holds no install, and one that came from the Marketplace waits to be adopted by a login. An
-    // install that nobody vouches for touches no account's connection.
-    let free = is_over(held) || (arrived.keeper.is_some() && held.account_id.is_marketplace());
-    match own {
-        None if free => Claim::Granted,
-        // Its account is connected as somebody else: two rows can't become one.
-        Some(_) if free => Claim::DifferentCompany,
-        _ => Claim::AlreadyConnected {
-            keep_alive: arrived.keeper.is_some(),
-        },
+    let placed = PlacedConsent {
+        id,
+        row,
+        consent,
+        removes: removes.map(|removal| RemovedRow {
+            id: &removal.row.id,
+            generation: removal.row.generation,
+            default_follows: removal.default_follows,
+        }),
+        defaults: &defaults,
+    };
+    let written = store
+        .consent_place(&placed, service.context.clock.now())
+        .await?;
+    let by_strangers =
+        |new: &NewDefault| new.account.is_none() && new.reason == DefaultReason::FirstInstall;
+    if written && defaults.iter().any(by_strangers) {
+        tracing::warn!(
+            connection.id = %id,
+            company.id = consent.company_id,
+            app = app.key,
+            "the first install became the default connection of its app: callers that name no account get this company's data. \
+             `token-refresher connections default ID` chooses another; login.companies restricts who may install"
+        );
+    }
+    Ok(written)
+}
+
+/// Nobody's row holds this grant: without this it would live on at the provider.
+async fn revoke_refused(service: &AuthCapture, app: &App, arrived: &Arrived) {
+    match oauth::revoke(&service.client, app, &arrived.refresh_token).await {
+        Ok(()) => tracing::info!(
+            company.id = arrived.identity.company_id,
+            "the refused consent was revoked at the provider"
+        ),
+        Err(error) => tracing::warn!(
+            company.id = arrived.identity.company_id,
+            "the refused consent could not be revoked at the provider: {:#}",
+            anyhow::Error::from(error)
+        ),
     }
 }
 
-/// Of two rows that would have to become one, the one that is over.
-fn in_the_way<'a>(
-    held: &'a Connection,
-    own: &'a Connection,
-    arrived: &Arrived,
-) -> Option<&'a Connection> {
-    // One that is being handed back to where it came from still has its tokens.
-    let is_gone = |row: &Connection| is_over(row) && row.refresh_token.is_wiped();
-    let adopts = arrived.keeper.is_some() && held.account_id.is_marketplace();
-    if held.id == own.id {
-        None
-    } else if is_gone(held) {
-        Some(held)
-    } else if adopts && is_gone(own) {
-        Some(own)
-    } else {
-        None
-    }
-}
-
-/// A row whose keeper is free to connect another company.
-fn is_over(row: &Connection) -> bool {
-    row.state == ConnectionState::Revoked
-}
-
-fn keeper(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
-    match &arrived.keeper {
-        Some(keeper) => Some(keeper.clone()),
-        None => Some((
+/// The account and owner that the consent is for.
+fn account_and_owner(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
+    match &arrived.origin {
+        Origin::Login { account_id, owner } => Some((account_id.clone(), owner.clone())),
+        Origin::Install => Some((
             KeeperName::marketplace(&arrived.identity.company_id).ok()?,
             KeeperName::marketplace(&arrived.identity.user_id).ok()?,
         )),
@@ -233,7 +329,7 @@ fn consent(
     service: &AuthCapture,
     id: &ConnectionId,
     renewed: Option<&Connection>,
-    keeper: &(KeeperName, KeeperName),
+    names: &(KeeperName, KeeperName),
     app: &App,
     arrived: &Arrived,
 ) -> Consent {
@@ -247,7 +343,7 @@ fn consent(
         authorized_at: arrived.at,
         last_used_at: renewed.and_then(|row| row.last_used_at),
     };
-    granted.sealed(&service.vault, app, id, keeper.clone())
+    granted.sealed(&service.vault, app, id, names.clone())
 }
 
 fn api_domain(app: &App, tokens: &Tokens) -> Result<ApiDomain, Problem> {
@@ -314,16 +410,25 @@ fn exchange_failed(error: TokenError) -> Problem {
     .caused_by(error)
 }
 
-fn different_company() -> Problem {
-    Problem::new(
-        Code::DifferentCompany,
-        "This account is connected as somebody else already; disconnect it first.",
-    )
-}
-
-fn already_connected() -> Problem {
-    Problem::new(
-        Code::AlreadyConnected,
-        "Another account holds the connection of this Pipedrive user; disconnect it there first.",
-    )
+fn refused(refusal: Refusal<'_>) -> Problem {
+    match refusal {
+        Refusal::AlreadyConnected => Problem::new(
+            Code::AlreadyConnected,
+            "Another account holds the connection of this Pipedrive user; disconnect it there first.",
+        ),
+        Refusal::CompanyNotAllowed => Problem::new(
+            Code::DifferentCompany,
+            "This company may not install the app here; ask the operator.",
+        )
+        .with_status(StatusCode::FORBIDDEN)
+        .with("reason", "company_not_allowed"),
+        // The rest are an import's.
+        Refusal::DifferentCompany
+        | Refusal::Ended(_)
+        | Refusal::BeingHandedBack(_)
+        | Refusal::AccountTaken(_) => Problem::new(
+            Code::DifferentCompany,
+            "This account is connected as somebody else already; disconnect it first.",
+        ),
+    }
 }

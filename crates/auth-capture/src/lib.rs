@@ -2,6 +2,8 @@
 
 mod config;
 mod connect;
+mod consent;
+mod limits;
 mod login;
 mod page;
 mod routes;
@@ -13,21 +15,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client::{self, Limits};
-use pipekeeper_core::provider::{App, AppChoice, Apps};
-use pipekeeper_core::store;
+use pipekeeper_core::provider::Apps;
 use pipekeeper_core::vault::Vault;
 use pipekeeper_core::webhook::Refresher;
 use pipekeeper_service::{Context, Loaded, NoCommand, Service};
-use tokio::sync::Semaphore;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::Config;
+use crate::limits::InstallLimits;
 
-/// Logins that ended are kept so long, for whoever asks what became of one.
-const LOGINS_KEPT: Duration = Duration::from_hours(24);
+/// Logins that have expired, and callbacks that connected nothing, are kept so long: longer than a login or a code is good.
+const KEPT: Duration = Duration::from_mins(15);
+
+/// That a code was exchanged is remembered so long: a browser that restores its tabs calls the callback again.
+const EXCHANGED_KEPT: Duration = Duration::from_hours(30 * 24);
 
 /// How often they are cleared away.
-const PRUNE_EVERY: Duration = Duration::from_hours(1);
+const PRUNE_EVERY: Duration = Duration::from_mins(1);
 
 /// The service: its apps, and what it needs to bring a grant in.
 #[derive(Debug)]
@@ -38,8 +42,7 @@ pub struct AuthCapture {
     login: config::Login,
     client: reqwest::Client,
     refresher: Refresher,
-    /// Places for installs that no login of ours vouches for.
-    marketplace: Arc<Semaphore>,
+    installs: InstallLimits,
 }
 
 impl Service for AuthCapture {
@@ -68,15 +71,27 @@ impl Service for AuthCapture {
             total: Duration::from_secs(15),
         };
         context.every(PRUNE_EVERY, |context| async move {
-            let before = context.clock.now().saturating_sub(LOGINS_KEPT);
-            context.store.logins_prune(before).await.map(drop)
+            let now = context.clock.now();
+            let (before, exchanged) =
+                (now.saturating_sub(KEPT), now.saturating_sub(EXCHANGED_KEPT));
+            context.store.logins_prune(before).await?;
+            context
+                .store
+                .callbacks_prune(before, exchanged)
+                .await
+                .map(drop)
         });
         Ok(Self {
             apps: config.apps,
             vault: config.vault.context("no encryption.keys")?,
             client: http_client::build(limits)?,
             refresher: config.refresher.client()?,
-            marketplace: Arc::new(Semaphore::new(config.login.marketplace_concurrency)),
+            installs: InstallLimits::new(
+                config.login.marketplace_concurrency,
+                config.login.installs_per_minute,
+                config.login.trusted_proxies.clone(),
+                Arc::clone(&context.clock),
+            ),
             login: config.login,
             context,
         })
@@ -97,15 +112,5 @@ impl Service for AuthCapture {
             .service(routes::app_uninstalled);
         // Browsers, sent by us.
         routes.service(routes::start_login);
-    }
-}
-
-impl AuthCapture {
-    /// The app that a login was started for, if it is still configured.
-    fn app_of(&self, login: &store::Login) -> Option<&Arc<App>> {
-        match self.apps.find(Some(&login.app_id), Some(&login.platform)) {
-            AppChoice::One(app) => Some(app),
-            AppChoice::Unknown | AppChoice::Several => None,
-        }
     }
 }

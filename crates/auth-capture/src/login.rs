@@ -1,21 +1,38 @@
-//! The start of a login, and its end: a one-time `state` that only the browser which started can bring back (RFC 6749
+//! The start of a login, and its return: a one-time `state` that only the browser which started can bring back (RFC 6749
 //! §10.12, RFC 9700 §4.7.1).
+//!
+//! A login in which an authenticated caller names the account is a row. One that anybody can start writes nothing: what would
+//! be in the row is sealed into the state itself. All states of ours have a prefix, so that one that is no good any more is
+//! told from the state of a team's own install link. That each is good for one callback is the doing of [`crate::consent`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::cookie::{Cookie, SameSite, time};
-use pipekeeper_core::connection::KeeperName;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::oauth::authorization_url;
-use pipekeeper_core::provider::App;
+use pipekeeper_core::provider::{App, AppChoice};
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Login, NewLogin};
+use pipekeeper_core::store::NewLogin;
 use pipekeeper_service::problem::{Code, Problem};
 use url::Url;
 
 use crate::AuthCapture;
+use crate::connect::Origin;
+
+/// Every state of ours begins so.
+const PREFIX: &str = "pipekeeper.";
+
+/// That of a login in the database.
+const STORED: &str = "pipekeeper.login.";
+
+/// That of a login that is nowhere else.
+const SEALED: &str = "pipekeeper.sealed.";
 
 /// How long a user has for giving consent.
 const LOGIN_LIFE: Duration = Duration::from_mins(10);
@@ -26,72 +43,175 @@ pub(crate) struct Started {
     pub(crate) cookie: Cookie<'static>,
 }
 
-/// Begins a login for a keeper, or for whoever consents.
+/// Begins a login of this origin.
 pub(crate) async fn start(
     service: &AuthCapture,
     app: &App,
-    keeper: Option<(KeeperName, KeeperName)>,
+    origin: Origin,
     request: &HttpRequest,
 ) -> Result<Started, Problem> {
     let now = service.context.clock.now();
-    let state = random::token();
-    let state_hash = sha256_hex(&state);
-    let key = app.app_key();
-    let verifier = app.provider.pkce.then(|| Secret::new(random::token()));
+    let expires_at = now.saturating_add(LOGIN_LIFE);
     // One value per browser, so that logins in two tabs don't end each other.
     let binding = binding_of(app, request).unwrap_or_else(random::token);
-    let (account_id, owner) = keeper.unzip();
-    let login = NewLogin {
-        app: key.clone(),
-        account_id,
-        owner,
-        verifier: verifier
-            .as_ref()
-            .map(|text| service.vault.seal_verifier(&state_hash, &key, text)),
-        state_hash,
-        binding_hash: sha256_hex(&binding),
-        forward_url: None,
-        expires_at: now.saturating_add(LOGIN_LIFE),
+    let binding_hash = sha256_hex(&binding);
+    let (state, verifier) = match origin {
+        Origin::Login { account_id, owner } => {
+            let state = format!("{STORED}{}", random::token());
+            let state_hash = sha256_hex(&state);
+            let key = app.app_key();
+            let verifier = app.provider.pkce.then(|| Secret::new(random::token()));
+            let login = NewLogin {
+                app: key.clone(),
+                account_id: Some(account_id),
+                owner: Some(owner),
+                verifier: verifier
+                    .as_ref()
+                    .map(|text| service.vault.seal_verifier(&state_hash, &key, text)),
+                state_hash,
+                binding_hash,
+                forward_url: None,
+                expires_at,
+            };
+            service.context.store.login_insert(&login, now).await?;
+            (state, verifier)
+        }
+        Origin::Install => {
+            let sealed = SealedState {
+                expires_at,
+                binding_hash,
+                seed: random::token(),
+                app: app.key.clone(),
+            };
+            (sealed.seal(service), sealed.verifier(app))
+        }
     };
-    service.context.store.login_insert(&login, now).await?;
     Ok(Started {
         location: authorization_url(app, &state, verifier.as_ref()),
         cookie: binding_cookie(app, binding),
     })
 }
 
-/// Ends a login: known, unused, unexpired, and started by this browser.
-pub(crate) async fn finish(
+/// A login that its browser has brought back.
+#[derive(Debug)]
+pub(crate) struct Returned {
+    pub(crate) state_hash: String,
+    pub(crate) app: Arc<App>,
+    pub(crate) verifier: Option<Secret>,
+    pub(crate) origin: Origin,
+    pub(crate) has_expired: bool,
+}
+
+/// Why a login of ours is refused. None of the reasons is told: they are an attacker's to guess.
+pub(crate) fn refused() -> Problem {
+    Problem::new(
+        Code::LoginInvalid,
+        "This login was used, ran out, or was started in another browser; start again.",
+    )
+}
+
+/// The login that this state began, if it is one of ours and this browser's. Changes nothing.
+///
+/// # Errors
+/// A state with our prefix that is none of ours, or another browser's.
+pub(crate) async fn returned(
     service: &AuthCapture,
     state: &str,
     request: &HttpRequest,
-) -> Result<Login, Problem> {
+) -> Result<Option<Returned>, Problem> {
+    if !state.starts_with(PREFIX) {
+        return Ok(None);
+    }
     let now = service.context.clock.now();
-    let refused = || {
-        Problem::new(
-            Code::LoginInvalid,
-            "This login was used, ran out, or was started in another browser; start again.",
-        )
+    let state_hash = sha256_hex(state);
+    let (login, binding_hash) = if let Some(sealed) = SealedState::open(service, state) {
+        let app = service.apps.named(&sealed.app).ok_or_else(refused)?;
+        let login = Returned {
+            state_hash,
+            app: Arc::clone(app),
+            verifier: sealed.verifier(app),
+            origin: Origin::Install,
+            has_expired: sealed.expires_at <= now,
+        };
+        (login, sealed.binding_hash)
+    } else {
+        let found = service.context.store.login_find(&state_hash).await?;
+        let stored = found.ok_or_else(refused)?;
+        let AppChoice::One(app) = service
+            .apps
+            .find(Some(&stored.app_id), Some(&stored.platform))
+        else {
+            return Err(refused());
+        };
+        let verifier = service.vault.verifier(&stored)?;
+        let origin = match (stored.account_id, stored.owner) {
+            (Some(account_id), Some(owner)) => Origin::Login { account_id, owner },
+            _ => return Err(refused()),
+        };
+        let login = Returned {
+            state_hash,
+            app: Arc::clone(app),
+            verifier,
+            origin,
+            has_expired: stored.expires_at <= now,
+        };
+        (login, stored.binding_hash)
     };
-    let login = service
-        .context
-        .store
-        .login_consume(&sha256_hex(state), now)
-        .await?
-        .ok_or_else(refused)?;
-    let app = service.app_of(&login).ok_or_else(refused)?;
-    let binding = binding_of(app, request).ok_or_else(refused)?;
-    if Secret::new(login.binding_hash.clone()).matches(sha256_hex(&binding).as_bytes()) {
-        Ok(login)
+    let binding = binding_of(&login.app, request).ok_or_else(refused)?;
+    if Secret::new(binding_hash).matches(sha256_hex(&binding).as_bytes()) {
+        Ok(Some(login))
     } else {
         Err(refused())
+    }
+}
+
+/// What a state holds that has no row.
+struct SealedState {
+    expires_at: Timestamp,
+    binding_hash: String,
+    /// Random, and in no other state; nobody sees it but us.
+    seed: String,
+    /// Its key in the configuration.
+    app: String,
+}
+
+impl SealedState {
+    fn seal(&self, service: &AuthCapture) -> String {
+        let Self {
+            expires_at,
+            binding_hash,
+            seed,
+            app,
+        } = self;
+        let text = format!("{} {binding_hash} {seed} {app}", expires_at.unix_micros());
+        let sealed = service.vault.seal_state(text.as_bytes());
+        format!("{SEALED}{}", URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    fn open(service: &AuthCapture, state: &str) -> Option<Self> {
+        let sealed = URL_SAFE_NO_PAD.decode(state.strip_prefix(SEALED)?).ok()?;
+        let text = service.vault.state(&sealed).ok()?;
+        let mut parts = str::from_utf8(&text).ok()?.splitn(4, ' ');
+        let mut next = || parts.next().map(str::to_owned);
+        Some(Self {
+            expires_at: Timestamp::from_unix_micros(next()?.parse().ok()?)?,
+            binding_hash: next()?,
+            seed: next()?,
+            app: next()?,
+        })
+    }
+
+    /// Derived, so that it needs no room of its own (RFC 7636 §4.1).
+    fn verifier(&self, app: &App) -> Option<Secret> {
+        let verifier = || Secret::new(sha256_hex(&format!("pkce {}", self.seed)));
+        app.provider.pkce.then(verifier)
     }
 }
 
 fn is_https(app: &App) -> bool {
     app.redirect_url
         .as_ref()
-        .is_some_and(|url| url.scheme() == "https")
+        .is_some_and(|redirect| redirect.url().scheme() == "https")
 }
 
 /// `__Host-`: no subdomain and no plain-http page can have set it. Plain http is for this machine alone, see `config`.
@@ -108,8 +228,10 @@ fn binding_of(app: &App, request: &HttpRequest) -> Option<String> {
     (cookie.value().len() == 43).then(|| cookie.value().to_owned())
 }
 
+/// It outlives the login: a callback that comes again is told the same again.
 fn binding_cookie(app: &App, binding: String) -> Cookie<'static> {
-    let life = i64::try_from(LOGIN_LIFE.as_secs()).unwrap_or(i64::MAX);
+    let life = LOGIN_LIFE + crate::consent::REPEATED_FOR;
+    let life = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
     Cookie::build(cookie_name(app), binding)
         .path("/")
         .http_only(true)

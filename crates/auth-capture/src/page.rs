@@ -6,8 +6,9 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_FRAME_OPTIONS,
 };
 use maud::{DOCTYPE, Markup, html};
-use pipekeeper_core::store::Connection;
 use pipekeeper_service::problem::Problem;
+
+use crate::connect::Connected;
 
 /// Styles are the only thing that the policy lets in, by their own text: no file to fetch.
 const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;margin:0;background:#f4f5f7;color:#1f2733}\
@@ -17,14 +18,19 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:1.2
 dd{margin:0;font-weight:600;overflow-wrap:anywhere}.ok{color:#08a742}.bad{color:#c1351c}small{color:#5b6675}\
 @media(prefers-color-scheme:dark){body{background:#12161c;color:#e6e9ee}main{background:#1b212a}dt,small{color:#9aa5b4}}";
 
-pub(crate) fn connected(row: &Connection) -> HttpResponse {
+pub(crate) fn connected(connected: &Connected) -> HttpResponse {
     let body = html! {
         h1 { span.ok aria-hidden="true" { "✓ " } "Connected" }
         p { "Your Pipedrive account is connected. You can close this window." }
         dl {
-            dt { "Company" } dd { (row.company_name) }
-            @if !row.company_domain.is_empty() { dt { "Domain" } dd { (row.company_domain) } }
-            dt { "User" } dd { (row.user_name) }
+            dt { "Company" } dd { (connected.company_name) }
+            @if !connected.company_domain.is_empty() { dt { "Domain" } dd { (connected.company_domain) } }
+            dt { "User" } dd { (connected.user_name) }
+        }
+        @if !connected.default {
+            p { small {
+                "This is not the app's default connection: applications that name no account go on with another one."
+            } }
         }
     };
     page(StatusCode::OK, "Connected", &body)

@@ -1,38 +1,28 @@
 //! Every URL of auth-capture: the callback, its DELETE, and the start of a login.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse, delete, get};
 use pipekeeper_core::connection::KeeperName;
-use pipekeeper_core::provider::{App, AppChoice};
+use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::Connection;
 use pipekeeper_service::accept::accepts_by_name;
 use pipekeeper_service::body::{self, Fields, unusable};
 use pipekeeper_service::caller;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
-use pipekeeper_service::{record, trace};
+use pipekeeper_service::trace;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
-use tracing::Instrument as _;
+use url::Url;
 
-use crate::connect::{Grant, connect};
+use crate::connect::Origin;
 use crate::uninstall::{Uninstalled, uninstall};
-use crate::{AuthCapture, login, page};
+use crate::{AuthCapture, consent, login, page};
 
-/// How long an install waits for others.
-const MARKETPLACE_WAIT: Duration = Duration::from_secs(10);
-
-#[derive(Deserialize)]
-struct CallbackQuery {
-    code: Option<Secret>,
-    state: Option<Secret>,
-    error: Option<String>,
-}
+/// Added to the query of a login that was sent to the host of `redirect_url`.
+const SENT_HERE: &str = "at=redirect_url";
 
 #[derive(Deserialize)]
 struct LoginQuery {
@@ -45,16 +35,18 @@ struct LoginQuery {
 /// Where the provider sends the user back (RFC 6749 §4.1.2).
 #[utoipa::path(
     tag = "login",
-    description = "Also at /webhook/aae545fb-a69d-4e20-91ce-65f105d0ea2f and /auth/callback. With `state` it ends a login; without, it is an install started from Pipedrive's Marketplace. Browsers get a page.",
+    description = "Also at /webhook/aae545fb-a69d-4e20-91ce-65f105d0ea2f and /auth/callback. With a `state` of ours it ends a login; without one, or with another's, it is an install: from Pipedrive's Marketplace, or by a link of your own. A code is exchanged once; for ten minutes the same callback is answered the same. Browsers get a page.",
     params(
         ("provider" = String, Path, description = "`pipedrive`"),
         ("code" = Option<String>, Query), ("state" = Option<String>, Query), ("error" = Option<String>, Query),
     ),
     responses(
-        (status = 200, description = "Connected"),
+        (status = 200, description = "Connected; `default` says whether callers that name only the app get this connection"),
+        (status = 204, description = "Fetched ahead by a browser: nothing was done"),
         (status = 400, description = "Consent declined; or the code or the login is missing, used or expired", body = ProblemBody),
+        (status = 403, description = "`login.companies` does not name the company", body = ProblemBody),
         (status = 409, description = "Another account holds this connection, or it is another company than before", body = ProblemBody),
-        (status = 429, description = "Too many installs at once", body = ProblemBody),
+        (status = 429, description = "Too many installs at once, or from one address", body = ProblemBody),
         (status = 502, description = "The provider failed", body = ProblemBody),
         (status = 503, description = "The database stayed away", body = ProblemBody),
     )
@@ -122,6 +114,7 @@ pub(crate) async fn app_uninstalled(
     ),
     responses(
         (status = 303, description = "To the provider, with a cookie that binds the login to this browser"),
+        (status = 307, description = "To the same path at the host of `redirect_url`, where the cookie is of use"),
         (status = 401, description = "An account was named without the operator's credentials", body = ProblemBody),
         (status = 404, description = "No such app", body = ProblemBody),
         (status = 422, description = "A name is of no use", body = ProblemBody),
@@ -137,16 +130,23 @@ pub(crate) async fn start_login(
             Problem::new(Code::BadRequest, format!("The query is unusable: {error}."))
         })?
         .into_inner();
-    let keeper = named_keeper(&service, &request, &query)?;
-    if keeper.is_none() && !service.login.allow_marketplace_installs {
+    let provider = query.provider.as_deref().unwrap_or("pipedrive");
+    let app = service.app(provider, query.app.as_deref())?;
+    if let Some(location) = own_host(app, &request) {
+        return Ok(HttpResponse::TemporaryRedirect()
+            .insert_header((LOCATION, location.as_str()))
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .insert_header((REFERRER_POLICY, "no-referrer"))
+            .finish());
+    }
+    let origin = origin(&service, &request, &query)?;
+    if matches!(origin, Origin::Install) && !service.login.allow_marketplace_installs {
         return Err(unusable(
             "account_id",
             "is missing; logins without one are switched off",
         ));
     }
-    let provider = query.provider.as_deref().unwrap_or("pipedrive");
-    let app = service.app(provider, query.app.as_deref())?;
-    let started = login::start(&service, app, keeper, &request).await?;
+    let started = login::start(&service, app, origin, &request).await?;
     Ok(HttpResponse::SeeOther()
         .insert_header((LOCATION, started.location.as_str()))
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -155,14 +155,37 @@ pub(crate) async fn start_login(
         .finish())
 }
 
-fn named_keeper(
+/// Where the login has to start instead: the cookie that binds it comes back to the host of `redirect_url` only.
+fn own_host(app: &App, request: &HttpRequest) -> Option<Url> {
+    let redirect = app.redirect_url.as_ref()?.url();
+    let info = request.connection_info();
+    let authority = info.host();
+    // A proxy may pass on another host than the browser asked for: the second time is the last.
+    if is_same_host(redirect, authority) || request.query_string().contains(SENT_HERE) {
+        return None;
+    }
+    let mut location = redirect.join("/auth/login").ok()?;
+    let query = request.query_string();
+    let separator = if query.is_empty() { "" } else { "&" };
+    location.set_query(Some(&format!("{query}{separator}{SENT_HERE}")));
+    Some(location)
+}
+
+/// Cookies know no ports.
+fn is_same_host(redirect: &Url, authority: &str) -> bool {
+    let requested = Url::parse(&format!("http://{authority}/"));
+    requested.is_ok_and(|requested| requested.host() == redirect.host())
+}
+
+/// The account that the operator names, or none.
+fn origin(
     service: &AuthCapture,
     request: &HttpRequest,
     query: &LoginQuery,
-) -> Result<Option<(KeeperName, KeeperName)>, Problem> {
+) -> Result<Origin, Problem> {
     let (Some(account_id), Some(owner)) = (&query.account_id, &query.owner) else {
         return match (&query.account_id, &query.owner) {
-            (None, None) => Ok(None),
+            (None, None) => Ok(Origin::Install),
             _ => Err(unusable("owner", "and account_id are named together")),
         };
     };
@@ -188,10 +211,10 @@ fn named_keeper(
         }
         Ok(name)
     };
-    Ok(Some((
-        name("account_id", account_id)?,
-        name("owner", owner)?,
-    )))
+    Ok(Origin::Login {
+        account_id: name("account_id", account_id)?,
+        owner: name("owner", owner)?,
+    })
 }
 
 async fn answer_callback(
@@ -200,137 +223,28 @@ async fn answer_callback(
     provider: &str,
     app: Option<&str>,
 ) -> Result<HttpResponse, Problem> {
-    let outcome = finish(request, service, provider, app).await;
+    if is_prefetch(request) {
+        // The navigation that follows brings the code.
+        return Ok(HttpResponse::NoContent()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .finish());
+    }
+    let outcome = consent::take(request, service, provider, app).await;
     // Browsers name it.
     if !accepts_by_name(request, "text", "html") {
-        return outcome.map(|row| {
+        return outcome.map(|connected| {
             HttpResponse::Ok()
                 .insert_header((CACHE_CONTROL, "no-store"))
-                .json(json!({"message": "Connected", "connection": shown(&row)}))
+                .json(json!({"message": "Connected", "connection": connected}))
         });
     }
     Ok(match outcome {
-        Ok(row) => page::connected(&row),
+        Ok(connected) => page::connected(&connected),
         Err(problem) => {
             problem.log();
             page::failed(&problem, &trace(request).request_id)
         }
     })
-}
-
-/// Takes the provider's word, and brings the grant in.
-async fn finish(
-    request: &HttpRequest,
-    service: &Data<AuthCapture>,
-    provider: &str,
-    app: Option<&str>,
-) -> Result<Connection, Problem> {
-    let query = Query::<CallbackQuery>::from_query(request.query_string())
-        .map_err(|_unusable| {
-            Problem::new(
-                Code::LoginInvalid,
-                "The callback's query is unusable; start again.",
-            )
-        })?
-        .into_inner();
-    let login = match query.state.as_ref().filter(|state| !state.is_empty()) {
-        Some(state) => Some(login::finish(service, state.expose(), request).await),
-        None => None,
-    };
-    // A refusal ends its login, and is told as what it is even if the login had ended before.
-    if let Some(error) = &query.error {
-        return Err(refused(error));
-    }
-    let login = login.transpose()?;
-    let code = query.code.filter(|code| !code.is_empty()).ok_or_else(|| {
-        Problem::new(
-            Code::LoginInvalid,
-            "Pipedrive sent no authorization code; start again.",
-        )
-    })?;
-    let (app, verifier, keeper) = match &login {
-        Some(login) => {
-            let app = service.app_of(login).ok_or_else(|| {
-                Problem::new(
-                    Code::LoginInvalid,
-                    "The app of this login is gone; start again.",
-                )
-            })?;
-            let keeper = login.account_id.clone().zip(login.owner.clone());
-            (app, service.vault.verifier(login)?, keeper)
-        }
-        None if service.login.allow_marketplace_installs => {
-            (service.app(provider, app)?, None, None)
-        }
-        None => {
-            return Err(Problem::new(
-                Code::LoginInvalid,
-                "Installs from Pipedrive's Marketplace are switched off here; start a login.",
-            ));
-        }
-    };
-    // Junk codes come without a login: they queue among themselves.
-    let place = match &login {
-        Some(_) => None,
-        None => Some(marketplace_place(service).await?),
-    };
-    let grant = Grant {
-        code,
-        verifier,
-        keeper,
-    };
-    let (service, app) = (Data::clone(service), Arc::clone(app));
-    let tasks = service.context.tasks.clone();
-    let connecting = async move {
-        // Kept to the end, also when the caller goes away before it.
-        let _place = place;
-        connect(&service, &app, grant).await
-    };
-    let row = tasks
-        .spawn(connecting.instrument(tracing::Span::current()))
-        .await
-        .map_err(|error| {
-            Problem::new(Code::Internal, "The login failed here; start again.").caused_by(error)
-        })??;
-    record(&row.id, row.generation);
-    tracing::info!(connection.id = %row.id, generation = row.generation, "connected");
-    Ok(row)
-}
-
-/// What the provider sends back in place of a code (RFC 6749 §4.1.2.1; Pipedrive's own word is `user_denied`).
-fn refused(error: &str) -> Problem {
-    let word = match error {
-        "invalid_request" => "invalid_request",
-        "unauthorized_client" => "unauthorized_client",
-        "unsupported_response_type" => "unsupported_response_type",
-        "invalid_scope" => "invalid_scope",
-        "server_error" => "server_error",
-        "temporarily_unavailable" => "temporarily_unavailable",
-        _ => {
-            return Problem::new(
-                Code::ConsentDeclined,
-                "The installation was cancelled at Pipedrive; nothing was connected.",
-            );
-        }
-    };
-    Problem::new(
-        Code::ConsentDeclined,
-        format!("Pipedrive ended the installation ({word}); nothing was connected."),
-    )
-    .with("reason", word)
-}
-
-/// A place among the installs under way, soon.
-async fn marketplace_place(service: &AuthCapture) -> Result<OwnedSemaphorePermit, Problem> {
-    let place = Arc::clone(&service.marketplace).acquire_owned();
-    match tokio::time::timeout(MARKETPLACE_WAIT, place).await {
-        Ok(Ok(place)) => Ok(place),
-        Ok(Err(_)) | Err(_) => Err(Problem::new(
-            Code::TooManyInstalls,
-            "Other installs are under way; try again.",
-        )
-        .retry_after(Some(MARKETPLACE_WAIT))),
-    }
 }
 
 async fn answer_notice(
@@ -372,36 +286,22 @@ fn client_of<'a>(service: &'a AuthCapture, request: &HttpRequest) -> Option<&'a 
     found
 }
 
-/// What may be shown of a connection: no token, no lease.
-fn shown(row: &Connection) -> serde_json::Value {
-    json!({
-        "id": row.id,
-        "AppId": row.app_id,
-        "Platform": row.platform,
-        "account_id": row.account_id,
-        "owner": row.owner,
-        "company_id": row.company_id,
-        "company_name": row.company_name,
-        "company_domain": row.company_domain,
-        "user_id": row.user_id,
-        "user_name": row.user_name,
-        "api_domain": row.api_domain,
-        "scope": row.scope,
-        "state": row.state,
-        "generation": row.generation,
-        "expires_at": row.expires_at,
+/// Whether the browser fetches the page before anybody has asked for it.
+fn is_prefetch(request: &HttpRequest) -> bool {
+    ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
+        request.headers().get_all(*name).any(|value| {
+            value.to_str().is_ok_and(|value| {
+                let mut words = value.split([';', ',']);
+                words.any(|word| word.trim().eq_ignore_ascii_case("prefetch"))
+            })
+        })
     })
 }
 
 impl AuthCapture {
-    fn app(&self, provider: &str, key: Option<&str>) -> Result<&Arc<App>, Problem> {
-        match self.apps.by_key(provider, key) {
-            AppChoice::One(app) => Ok(app),
-            AppChoice::Unknown => Err(Problem::new(Code::NotFound, "No such app is configured.")),
-            AppChoice::Several => Err(Problem::new(
-                Code::BadRequest,
-                "Several apps of this provider are configured; name one.",
-            )),
-        }
+    pub(crate) fn app(&self, provider: &str, key: Option<&str>) -> Result<&Arc<App>, Problem> {
+        self.apps
+            .by_key(provider, key)
+            .ok_or_else(|| Problem::new(Code::NotFound, "No such app is configured."))
     }
 }

@@ -55,11 +55,11 @@ pub(crate) async fn uninstall(
         if row.state == ConnectionState::Revoked {
             return Ok(Uninstalled::Revoked);
         }
-        match at {
-            Some(at) if is_late(at, &row) => return Ok(Uninstalled::Stale),
-            Some(_) => {}
-            None if dead == Some(row.generation) => {}
-            None => {
+        match timing(at, &row) {
+            Timing::Before => return Ok(Uninstalled::Stale),
+            Timing::After => {}
+            Timing::Unclear if dead == Some(row.generation) => {}
+            Timing::Unclear => {
                 if is_alive(service, &row, trace).await? {
                     return Ok(Uninstalled::Stale);
                 }
@@ -81,9 +81,24 @@ pub(crate) async fn uninstall(
     }
 }
 
-/// Notices come in whole seconds: one from the second of the consent itself is not from before it.
-fn is_late(at: Timestamp, row: &Connection) -> bool {
-    at.saturating_add(Duration::from_secs(1)) <= row.authorized_at
+/// The provider's clock and ours may differ by so much.
+const CLOCKS_DIFFER: Duration = Duration::from_mins(5);
+
+/// When a notice was written, compared with the connection's last consent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timing {
+    Before,
+    After,
+    /// Nobody knows without asking the provider.
+    Unclear,
+}
+
+fn timing(at: Option<Timestamp>, row: &Connection) -> Timing {
+    match at {
+        Some(at) if at.saturating_add(CLOCKS_DIFFER) <= row.authorized_at => Timing::Before,
+        Some(at) if at > row.authorized_at.saturating_add(CLOCKS_DIFFER) => Timing::After,
+        Some(_) | None => Timing::Unclear,
+    }
 }
 
 /// Whether the provider still takes the connection's refresh token.

@@ -167,7 +167,8 @@ impl Loader {
         named
     }
 
-    /// The entries of a table of tables, by key; those with problems are left out after noting them.
+    /// The entries of a table of tables, by key; those with problems are left out after noting them. A key is part of a
+    /// path in the configuration and of URLs.
     pub fn entries<T: DeserializeOwned>(&mut self, name: &str) -> Vec<(String, T)> {
         self.asked_for.push(name.to_owned());
         if !self.has(name) {
@@ -177,6 +178,14 @@ impl Loader {
         keys.unwrap_or_default()
             .into_keys()
             .filter_map(|key| {
+                let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+                if key.is_empty() || !key.bytes().all(is_name) {
+                    self.problem(
+                        &format!("{name}.{key:?}"),
+                        "is not a name of letters, digits, `-` and `_`",
+                    );
+                    return None;
+                }
                 let entry = self.table(&format!("{name}.{key}"))?;
                 Some((key, entry))
             })

@@ -15,6 +15,9 @@ mod policy;
 
 pub use policy::RefreshPolicy;
 
+/// The provider that this is made for.
+const PIPEDRIVE: &str = "pipedrive";
+
 /// The entries that ship: [`Loader`] reads them below everything else.
 pub const SHIPPED: &str = include_str!("../providers.toml");
 
@@ -73,13 +76,47 @@ pub struct App {
     pub client_id: String,
     /// What callers moved over from elsewhere know it by, in the client id's place.
     pub aliases: Vec<String>,
+    /// Of several apps of its provider it is the one that is meant where none is named.
+    pub is_default: bool,
     pub client_secret: Secret,
     /// While the secret is being changed: the other one.
     pub second_client_secret: Option<Secret>,
     /// `None` where the provider's holds.
     pub refresh_policy: Option<RefreshPolicy>,
     /// `None` where this service sends nobody to the provider.
-    pub redirect_url: Option<Url>,
+    pub redirect_url: Option<RedirectUrl>,
+}
+
+/// The callback URL. It is sent as it was configured: providers compare it with the registered one as text (RFC 6749
+/// §3.1.2.3), and a parsed URL would be written otherwise (`https://app.example` gets a slash).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedirectUrl {
+    text: String,
+    url: Url,
+}
+
+impl RedirectUrl {
+    /// Notes what is wrong with it.
+    fn checked(loader: &mut Loader, name: &str, text: &str) -> Option<Self> {
+        let url = loader.url(name, text)?;
+        if url.fragment().is_some() {
+            loader.problem(name, "has a fragment (#…), which RFC 6749 §3.1.2 forbids");
+        } else if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            loader.problem(name, "has a blank or a control character");
+        }
+        Some(Self {
+            text: text.to_owned(),
+            url,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
 }
 
 impl App {
@@ -284,7 +321,12 @@ impl RawProvider {
                 .then(|| Duration::from_secs(u64::from(self.refresh_idle_days) * 86_400)),
             refresh_policy: self.refresh_policy,
             api_domain: None,
-            api_host_suffix: self.api_host_suffix.to_lowercase(),
+            // An IPv6 address may be written as it stands in a URL.
+            api_host_suffix: self
+                .api_host_suffix
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_lowercase(),
             allow_http: self.allow_http,
         };
         if !self.api_domain.is_empty() {
@@ -306,6 +348,8 @@ struct RawApp {
     client_id: String,
     #[serde(default)]
     aliases: String,
+    #[serde(default)]
+    default: bool,
     #[serde(default)]
     client_secret: Secret,
     #[serde(default)]
@@ -364,7 +408,7 @@ impl Apps {
                 &raw.second_client_secret_file,
             );
             let redirect_url = if purpose == AppUse::Login {
-                loader.url(&name("redirect_url"), &raw.redirect_url)
+                RedirectUrl::checked(loader, &name("redirect_url"), &raw.redirect_url)
             } else {
                 None
             };
@@ -392,6 +436,7 @@ impl Apps {
                 provider: Arc::clone(provider),
                 client_id: raw.client_id,
                 aliases,
+                is_default: raw.default,
                 client_secret,
                 second_client_secret: Some(second_client_secret)
                     .filter(|secret| !secret.is_empty()),
@@ -414,7 +459,39 @@ impl Apps {
                 }
             }
         }
-        Self(apps)
+        let apps = Self(apps);
+        apps.check_defaults(loader);
+        apps
+    }
+
+    /// Of several apps of a provider exactly one is the default.
+    fn check_defaults(&self, loader: &mut Loader) {
+        for (provider, apps) in self.by_provider() {
+            let flagged: Vec<_> = apps.iter().filter(|app| app.is_default).collect();
+            if flagged.len() > 1 {
+                for app in flagged {
+                    loader.problem(
+                        &format!("apps.{}.default", app.key),
+                        "is set in another app of this provider too",
+                    );
+                }
+            } else if default_of(&apps).is_none() {
+                loader.problem(
+                    "apps",
+                    &format!(
+                        "has several apps of provider {provider}: set default = true in one of them"
+                    ),
+                );
+            }
+        }
+    }
+
+    fn by_provider(&self) -> BTreeMap<&str, Vec<&Arc<App>>> {
+        let mut all: BTreeMap<&str, Vec<&Arc<App>>> = BTreeMap::new();
+        for app in &self.0 {
+            all.entry(&app.provider.key).or_default().push(app);
+        }
+        all
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
@@ -434,6 +511,30 @@ impl Apps {
         }
     }
 
+    /// As [`Apps::find`]; where no app is named and several fit, the default one of the platform, or of Pipedrive.
+    pub fn meant(&self, app_id: Option<&str>, platform: Option<&str>) -> AppChoice<'_> {
+        let found = self.find(app_id, platform);
+        if app_id.is_some() || !matches!(found, AppChoice::Several) {
+            return found;
+        }
+        let mut defaults = self.by_provider();
+        defaults.retain(|_, apps| {
+            apps.retain(|app| {
+                platform.is_none_or(|name| app.provider.platform.eq_ignore_ascii_case(name))
+            });
+            !apps.is_empty()
+        });
+        let meant = if defaults.len() > 1 {
+            defaults.remove(PIPEDRIVE)
+        } else {
+            defaults.into_values().next()
+        };
+        match meant.and_then(|apps| default_of(&apps)) {
+            Some(app) => AppChoice::One(app),
+            None => AppChoice::Several,
+        }
+    }
+
     /// The app registered under this name.
     pub fn named(&self, key: &str) -> Option<&Arc<App>> {
         self.0.iter().find(|app| app.key == key)
@@ -444,17 +545,24 @@ impl Apps {
         self.0.iter().find(|app| app.app_key() == *key)
     }
 
-    /// The app registered under this name, or the only one of the provider when no name is given.
-    pub fn by_key(&self, provider: &str, key: Option<&str>) -> AppChoice<'_> {
-        let mut found = self
-            .0
-            .iter()
-            .filter(|app| app.provider.key == provider && key.is_none_or(|key| app.key == key));
-        match (found.next(), found.next()) {
-            (None, _) => AppChoice::Unknown,
-            (Some(app), None) => AppChoice::One(app),
-            (Some(_), Some(_)) => AppChoice::Several,
+    /// The app registered under this name; without a name the default one of the provider.
+    pub fn by_key(&self, provider: &str, key: Option<&str>) -> Option<&Arc<App>> {
+        match key {
+            Some(key) => self.named(key).filter(|app| app.provider.key == provider),
+            None => default_of(self.by_provider().get(provider)?),
         }
+    }
+}
+
+/// The default one of a provider's apps: the only one, the one that says so, or the one that has the provider's name.
+fn default_of<'a>(apps: &[&'a Arc<App>]) -> Option<&'a Arc<App>> {
+    match apps {
+        [app] => Some(*app),
+        several => several
+            .iter()
+            .find(|app| app.is_default)
+            .or_else(|| several.iter().find(|app| app.key == app.provider.key))
+            .copied(),
     }
 }
 

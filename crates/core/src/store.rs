@@ -12,7 +12,9 @@ use crate::secret::Secret;
 
 mod app_credentials;
 mod app_tok;
+mod callbacks;
 mod connections;
+mod default_connections;
 mod error;
 mod figures;
 mod heartbeat;
@@ -23,7 +25,6 @@ mod logins;
 mod migrate;
 mod obstacle;
 mod page_marks;
-mod pick;
 mod pool;
 mod postgres;
 #[cfg(feature = "test-util")]
@@ -31,12 +32,18 @@ mod query_log;
 mod refresh_log;
 mod role;
 mod schema;
+mod selection;
 mod sweep;
 mod target;
 mod types;
 
 pub use app_tok::{AppTok, AppTokRow, BadTableName, TableName};
-pub use connections::{AppKey, Commit, Connection, Consent, NewConnection, Revocation};
+pub use callbacks::{Callback, CallbackOutcome, Claim, NewCallback};
+pub use connections::{
+    AppKey, Commit, Connection, Consent, NewConnection, PlacedConsent, PlacedRow, RemovedRow,
+    Revocation,
+};
+pub use default_connections::{DefaultConnection, NewDefault};
 pub use error::StoreError;
 pub use figures::IdleDeadlines;
 pub use heartbeat::{Beat, Heartbeat};
@@ -47,11 +54,11 @@ pub use logins::{Login, NewLogin};
 pub use migrate::Schema;
 pub use obstacle::Obstacle;
 pub use page_marks::PageMark;
-pub use pick::{Pick, Selection, Selector};
 #[cfg(feature = "test-util")]
 pub use query_log::QueryLog;
 pub use refresh_log::RefreshLogEntry;
 pub use role::{Role, RoleError};
+pub use selection::{Selection, Selector};
 pub use sweep::DueFor;
 pub use target::UrlError;
 pub use types::{Sealed, never};

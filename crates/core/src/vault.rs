@@ -7,7 +7,7 @@ use crate::connection::{ConnectionId, KeeperName};
 use crate::content_coding::ContentCoding;
 use crate::crypto::{Fingerprint, Keyring, OpenError, Place};
 use crate::secret::Secret;
-use crate::store::{AppKey, Connection, Login, Sealed};
+use crate::store::{AppKey, Callback, Connection, Login, Sealed};
 
 /// The row that tokens are sealed to.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +140,53 @@ impl Vault {
             .as_ref()
             .map(|sealed| self.0.open(&place, sealed.as_bytes()))
             .transpose()
+    }
+
+    /// The `state` of a login that is stored nowhere else.
+    pub fn seal_state(&self, state: &[u8]) -> Vec<u8> {
+        self.0.seal(&STATE, state)
+    }
+
+    pub fn state(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.0.open_bytes(&STATE, sealed)
+    }
+
+    /// What a browser is told again when it repeats a callback.
+    pub fn seal_result(&self, callback_id: &str, result: &[u8]) -> Sealed {
+        self.0.seal(&result_place(callback_id), result).into()
+    }
+
+    /// `None` once it is wiped.
+    pub fn result(&self, callback: &Callback) -> Result<Option<Zeroizing<Vec<u8>>>, OpenError> {
+        let place = result_place(&callback.id);
+        callback
+            .result
+            .as_ref()
+            .map(|sealed| self.0.open_bytes(&place, sealed.as_bytes()))
+            .transpose()
+    }
+}
+
+/// It has no row: what it is bound to is in it.
+const STATE: Place<'static> = Place {
+    table: "logins",
+    column: "state",
+    id: "",
+    platform: "",
+    app_id: "",
+    account_id: "",
+    owner: "",
+};
+
+fn result_place(callback_id: &str) -> Place<'_> {
+    Place {
+        table: "callbacks",
+        column: "result",
+        id: callback_id,
+        platform: "",
+        app_id: "",
+        account_id: "",
+        owner: "",
     }
 }
 

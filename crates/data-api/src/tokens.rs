@@ -16,7 +16,7 @@ use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::lifetime::{due_at, minted_at, renewal_due_of};
 use pipekeeper_core::oauth::bearer;
 use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps, RefreshPolicy};
-use pipekeeper_core::store::{Connection, Pick, Selection, Store, StoreError};
+use pipekeeper_core::store::{Connection, Selection, Store, StoreError};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_core::webhook::{RefreshRefusal, Refresher, Trace};
 use pipekeeper_service::Context;
@@ -68,6 +68,8 @@ pub(crate) enum NoToken {
     NotFound,
     #[error("more than one connection fits")]
     Ambiguous,
+    #[error("the default connection is gone")]
+    DefaultGone,
     #[error("the connection is {}", state.as_str())]
     Ended {
         state: ConnectionState,
@@ -121,7 +123,6 @@ pub(crate) struct Tokens {
     tasks: Tasks,
     vault: Vault,
     apps: Apps,
-    selection: Selection,
     refresher: Arc<Refresher>,
 }
 
@@ -147,7 +148,6 @@ impl Tokens {
             tasks: context.tasks,
             vault,
             apps: config.apps.clone(),
-            selection: config.webhook.selection,
             refresher: Arc::new(refresher),
         }
     }
@@ -336,12 +336,13 @@ impl Tokens {
     async fn read(&self, selected: &Selected, read_at: Duration) -> Result<Token, NoToken> {
         let row = match self
             .store
-            .connections_pick(&selected.app, &selected.selector, self.selection)
+            .connection_select(&selected.app, &selected.selector)
             .await?
         {
-            Pick::One(row) => row,
-            Pick::None => return Err(NoToken::NotFound),
-            Pick::Ambiguous => return Err(NoToken::Ambiguous),
+            Selection::One(row) => row,
+            Selection::None => return Err(NoToken::NotFound),
+            Selection::Ambiguous => return Err(NoToken::Ambiguous),
+            Selection::DefaultGone => return Err(NoToken::DefaultGone),
         };
         if row.state != ConnectionState::Active {
             return Err(NoToken::Ended {

@@ -281,6 +281,7 @@ impl From<NoToken> for Problem {
         match error {
             NoToken::NotFound => selection::not_found(),
             NoToken::Ambiguous => selection::ambiguous(),
+            NoToken::DefaultGone => selection::default_gone(),
             NoToken::Ended {
                 state,
                 reason,

@@ -12,8 +12,8 @@ mod world;
 
 pub use routes::openapi;
 pub use settings::{
-    DeclineError, InvalidClientStatus, OldAccessToken, Plan, Reinstall, Rotation, Settings,
-    UnauthorizedBody,
+    CodeReuse, DeclineError, InvalidClientStatus, OldAccessToken, Plan, Reinstall, Rotation,
+    Settings, UnauthorizedBody,
 };
 pub use simulator::{
     App, DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_REDIRECT_URL, Options, Simulator,

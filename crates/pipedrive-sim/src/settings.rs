@@ -14,6 +14,8 @@ pub struct Settings {
     pub access_ttl_secs: u64,
     /// Lifetime of authorization codes.
     pub code_ttl_secs: u64,
+    /// What the second exchange of an authorization code does to the grant of the first.
+    pub code_reuse: CodeReuse,
     /// A refresh token that is not used for so long dies.
     pub refresh_idle_secs: u64,
     /// Wait before a token request takes effect.
@@ -54,6 +56,7 @@ impl Default for Settings {
             rotation: Rotation::Sticky,
             access_ttl_secs: 3599,
             code_ttl_secs: 300,
+            code_reuse: CodeReuse::Refused,
             refresh_idle_secs: 60 * 24 * 60 * 60,
             token_delay_ms: 0,
             page_delay_ms: 0,
@@ -96,6 +99,15 @@ pub enum Rotation {
     SingleUse,
     /// A new one comes back; showing the old one again revokes the whole grant.
     SingleUseWithReuseDetection,
+}
+
+/// What the second exchange of an authorization code does to the grant of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeReuse {
+    Refused,
+    /// As RFC 6749 §4.1.2 advises.
+    EndsGrant,
 }
 
 /// What a refresh does to the access tokens that are out.

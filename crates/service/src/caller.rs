@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::Selection;
 use serde::Deserialize;
 
 use crate::problem::{Code, Problem};
@@ -19,11 +18,10 @@ pub struct Credentials {
     password: Secret,
 }
 
-/// `[webhook]`: who may call, and what an app id alone means.
+/// `[webhook]`: who may call.
 #[derive(Debug, Clone)]
 pub struct WebhookSection {
     pub credentials: Credentials,
-    pub selection: Selection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,14 +30,6 @@ struct RawWebhook {
     user: String,
     password: Secret,
     password_file: String,
-    connection: RawSelection,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RawSelection {
-    Latest,
-    Strict,
 }
 
 impl WebhookSection {
@@ -48,7 +38,6 @@ impl WebhookSection {
         let Some(raw) = loader.section::<RawWebhook>("webhook") else {
             return Self {
                 credentials: Credentials::new(String::new(), Secret::default()),
-                selection: Selection::Strict,
             };
         };
         Self {
@@ -59,10 +48,6 @@ impl WebhookSection {
                 raw.password,
                 &raw.password_file,
             ),
-            selection: match raw.connection {
-                RawSelection::Latest => Selection::Latest,
-                RawSelection::Strict => Selection::Strict,
-            },
         }
     }
 }

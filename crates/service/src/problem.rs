@@ -13,11 +13,13 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::store::StoreError;
 use pipekeeper_core::webhook;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 /// What went wrong, in a word that callers can act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
     BadRequest,
     Unauthorized,
@@ -32,6 +34,7 @@ pub enum Code {
     AlreadyConnected,
     DifferentCompany,
     TokenInvalidated,
+    RateLimited,
     TooManyInstalls,
     UpstreamRateLimited,
     UpstreamDailyBudget,
@@ -60,6 +63,7 @@ impl Code {
             Self::AlreadyConnected => "ALREADY_CONNECTED",
             Self::DifferentCompany => "DIFFERENT_COMPANY",
             Self::TokenInvalidated => webhook::TOKEN_INVALIDATED,
+            Self::RateLimited => "RATE_LIMITED",
             Self::TooManyInstalls => "TOO_MANY_INSTALLS",
             Self::UpstreamRateLimited => "UPSTREAM_RATE_LIMITED",
             Self::UpstreamDailyBudget => "UPSTREAM_DAILY_BUDGET",
@@ -86,8 +90,9 @@ impl Code {
             Self::ConsentDeclined => "Consent was declined",
             Self::LoginInvalid => "This login can't be finished",
             Self::AlreadyConnected => "Another account holds this connection",
-            Self::DifferentCompany => "This is another company than before",
+            Self::DifferentCompany => "This company can't be connected here",
             Self::TokenInvalidated => "The connection has to be authorized again",
+            Self::RateLimited => "Too many requests",
             Self::TooManyInstalls => "Too many installs at once",
             Self::UpstreamRateLimited => "Pipedrive's rate limit is reached",
             Self::UpstreamDailyBudget => "Pipedrive's daily budget is spent",
@@ -115,9 +120,10 @@ impl Code {
                 StatusCode::CONFLICT
             }
             Self::ConsentDeclined | Self::LoginInvalid => StatusCode::BAD_REQUEST,
-            Self::TooManyInstalls | Self::UpstreamRateLimited | Self::UpstreamDailyBudget => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::RateLimited
+            | Self::TooManyInstalls
+            | Self::UpstreamRateLimited
+            | Self::UpstreamDailyBudget => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamBlocked | Self::UpstreamError | Self::RefreshFailed => {
                 StatusCode::BAD_GATEWAY
             }
@@ -125,6 +131,39 @@ impl Code {
             Self::RefreshBusy | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+}
+
+/// All of a problem but its cause, to be kept and told again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredProblem {
+    code: Code,
+    status: u16,
+    detail: String,
+    members: Map<String, Value>,
+    retry_after_secs: Option<u64>,
+}
+
+impl From<&Problem> for StoredProblem {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            code: problem.code,
+            status: problem.status.as_u16(),
+            detail: problem.detail.clone(),
+            members: problem.members.clone(),
+            retry_after_secs: problem.retry_after.map(|wait| wait.as_secs()),
+        }
+    }
+}
+
+impl From<StoredProblem> for Problem {
+    fn from(stored: StoredProblem) -> Self {
+        Self {
+            status: StatusCode::from_u16(stored.status).unwrap_or_else(|_| stored.code.status()),
+            members: stored.members,
+            ..Self::new(stored.code, stored.detail)
+        }
+        .retry_after(stored.retry_after_secs.map(Duration::from_secs))
     }
 }
 

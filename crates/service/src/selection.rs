@@ -28,7 +28,7 @@ pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
             return Err(unusable("accountId", "is missing; an owner belongs to one"));
         }
     };
-    match apps.find(app_id.as_deref(), platform.as_deref()) {
+    match apps.meant(app_id.as_deref(), platform.as_deref()) {
         AppChoice::One(app) => Ok(Selected {
             app: app.app_key(),
             selector,
@@ -49,6 +49,15 @@ pub fn not_found() -> Problem {
 pub fn ambiguous() -> Problem {
     Problem::new(
         Code::ConnectionAmbiguous,
-        "More than one connection fits; name accountId and owner too.",
+        "More than one connection fits, and none is the default; name accountId and owner too.",
     )
+}
+
+/// The default connection is no longer what callers who name no account used to get; no other one takes its place.
+pub fn default_gone() -> Problem {
+    Problem::new(
+        Code::ConnectionNotFound,
+        "The default connection is gone: it was removed, or given to another account or company. Name accountId and owner, or ask the operator to choose another default.",
+    )
+    .with("reason", "default_connection_gone")
 }

@@ -19,7 +19,7 @@ use tools::processes::{stand_in, variable};
 use tools::tasks::in_background;
 
 /// Nothing listens there: tests take the callback's query from the simulator's redirect themselves.
-pub const REDIRECT_URL: &str = "http://localhost:1/webhook/pipedrive/callback";
+pub const REDIRECT_URL: &str = "http://127.0.0.1:1/webhook/pipedrive/callback";
 
 /// A second registration with the same provider, which no service of the stack has.
 pub const OTHER_APP: &str = "another-client-id";
@@ -325,6 +325,8 @@ impl Plan {
                 keys.push(("apps.pipedrive.redirect_url", self.app.redirect_url.clone()));
                 keys.push(("login.operator_password", WEBHOOK_PASSWORD.to_owned()));
                 keys.push(("login.store_patience_secs", "5".to_owned()));
+                // All of a test's callers have one address.
+                keys.push(("login.installs_per_minute", "60000".to_owned()));
             }
             _ => {}
         }

@@ -8,6 +8,7 @@ use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
 
+mod default;
 mod disconnect;
 mod list;
 mod refresh;
@@ -28,6 +29,8 @@ pub enum Connections {
     },
     /// Refresh the token that it has now; exit code 0 only if it has a newer one then
     Refresh { id: ConnectionId },
+    /// Make it the default connection: the one of callers that name only an app, or only an account
+    Default(default::Default),
     /// End it: its tokens are given to nobody any more, and the provider is told
     Disconnect { id: ConnectionId },
 }
@@ -44,6 +47,10 @@ impl Connections {
             Self::Show { id, json } => {
                 let store = config.open_current_store().await?;
                 show::show(&store, &config.own.apps, &id, json, now).await
+            }
+            Self::Default(default) => {
+                let store = config.open_current_store().await?;
+                default.set(&store, now).await
             }
             Self::Disconnect { id } => {
                 let store = config.open_current_store().await?;

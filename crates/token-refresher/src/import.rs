@@ -4,6 +4,7 @@
 //! is; one whose access token has expired is found out by a refresh through the door, if that is asked for. Every step can be
 //! cut short, and is taken up by the same command.
 
+mod default;
 mod grant;
 mod provisional;
 pub(crate) mod report;
@@ -13,6 +14,7 @@ mod take;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{bail, ensure};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -83,6 +85,10 @@ struct Verdict {
     did: Did,
     said: String,
     identity: Option<Box<Identity>>,
+    /// The app that it turned out to be of.
+    app: Option<Arc<App>>,
+    /// The connection that it is, or became.
+    connection: Option<ConnectionId>,
 }
 
 impl Verdict {
@@ -91,11 +97,18 @@ impl Verdict {
             did,
             said: said.into(),
             identity: None,
+            app: None,
+            connection: None,
         }
     }
 
     fn of(mut self, identity: &Identity) -> Self {
         self.identity = Some(Box::new(identity.clone()));
+        self
+    }
+
+    fn at(mut self, connection: &ConnectionId) -> Self {
+        self.connection = Some(connection.clone());
         self
     }
 }
@@ -158,12 +171,13 @@ pub(crate) async fn import(
     };
     let decided = run.all(&found, grants).await;
     door.close().await;
-    for (index, verdict) in decided? {
+    let (decided, defaults) = decided?;
+    for (index, verdict) in decided {
         if let Some((_, place)) = lines.get_mut(index) {
             *place = Some(verdict);
         }
     }
-    Ok(told(&found, &lines, &arguments))
+    Ok(told(&found, &lines, &defaults, &arguments))
 }
 
 fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<AppTok>> {
@@ -187,12 +201,12 @@ fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<Ap
 }
 
 impl Run<'_> {
-    /// What becomes of each, by its place among what was found.
+    /// What becomes of each, by its place among what was found; and lines about the default connections.
     async fn all(
         mut self,
         found: &[Found],
         grants: BTreeMap<String, Grant>,
-    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+    ) -> anyhow::Result<(Vec<(usize, Verdict)>, Vec<String>)> {
         let mut grants: Vec<Grant> = grants.into_values().collect();
         for grant in &mut grants {
             grant.sort(found);
@@ -228,7 +242,8 @@ impl Run<'_> {
             };
             decided.extend(verdicts);
         }
-        Ok(decided)
+        let defaults = self.set_defaults(found, &decided).await?;
+        Ok((decided, defaults))
     }
 
     /// A little before the last one.
@@ -250,7 +265,12 @@ impl fmt::Display for Did {
     }
 }
 
-fn told(found: &[Found], lines: &[(&str, Option<Verdict>)], arguments: &Arguments) -> String {
+fn told(
+    found: &[Found],
+    lines: &[(&str, Option<Verdict>)],
+    defaults: &[String],
+    arguments: &Arguments,
+) -> String {
     let mut report = Report::new(["FOUND", "APP", "COMPANY", "USER", "WHAT"]);
     let mut sums: BTreeMap<Did, usize> = BTreeMap::new();
     for (one, (app, verdict)) in found.iter().zip(lines) {
@@ -278,11 +298,15 @@ fn told(found: &[Found], lines: &[(&str, Option<Verdict>)], arguments: &Argument
             _ => format!("{number} {did}"),
         })
         .collect();
-    let end = match (sums.is_empty(), arguments.apply) {
+    let mut end = match (sums.is_empty(), arguments.apply) {
         (true, _) => "Nothing was found.".to_owned(),
         (false, true) => format!("{}.", sums.join(", ")),
         (false, false) => format!("{}. Nothing was written: --apply does it.", sums.join(", ")),
     };
+    for default in defaults {
+        end.push('\n');
+        end.push_str(default);
+    }
     if report.is_empty() {
         end
     } else {
@@ -296,7 +320,7 @@ fn connection(id: &ConnectionId) -> String {
 }
 
 /// The apps' names in what is said.
-fn app_names(apps: &[std::sync::Arc<App>]) -> String {
+fn app_names(apps: &[Arc<App>]) -> String {
     let names: Vec<&str> = apps.iter().map(|app| app.key.as_str()).collect();
     names.join(" and ")
 }

@@ -7,7 +7,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{Connection, HANDED_BACK, Pick};
+use pipekeeper_core::store::{Connection, HANDED_BACK, Selection};
 use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
 use pipekeeper_service::body::{self, Fields};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
@@ -26,7 +26,7 @@ use crate::refresh::{Outcome, RefreshError, Trigger};
     reason = "a schema: the body is read leniently, as n8n does"
 )]
 struct RefreshBody {
-    /// n8n's `AppId`: the OAuth client id. Alone it means the app's only active connection.
+    /// n8n's `AppId`: the OAuth client id. Alone it means the app's default connection; so does an `accountId` without `owner`.
     app_id: Option<String>,
     platform: Option<String>,
     account_id: Option<String>,
@@ -77,7 +77,7 @@ pub(crate) async fn refresh(
 
     let id = match fields.parse::<ConnectionId>("connectionId")? {
         Some(id) => id,
-        None => pick(&service, &fields).await?,
+        None => connection_of(&service, &fields).await?,
     };
     tracing::Span::current().record("connection.id", id.as_str());
     let outcome = service
@@ -100,7 +100,7 @@ pub(crate) async fn refresh(
     Ok(HttpResponse::Ok().json(refreshed(word, row)))
 }
 
-async fn pick(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {
+async fn connection_of(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {
     if fields.text("appId")?.is_none() {
         return Err(body::unusable(
             "appId",
@@ -108,15 +108,16 @@ async fn pick(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId,
         ));
     }
     let Selected { app, selector } = select(service.door.apps(), fields)?;
-    let picked = service
+    match service
         .door
         .store()
-        .connections_pick(&app, &selector, service.webhook.selection)
-        .await?;
-    match picked {
-        Pick::One(row) => Ok(row.id),
-        Pick::None => Err(selection::not_found()),
-        Pick::Ambiguous => Err(selection::ambiguous()),
+        .connection_select(&app, &selector)
+        .await?
+    {
+        Selection::One(row) => Ok(row.id),
+        Selection::None => Err(selection::not_found()),
+        Selection::Ambiguous => Err(selection::ambiguous()),
+        Selection::DefaultGone => Err(selection::default_gone()),
     }
 }
 

@@ -150,11 +150,9 @@ fn an_app_is_found_by_what_n8n_calls_it() {
         );
     }
     assert!(matches!(apps.find(Some("other"), None), AppChoice::Unknown));
-    assert!(matches!(apps.by_key("pipedrive", None), AppChoice::One(_)));
-    assert!(matches!(
-        apps.by_key("pipedrive", Some("b")),
-        AppChoice::Unknown
-    ));
+    assert!(apps.by_key("pipedrive", None).is_some());
+    assert!(apps.by_key("pipedrive", Some("b")).is_none());
+    assert!(apps.by_key("other", Some("pipedrive")).is_none());
 }
 
 #[test]
@@ -255,5 +253,164 @@ fn an_app_is_found_by_what_its_callers_called_it() {
         let said =
             format!("apps.second.aliases: `{taken}` is the client id or an alias of another app");
         assert!(problems.contains(&said), "{problems:?}");
+    }
+}
+
+/// `KEY=VALUE` of `[apps.*]`; the first is `pipedrive`.
+fn with_apps(set: &[(&str, &str)]) -> (Apps, Vec<String>) {
+    const ELSEWHERE: &str = r#"
+[apps.pipedrive]
+provider = "pipedrive"
+client_id = "id"
+client_secret = "hunter2"
+redirect_url = "https://app.example/webhook/pipedrive/callback"
+[providers.elsewhere]
+platform = "Elsewhere"
+authorize_url = "https://elsewhere.example/authorize"
+token_url = "https://elsewhere.example/token"
+client_auth = "body"
+api_host_suffix = "elsewhere.example"
+identity_url = "/me"
+identity_user_id = "/id"
+default_expires_in_secs = 3600
+"#;
+    let mut env = Vec::new();
+    for key in ["SECOND", "THIRD", "FOURTH"] {
+        let prefix = format!("PIPEKEEPER__APPS__{key}");
+        let own: Vec<_> = set
+            .iter()
+            .filter(|(name, _)| name.starts_with(key))
+            .collect();
+        if own.is_empty() {
+            continue;
+        }
+        for (name, value) in [
+            ("CLIENT_ID", key),
+            ("CLIENT_SECRET", "hunter3"),
+            ("REDIRECT_URL", "https://app.example/2"),
+        ] {
+            env.push((format!("{prefix}__{name}"), value.to_owned()));
+        }
+    }
+    for (name, value) in set {
+        env.push((format!("PIPEKEEPER__APPS__{name}"), (*value).to_owned()));
+    }
+    let env: Vec<_> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    load(ELSEWHERE, &env)
+}
+
+#[test]
+fn of_several_apps_one_is_meant_where_none_is_named() {
+    let second = ("SECOND__PROVIDER", "pipedrive");
+    let third = ("THIRD__PROVIDER", "elsewhere");
+    let by_default = ("SECOND__DEFAULT", "true");
+    for (set, platform, key) in [
+        (&[][..], None, "pipedrive"),
+        (&[second], None, "pipedrive"),
+        (&[second], Some("pipedrive"), "pipedrive"),
+        (&[second, by_default], None, "second"),
+        (&[second, by_default, third], None, "second"),
+        (&[third], None, "pipedrive"),
+        (&[third], Some("elsewhere"), "third"),
+    ] {
+        let (apps, problems) = with_apps(set);
+        assert_eq!(problems, Vec::<String>::new(), "{set:?}");
+        let AppChoice::One(app) = apps.meant(None, platform) else {
+            panic!("{set:?} {platform:?}");
+        };
+        assert_eq!(app.key, key, "{set:?} {platform:?}");
+        let provider = platform.unwrap_or("pipedrive");
+        assert_eq!(apps.by_key(provider, None).unwrap().key, key, "{set:?}");
+        // Who names one gets that one; an import does not guess.
+        let AppChoice::One(app) = apps.meant(Some("id"), None) else {
+            panic!("{set:?}");
+        };
+        assert_eq!(app.key, "pipedrive");
+    }
+    let (two, _) = with_apps(&[second]);
+    assert!(matches!(two.find(None, None), AppChoice::Several));
+
+    for (set, problem) in [
+        (
+            &[second, by_default, ("PIPEDRIVE__DEFAULT", "true")][..],
+            "apps.second.default: is set in another app of this provider too",
+        ),
+        (
+            &[third, ("FOURTH__PROVIDER", "elsewhere")],
+            "apps: has several apps of provider elsewhere: set default = true in one of them",
+        ),
+    ] {
+        let (_, problems) = with_apps(set);
+        assert!(problems.iter().any(|said| said == problem), "{problems:?}");
+    }
+}
+
+#[test]
+fn the_callback_url_is_kept_as_it_was_written() {
+    let key = "PIPEKEEPER__APPS__PIPEDRIVE__REDIRECT_URL";
+    for text in [
+        "https://app.example",
+        "https://APP.Example/callback",
+        "https://app.example:443/callback",
+        "https://b\u{fc}cher.example/callback",
+        "https://app.example/callback?x='1'",
+        "http://LOCALHOST:28700/auth/callback",
+    ] {
+        let (apps, problems) = load(APP, &[(key, text)]);
+        assert_eq!(problems, Vec::<String>::new(), "{text}");
+        let app = apps.iter().next().unwrap();
+        assert_eq!(app.redirect_url.as_ref().unwrap().as_str(), text);
+    }
+    for (text, why) in [
+        ("https://app.example/callback#x", "has a fragment"),
+        ("https://app.example/callback#", "has a fragment"),
+        ("https://app.example/call back", "has a blank"),
+        ("https://app.example/call\tback", "has a blank"),
+        (" https://app.example/callback", "has a blank"),
+    ] {
+        let (_, problems) = load(APP, &[(key, text)]);
+        assert!(
+            problems[0].starts_with(&format!("apps.pipedrive.redirect_url: {why}")),
+            "{text:?}: {problems:?}"
+        );
+    }
+}
+
+#[test]
+fn names_that_are_no_configuration_keys_are_refused_by_name() {
+    for (file, said) in [
+        (
+            "[apps.\"acme.eu\"]\nclient_id = \"x\"",
+            "apps.\"acme.eu\": ",
+        ),
+        (
+            "[apps.\"acme eu\"]\nclient_id = \"x\"",
+            "apps.\"acme eu\": ",
+        ),
+        ("[apps.\"\"]\nclient_id = \"x\"", "apps.\"\": "),
+        (
+            "[providers.\"a.b\"]\nplatform = \"x\"",
+            "providers.\"a.b\": ",
+        ),
+    ] {
+        let defaults: &'static str = format!("{APP}\n{file}\n").leak();
+        let (_, problems) = load(defaults, &[]);
+        let told = problems
+            .iter()
+            .any(|problem| problem.starts_with(said) && problem.contains("letters, digits"));
+        assert!(told, "{file}: {problems:?}");
+    }
+}
+
+#[test]
+fn an_ipv6_host_may_be_written_as_in_a_url() {
+    let suffix = "PIPEKEEPER__PROVIDERS__PIPEDRIVE__API_HOST_SUFFIX";
+    for text in ["::1", "[::1]"] {
+        let provider = pipedrive(&[
+            ("PIPEKEEPER__PROVIDERS__PIPEDRIVE__ALLOW_HTTP", "true"),
+            (suffix, text),
+        ]);
+        assert!(provider.api_domain("http://[::1]:8090").is_ok(), "{text}");
+        assert!(provider.api_domain("http://[::2]:8090").is_err(), "{text}");
     }
 }

@@ -7,11 +7,14 @@ use diesel::dsl::case_when;
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::result::Error as DieselError;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
+use super::default_connections::NewDefault;
 use super::schema::connections::{dsl as c, table};
+use super::schema::default_connections::{dsl as d, table as default_connections};
 use super::schema::{Instant, connections};
 use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
@@ -102,6 +105,37 @@ pub struct NewConnection {
     pub consent: Consent,
 }
 
+/// All that one consent writes.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacedConsent<'a> {
+    pub id: &'a ConnectionId,
+    pub row: PlacedRow<'a>,
+    pub consent: &'a Consent,
+    /// Makes room for it.
+    pub removes: Option<RemovedRow<'a>>,
+    /// What the connection becomes the default of.
+    pub defaults: &'a [NewDefault],
+}
+
+/// The row of a consent.
+#[derive(Debug, Clone, Copy)]
+pub enum PlacedRow<'a> {
+    New(&'a AppKey),
+    /// As it has been seen.
+    Existing {
+        generation: i64,
+    },
+}
+
+/// A row that has ended, as it has been seen; removed only if its tokens are wiped.
+#[derive(Debug, Clone, Copy)]
+pub struct RemovedRow<'a> {
+    pub id: &'a ConnectionId,
+    pub generation: i64,
+    /// Where it was the default connection, the consent's row is it from now on.
+    pub default_follows: bool,
+}
+
 /// What a refresh gave.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -132,6 +166,145 @@ pub enum Revocation {
 }
 
 impl Store {
+    /// Writes what one consent comes to, all of it or nothing; says whether the rows were as they had been seen.
+    ///
+    /// # Errors
+    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant, or another default was set since.
+    #[expect(clippy::too_many_lines, reason = "one transaction of many columns")]
+    pub async fn consent_place(
+        &self,
+        placed: &PlacedConsent<'_>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let PlacedConsent {
+            id,
+            row,
+            consent,
+            removes,
+            defaults,
+        } = placed;
+        let active = ConnectionState::Active.as_str();
+        let granted = (
+            c::account_id.eq(consent.account_id.as_str()),
+            c::owner.eq(consent.owner.as_str()),
+            c::company_id.eq(&consent.company_id),
+            c::company_domain.eq(&consent.company_domain),
+            c::company_name.eq(&consent.company_name),
+            c::user_id.eq(&consent.user_id),
+            c::user_name.eq(&consent.user_name),
+            c::api_domain.eq(&consent.api_domain),
+            c::scope.eq(&consent.scope),
+            c::access_token.eq(&consent.access_token),
+            c::refresh_token.eq(&consent.refresh_token),
+            c::expires_at.eq(consent.expires_at),
+            c::refreshed_at.eq(None::<Timestamp>),
+            c::authorized_at.eq(consent.authorized_at),
+            c::idle_deadline.eq(consent.idle_deadline),
+        );
+        let (insert, update) = match row {
+            PlacedRow::New(app) => {
+                let insert = diesel::insert_into(table).values((
+                    (
+                        c::id.eq(id.as_str()),
+                        c::platform.eq(&app.platform),
+                        c::app_id.eq(&app.app_id),
+                    ),
+                    granted,
+                    (
+                        c::generation.eq(1),
+                        c::state.eq(active),
+                        c::state_since.eq(now),
+                        c::in_doubt.eq(false),
+                        c::due_at.eq(consent.due_at),
+                        c::early_renewals.eq(0),
+                        c::failures.eq(0),
+                        c::revoke_pending.eq(false),
+                        c::created_at.eq(now),
+                        c::updated_at.eq(now),
+                    ),
+                ));
+                (Some(insert), None)
+            }
+            PlacedRow::Existing { generation } => {
+                let seen = table
+                    .find(id.as_str())
+                    .filter(c::generation.eq(*generation));
+                let update = diesel::update(seen).set((
+                    granted,
+                    (
+                        c::generation.eq(c::generation + 1),
+                        // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
+                        c::state_since.eq(case_when(c::state.eq(active), c::state_since)
+                            .otherwise(now.into_sql::<Instant>())),
+                        c::state.eq(active),
+                        c::state_reason.eq(None::<&str>),
+                        c::in_doubt.eq(false),
+                        c::lease_owner.eq(None::<&str>),
+                        c::due_at.eq(consent.due_at),
+                        c::early_renewals.eq(0),
+                        c::failures.eq(0),
+                        c::retry_at.eq(None::<Timestamp>),
+                        c::last_error.eq(None::<&str>),
+                        c::revoke_pending.eq(false),
+                        c::updated_at.eq(now),
+                    ),
+                ));
+                (None, Some(update))
+            }
+        };
+        let removal = removes.map(|removed| {
+            let gone = table
+                .find(removed.id.as_str())
+                .filter(c::generation.eq(removed.generation))
+                .filter(c::state.eq(ConnectionState::Revoked.as_str()))
+                .filter(c::refresh_token.eq(Sealed::default()));
+            let its_defaults = default_connections.filter(d::connection_id.eq(removed.id.as_str()));
+            let follow = diesel::update(its_defaults).set(d::connection_id.eq(id.as_str()));
+            (
+                diesel::delete(gone),
+                removed.default_follows.then_some(follow),
+            )
+        });
+        let defaults: Vec<_> = defaults
+            .iter()
+            .map(|new| {
+                let values = new.values(id, &consent.company_id, now);
+                diesel::insert_into(default_connections).values(values)
+            })
+            .collect();
+        let written = on_conn!(self, |conn| conn.transaction(async |conn| {
+            if let Some((delete, follow)) = removal {
+                if delete.execute(conn).await? != 1 {
+                    return Err(DieselError::RollbackTransaction);
+                }
+                if let Some(follow) = follow {
+                    follow.execute(conn).await?;
+                }
+            }
+            let mut written = 0;
+            if let Some(insert) = insert {
+                written += insert.execute(conn).await?;
+            }
+            if let Some(update) = update {
+                written += update.execute(conn).await?;
+            }
+            if written != 1 {
+                return Err(DieselError::RollbackTransaction);
+            }
+            for default in defaults {
+                default.execute(conn).await?;
+            }
+            Ok(())
+        }));
+        match written {
+            Ok(()) => Ok(true),
+            Err(StoreError::Query {
+                source: DieselError::RollbackTransaction,
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// # Errors
     /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant.
     pub async fn connection_insert(
@@ -139,43 +312,14 @@ impl Store {
         new: &NewConnection,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let NewConnection { id, app, consent } = new;
-        on_conn!(self, |conn| diesel::insert_into(table)
-            .values((
-                (
-                    c::id.eq(id.as_str()),
-                    c::platform.eq(&app.platform),
-                    c::app_id.eq(&app.app_id),
-                    c::account_id.eq(consent.account_id.as_str()),
-                    c::owner.eq(consent.owner.as_str()),
-                    c::company_id.eq(&consent.company_id),
-                    c::company_domain.eq(&consent.company_domain),
-                    c::company_name.eq(&consent.company_name),
-                    c::user_id.eq(&consent.user_id),
-                    c::user_name.eq(&consent.user_name),
-                    c::api_domain.eq(&consent.api_domain),
-                    c::scope.eq(&consent.scope),
-                    c::access_token.eq(&consent.access_token),
-                    c::refresh_token.eq(&consent.refresh_token),
-                    c::expires_at.eq(consent.expires_at),
-                    c::authorized_at.eq(consent.authorized_at),
-                    c::idle_deadline.eq(consent.idle_deadline),
-                ),
-                (
-                    c::generation.eq(1),
-                    c::state.eq(ConnectionState::Active.as_str()),
-                    c::state_since.eq(now),
-                    c::in_doubt.eq(false),
-                    c::due_at.eq(consent.due_at),
-                    c::early_renewals.eq(0),
-                    c::failures.eq(0),
-                    c::revoke_pending.eq(false),
-                    c::created_at.eq(now),
-                    c::updated_at.eq(now),
-                ),
-            ))
-            .execute(conn))?;
-        Ok(())
+        let placed = PlacedConsent {
+            id: &new.id,
+            row: PlacedRow::New(&new.app),
+            consent: &new.consent,
+            removes: None,
+            defaults: &[],
+        };
+        self.consent_place(&placed, now).await.map(drop)
     }
 
     pub async fn connection_find(
@@ -317,48 +461,14 @@ impl Store {
         consent: &Consent,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let active = ConnectionState::Active.as_str();
-        let changed = on_conn!(self, |conn| diesel::update(
-            table.find(id.as_str()).filter(c::generation.eq(generation)),
-        )
-        .set((
-            (
-                c::account_id.eq(consent.account_id.as_str()),
-                c::owner.eq(consent.owner.as_str()),
-                c::company_id.eq(&consent.company_id),
-                c::company_domain.eq(&consent.company_domain),
-                c::company_name.eq(&consent.company_name),
-                c::user_id.eq(&consent.user_id),
-                c::user_name.eq(&consent.user_name),
-                c::api_domain.eq(&consent.api_domain),
-                c::scope.eq(&consent.scope),
-                c::access_token.eq(&consent.access_token),
-                c::refresh_token.eq(&consent.refresh_token),
-                c::expires_at.eq(consent.expires_at),
-                c::refreshed_at.eq(None::<Timestamp>),
-                c::authorized_at.eq(consent.authorized_at),
-                c::idle_deadline.eq(consent.idle_deadline),
-            ),
-            (
-                c::generation.eq(c::generation + 1),
-                // Before `state`: MySQL assigns from left to right and reads what it has just assigned.
-                c::state_since.eq(case_when(c::state.eq(active), c::state_since)
-                    .otherwise(now.into_sql::<Instant>())),
-                c::state.eq(active),
-                c::state_reason.eq(None::<&str>),
-                c::in_doubt.eq(false),
-                c::lease_owner.eq(None::<&str>),
-                c::due_at.eq(consent.due_at),
-                c::early_renewals.eq(0),
-                c::failures.eq(0),
-                c::retry_at.eq(None::<Timestamp>),
-                c::last_error.eq(None::<&str>),
-                c::revoke_pending.eq(false),
-                c::updated_at.eq(now),
-            ),
-        ))
-        .execute(conn))?;
-        Ok(changed == 1)
+        let placed = PlacedConsent {
+            id,
+            row: PlacedRow::Existing { generation },
+            consent,
+            removes: None,
+            defaults: &[],
+        };
+        self.consent_place(&placed, now).await
     }
 
     /// Ends a connection. A pending revocation is due at once, a known one never. A row that had ended keeps its generation:

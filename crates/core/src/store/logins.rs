@@ -1,4 +1,4 @@
-//! Logins on their way: each is good for one callback.
+//! Logins in which an authenticated caller named the account. Each is good for one callback: see [`super::Callback`].
 
 use std::fmt;
 
@@ -43,7 +43,6 @@ pub struct Login {
     pub binding_hash: String,
     pub forward_url: Option<String>,
     pub expires_at: Timestamp,
-    pub consumed_at: Option<Timestamp>,
     pub created_at: Timestamp,
 }
 
@@ -68,7 +67,6 @@ impl fmt::Debug for Login {
             .field("account_id", &self.account_id)
             .field("owner", &self.owner)
             .field("expires_at", &self.expires_at)
-            .field("consumed_at", &self.consumed_at)
             .finish_non_exhaustive()
     }
 }
@@ -92,23 +90,8 @@ impl Store {
         Ok(())
     }
 
-    /// The login that this state began, if it is still good; it is good for nothing from then on.
-    pub async fn login_consume(
-        &self,
-        state_hash: &str,
-        now: Timestamp,
-    ) -> Result<Option<Login>, StoreError> {
-        let consumed = on_conn!(self, |conn| diesel::update(
-            table
-                .find(state_hash)
-                .filter(l::consumed_at.is_null())
-                .filter(l::expires_at.gt(now)),
-        )
-        .set(l::consumed_at.eq(now))
-        .execute(conn))?;
-        if consumed == 0 {
-            return Ok(None);
-        }
+    /// The login that this state began, expired or not.
+    pub async fn login_find(&self, state_hash: &str) -> Result<Option<Login>, StoreError> {
         let found = on_conn!(self, |conn| table
             .find(state_hash)
             .select(Login::as_select())
@@ -116,7 +99,7 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// Deletes the logins that ended before this, used or not.
+    /// Deletes the logins that expired before this.
     pub async fn logins_prune(&self, before: Timestamp) -> Result<usize, StoreError> {
         on_conn!(self, |conn| diesel::delete(
             table.filter(l::expires_at.lt(before)),

@@ -56,6 +56,9 @@ enum Direction {
     Up,
     #[cfg(feature = "test-util")]
     Down,
+    /// This version and all later ones.
+    #[cfg(feature = "test-util")]
+    From(&'static str),
 }
 
 /// One process at a time: diesel takes no lock of its own, and of several that start at once most would fail.
@@ -65,12 +68,21 @@ macro_rules! run {
         // Diesel's harness is synchronous, and refuses to run on a runtime of one thread.
         let done = tokio::task::spawn_blocking(move || {
             let mut harness = AsyncMigrationHarness::new(connection);
-            let done = match direction {
-                Direction::Up => harness.run_pending_migrations($migrations),
+            let count = match direction {
+                Direction::Up => harness
+                    .run_pending_migrations($migrations)
+                    .map(|versions| versions.len()),
                 #[cfg(feature = "test-util")]
-                Direction::Down => harness.revert_all_migrations($migrations),
+                Direction::Down => harness
+                    .revert_all_migrations($migrations)
+                    .map(|versions| versions.len()),
+                #[cfg(feature = "test-util")]
+                Direction::From(first) => revert_from(first, || {
+                    harness
+                        .revert_last_migration($migrations)
+                        .map(|version| version.to_string())
+                }),
             };
-            let count = done.map(|versions| versions.len());
             drop(lock);
             count
         });
@@ -90,6 +102,12 @@ impl Store {
     #[cfg(feature = "test-util")]
     pub async fn revert_all(&self) -> Result<usize, StoreError> {
         self.run(Direction::Down).await
+    }
+
+    /// Takes this version and all later ones back.
+    #[cfg(feature = "test-util")]
+    pub async fn revert_from(&self, first: &'static str) -> Result<usize, StoreError> {
+        self.run(Direction::From(first)).await
     }
 
     /// Compares the schema with this program's; changes nothing.
@@ -216,6 +234,19 @@ async fn in_time<L>(locking: impl Future<Output = Result<L, StoreError>>) -> Res
         Ok(locked) => locked,
         Err(elapsed) => Err(StoreError::unavailable(elapsed)),
     }
+}
+
+/// Takes one version back after the other until this one is.
+#[cfg(feature = "test-util")]
+fn revert_from<E>(
+    first: &str,
+    mut revert_last: impl FnMut() -> Result<String, E>,
+) -> Result<usize, E> {
+    let mut count = 1;
+    while revert_last()? != first {
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn is_yes(said: &[Said]) -> bool {

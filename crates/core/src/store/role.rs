@@ -15,13 +15,15 @@ use super::{Store, StoreError};
 use crate::secret::Secret;
 
 /// What the services read and write.
-const WRITTEN: [&str; 6] = [
+const WRITTEN: [&str; 8] = [
     "connections",
     "logins",
     "refresh_log",
     "page_marks",
     "app_credentials",
     "imports",
+    "default_connections",
+    "callbacks",
 ];
 
 /// What they read, or people with their role do.

@@ -65,7 +65,6 @@ diesel::table! {
         binding_hash -> Text,
         forward_url -> Nullable<Text>,
         expires_at -> Instant,
-        consumed_at -> Nullable<Instant>,
         created_at -> Instant,
     }
 }
@@ -129,8 +128,42 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::Text;
+    use super::Instant;
+
+    /// `account_id` is empty for the default connection of the app itself.
+    default_connections (platform, app_id, account_id) {
+        platform -> Text,
+        app_id -> Text,
+        account_id -> Text,
+        connection_id -> Text,
+        company_id -> Text,
+        reason -> Text,
+        set_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use super::Instant;
+
+    callbacks (id) {
+        id -> Text,
+        state_hash -> Nullable<Text>,
+        claimer -> Text,
+        heartbeats -> BigInt,
+        outcome -> Nullable<Text>,
+        result -> Nullable<Binary>,
+        claimed_at -> Instant,
+        finished_at -> Nullable<Instant>,
+    }
+}
+
 diesel::joinable!(imports -> connections (connection_id));
+diesel::joinable!(default_connections -> connections (connection_id));
 diesel::allow_tables_to_appear_in_same_query!(imports, connections);
+diesel::allow_tables_to_appear_in_same_query!(default_connections, connections);
 
 diesel::table! {
     /// Diesel's own list of the migrations that have run.

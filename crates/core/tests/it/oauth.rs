@@ -35,7 +35,7 @@ const DEFAULTS: &str = r#"
 provider = "pipedrive"
 client_id = "57db0bab2932f657"
 client_secret = "s3cr%2Bt/+= ü:x"
-redirect_url = "https://app.example/webhook/pipedrive/callback?a=b c"
+redirect_url = "https://APP.example:443/webhook/pipedrive/callback?a='b'"
 "#;
 
 /// The shipped entry with some keys of its own.

@@ -20,12 +20,12 @@ mod logins;
 mod migrations;
 mod obstacles;
 mod outages;
-mod pick;
 mod plans;
 mod pooler;
 mod records;
 mod role;
 mod rows;
+mod selection;
 mod shared_file;
 mod supabase;
 mod sweep;
@@ -104,9 +104,13 @@ contract! { every backend:
         use_is_noted
         use_makes_an_active_row_due_sooner_never_later
     }
-    pick {
-        pick_follows_its_rules
-        pick_says_why_nothing_is_active
+    selection {
+        who_names_no_account_gets_the_default_connection
+        no_connection_takes_the_place_of_a_default_that_has_ended
+        without_a_default_the_only_one_says_why_nothing_is_active
+        consent_and_its_defaults_are_written_together_or_not_at_all
+        default_follows_the_person_whose_row_makes_room
+        migration_keeps_what_callers_got
     }
     listing {
         every_row_is_listed_once_in_the_order_of_its_listing
@@ -141,9 +145,10 @@ contract! { every backend:
         what_is_handed_back_is_never_due_and_never_committed
     }
     logins {
-        login_is_consumed_once
-        expired_login_is_not_consumed
-        old_logins_are_pruned
+        login_is_kept_until_it_is_pruned
+        code_is_claimed_once_and_so_is_a_state
+        claim_is_finished_by_its_claimer_once
+        callbacks_that_connected_nothing_are_pruned_first
     }
     records {
         refresh_log_is_read_newest_first_and_trimmed_by_age

@@ -194,9 +194,10 @@ fn exchange(world: &mut World, app: &App, form: &Form) -> Result<Issued, OAuthEr
                 CodeRefused::Invalid => OAuthError::Code,
                 CodeRefused::Expired => OAuthError::CodeExpired,
             };
-            grants
-                .code_check(&app.client_id, code, settings, now)
-                .map_err(refused)?;
+            if let Err(error) = grants.code_check(&app.client_id, code, settings, now) {
+                grants.code_reused(&app.client_id, code, settings);
+                return Err(refused(error));
+            }
             let redirect_uri = form.get("redirect_uri").unwrap_or_default();
             if Url::parse(redirect_uri).is_err() {
                 return Err(OAuthError::RedirectUriMalformed);

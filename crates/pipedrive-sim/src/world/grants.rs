@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::outside::Random;
-use crate::settings::{OldAccessToken, Reinstall, Rotation, Settings};
+use crate::settings::{CodeReuse, OldAccessToken, Reinstall, Rotation, Settings};
 use crate::world::holder::{Holder, Selection};
 use crate::world::tokens::{
     AccessToken, Code, CodeRefused, GrantId, Issued, RefreshRefused, RefreshState, RefreshToken,
@@ -79,6 +79,7 @@ impl Grants {
             holder,
             scopes,
             issued_at: now,
+            exchanged_for: None,
         };
         self.codes.insert(code.clone(), issued);
         code
@@ -95,7 +96,7 @@ impl Grants {
         let found = self
             .codes
             .get(code)
-            .filter(|found| found.holder.client_id == client_id)
+            .filter(|found| found.holder.client_id == client_id && found.exchanged_for.is_none())
             .ok_or(CodeRefused::Invalid)?;
         if now >= found.issued_at + settings.code_ttl_secs * 1000 {
             return Err(CodeRefused::Expired);
@@ -112,12 +113,27 @@ impl Grants {
         random: &mut Random,
     ) -> Result<Issued, CodeRefused> {
         self.code_check(client_id, code, settings, now)?;
-        let Code { holder, scopes, .. } = self.codes.remove(code).ok_or(CodeRefused::Invalid)?;
+        let found = self.codes.get(code).ok_or(CodeRefused::Invalid)?;
+        let (holder, scopes) = (found.holder.clone(), found.scopes.clone());
 
         let id = self.grant_open(holder, scopes, settings, now);
+        if let Some(found) = self.codes.get_mut(code) {
+            found.exchanged_for = Some(id);
+        }
         let refresh_token = self.refresh_token_issue(id, now, random);
         let access_token = self.access_token_issue(id, settings, now, random);
         Ok(self.issued(id, access_token, refresh_token))
+    }
+
+    /// A code was shown that can't be exchanged: if it was exchanged before, its grant ends where the settings say so.
+    pub(crate) fn code_reused(&mut self, client_id: &str, code: &str, settings: &Settings) {
+        let found = self.codes.get(code);
+        let found = found.filter(|found| found.holder.client_id == client_id);
+        if let Some(id) = found.and_then(|found| found.exchanged_for)
+            && settings.code_reuse == CodeReuse::EndsGrant
+        {
+            self.kill(id, GrantState::Revoked);
+        }
     }
 
     pub(crate) fn refresh(

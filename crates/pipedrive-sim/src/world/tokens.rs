@@ -17,6 +17,7 @@ pub(crate) struct Code {
     pub(crate) holder: Holder,
     pub(crate) scopes: Vec<String>,
     pub(crate) issued_at: u64,
+    pub(crate) exchanged_for: Option<GrantId>,
 }
 
 #[derive(Debug)]

@@ -114,6 +114,22 @@ async fn a_reinstall_keeps_or_replaces_the_old_tokens() {
 }
 
 #[tokio::test]
+async fn a_second_exchange_is_refused_and_may_end_the_grant() {
+    let sim = Sim::start().await;
+    for (setting, state) in [("refused", "active"), ("ends_grant", "revoked")] {
+        sim.settings(json!({"code_reuse": setting})).await;
+        let code = sim.code(1, 1).await;
+        let tokens = sim.exchange(&code).await.tokens();
+        assert!(sim.good(&tokens.access).await);
+
+        sim.exchange(&code).await.expect(400);
+
+        assert_eq!(sim.good(&tokens.access).await, state == "active");
+        assert_eq!(sim.stats().await["books"][0]["state"], state);
+    }
+}
+
+#[tokio::test]
 async fn token_requests_can_be_slow() {
     let sim = Sim::start().await;
     let tokens = sim.install(1, 1).await;

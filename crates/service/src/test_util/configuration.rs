@@ -378,6 +378,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             // Further apps are written by hand, where a key that is not needed may be left out.
             if [
                 "aliases",
+                "default",
                 "client_secret_file",
                 "second_client_secret",
                 "second_client_secret_file",

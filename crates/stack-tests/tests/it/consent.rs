@@ -1,12 +1,22 @@
 //! A code from Pipedrive's Marketplace becomes a connection, or nothing at all.
 
-use pipekeeper_core::store::Backend;
-use reqwest::header::ACCEPT;
-use serde_json::json;
-use stack_tests::stack::OTHER_APP;
-use stack_tests::{Answer, Client, Stack};
-use tools::client::CALLBACK;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use pipekeeper_core::clock::SystemClock;
+use pipekeeper_core::crypto::sha256_hex;
+use pipekeeper_core::store::{Backend, Claim, NewCallback};
+use reqwest::header::{ACCEPT, COOKIE, HOST};
+use serde_json::json;
+use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
+use stack_tests::{Answer, Client, Stack};
+use tokio::net::TcpListener;
+use tools::client::CALLBACK;
+use tools::tasks::in_background;
+use url::Url;
+
+use crate::logins::logged_in;
 use crate::support::{EMAIL, NAME, clear_faults, connected, fault, row, settings};
 
 pub(crate) async fn install_connects_the_one_who_consented(backend: Backend) {
@@ -75,6 +85,11 @@ pub(crate) async fn declined_consent_stores_nothing(backend: Backend) {
     }
     assert_nothing_stored(&stack).await;
     assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 0);
+
+    // An empty parameter is none.
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let approved = stack.callback(&format!("error=&{query}")).await.unwrap();
+    approved.expect(200);
 }
 
 pub(crate) async fn code_that_is_missing_stores_nothing(backend: Backend) {
@@ -96,6 +111,9 @@ pub(crate) async fn code_that_is_used_expired_or_anothers_stores_nothing(backend
         ..stack.client.clone()
     };
     let anothers = other.marketplace_consent("approve", 4, 1).await.unwrap();
+    // The same callback is told the same; the same code with a state of somebody's is none of theirs.
+    stack.callback(&used).await.unwrap().expect(200);
+    stack.sql("DELETE FROM callbacks");
     let mut codes = vec![used, anothers, "code=1.1.junk".to_owned()];
     codes.push(format!("code={}", "x".repeat(4000)));
 
@@ -192,6 +210,214 @@ pub(crate) async fn switched_off_installs_connect_nobody(backend: Backend) {
     let url = format!("{}/auth/login", client.auth_capture);
     let answer = Answer::of(client.http.get(url).send().await.unwrap()).await;
     answer.unwrap().expect_problem(422, "BAD_REQUEST");
+}
+
+/// The provider ends the grant of a code that comes twice.
+async fn strict(backend: Backend) -> Stack {
+    let stack = Stack::start(backend).await;
+    settings(&stack, json!({"code_reuse": "ends_grant"})).await;
+    stack
+}
+
+pub(crate) async fn code_is_exchanged_once_though_it_comes_twice(backend: Backend) {
+    let stack = strict(backend).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let first = stack.callback(&query).await.unwrap().expect(200);
+
+    let again = stack.callback(&query).await.unwrap().expect(200);
+    let page = get(&stack, &format!("{CALLBACK}?{query}"), "text/html").await;
+
+    assert_eq!(again.body, first.body);
+    assert!(page.expect(200).body.contains("Connected"));
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 1);
+    let refused = stack.callback("code=1.1.junk").await.unwrap();
+    let again = stack.callback("code=1.1.junk").await.unwrap();
+    assert_eq!(
+        again.expect_problem(400, "LOGIN_INVALID")["detail"],
+        refused.json()["detail"]
+    );
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 2);
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    // Ten minutes later it is used, and is not exchanged again.
+    let long_ago = match backend {
+        Backend::Sqlite => "finished_at - 601000000",
+        Backend::Postgres => "finished_at - interval '601 seconds'",
+        Backend::Mysql => "finished_at - interval 601 second",
+    };
+    stack.sql(&format!("UPDATE callbacks SET finished_at = {long_ago}"));
+    let late = stack.callback(&query).await.unwrap();
+    late.expect_problem(400, "LOGIN_INVALID");
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 2);
+}
+
+pub(crate) async fn code_is_exchanged_once_though_it_comes_to_two_replicas(backend: Backend) {
+    let stack = strict(backend).await;
+    settings(&stack, json!({"token_delay_ms": 300})).await;
+    let other = stack.add_auth_capture(&[]).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+
+    let replicas = [&stack.client, &other, &stack.client, &other];
+    let answers = join_all(replicas.map(|client| client.callback(&query))).await;
+
+    let bodies: BTreeSet<String> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().expect(200).body)
+        .collect();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 1);
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+/// As a process that was killed leaves it.
+pub(crate) async fn claimer_that_died_is_told_of(backend: Backend) {
+    let stack = strict(backend).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let code = query.strip_prefix("code=").unwrap();
+    let claim = NewCallback {
+        id: sha256_hex(code),
+        state_hash: None,
+        claimer: "dead".to_owned(),
+    };
+    let now = SystemClock::shared().now();
+    let claimed = stack.store().callback_claim(&claim, now).await.unwrap();
+    assert_eq!(claimed, Claim::Granted);
+
+    let told = stack.callback(&query).await.unwrap();
+
+    let problem = told.expect_problem(400, "LOGIN_INVALID");
+    assert!(problem["detail"].as_str().unwrap().contains("interrupted"));
+    assert_nothing_stored(&stack).await;
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 0);
+}
+
+pub(crate) async fn prefetch_does_nothing(backend: Backend) {
+    let stack = strict(backend).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let url = format!("{}{CALLBACK}?{query}", stack.auth_capture);
+    for (name, value) in [
+        ("sec-purpose", "prefetch"),
+        ("sec-purpose", "prefetch;prerender"),
+        ("purpose", "prefetch"),
+        ("x-moz", "prefetch"),
+    ] {
+        let request = stack.http.get(&url).header(name, value);
+        let ahead = Answer::of(request.send().await.unwrap()).await.unwrap();
+
+        assert_eq!(
+            (ahead.status, ahead.body.as_str()),
+            (204, ""),
+            "{name}: {value}"
+        );
+    }
+    assert_nothing_stored(&stack).await;
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 0);
+
+    stack.callback(&query).await.unwrap().expect(200);
+}
+
+pub(crate) async fn callbacks_that_nobody_started_share_their_limits(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let limits = [
+        ("auth-capture.login.marketplace_concurrency", "1"),
+        ("auth-capture.login.installs_per_minute", "3"),
+        ("auth-capture.login.trusted_proxies", "127.0.0.1"),
+    ];
+    let limited = stack.add_auth_capture(&limits).await;
+    let callback = async |client: &Client, address: &str, query: &str, cookie: &str| {
+        let request = client
+            .http
+            .get(format!("{}{CALLBACK}?{query}", client.auth_capture))
+            .header("x-forwarded-for", address)
+            .header(COOKIE, cookie);
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    };
+
+    // However they come, they are counted, before anything is written.
+    let (location, cookie) = limited.start_login("").await.unwrap();
+    let state = Url::parse(&location).unwrap();
+    let state = state
+        .query_pairs()
+        .find(|(key, _)| key == "state")
+        .unwrap()
+        .1
+        .into_owned();
+    for query in [
+        "code=junk-1".to_owned(),
+        "code=junk-2&state=own".to_owned(),
+        format!("code=junk-3&state={state}"),
+    ] {
+        let junk = callback(&limited, "192.0.2.1", &query, &cookie).await;
+        junk.expect_problem(400, "LOGIN_INVALID");
+    }
+    let (location, cookie) = limited.start_login("").await.unwrap();
+    let declined = limited.consent(&location, "decline", 1, 1).await.unwrap();
+    let rows = stack.sql("SELECT id AS line FROM callbacks");
+    for query in ["code=junk-4", declined.query().unwrap()] {
+        let refused = callback(&limited, "192.0.2.1", query, &cookie).await;
+        refused.expect_problem(429, "RATE_LIMITED");
+        assert!(refused.retry_after() >= 1);
+    }
+    assert_eq!(stack.sql("SELECT id AS line FROM callbacks"), rows);
+    let other = callback(&limited, "192.0.2.2", "code=junk-5", "").await;
+    other.expect_problem(400, "LOGIN_INVALID");
+
+    // One at a time; an operator's login waits for none of them.
+    let arrived = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", arrived.local_addr().unwrap());
+    let hold =
+        json!({"on": "token", "fault": "call", "url": url, "times": 3, "when": "before_commit"});
+    fault(&stack, hold).await;
+    let client = limited.clone();
+    let first = in_background(async move {
+        let (location, cookie) = client.start_login("").await.unwrap();
+        let back = client.consent(&location, "approve", 1, 1).await.unwrap();
+        client.finish_login(&back, Some(&cookie)).await.unwrap()
+    });
+    let held = arrived.accept().await.unwrap();
+    let client = limited.clone();
+    let second = in_background(async move { client.connect(2, 1).await });
+    let operators = async {
+        let login = logged_in(&limited, "acme", 3, 1).await;
+        assert_eq!(login["account_id"], "acme");
+    };
+    tokio::join!(operators, async { drop(arrived.accept().await.unwrap()) });
+    let waits = tokio::time::timeout(Duration::from_millis(300), arrived.accept()).await;
+    assert!(waits.is_err(), "two exchanges at one time");
+    drop(held);
+    first.await.unwrap().expect(200);
+    drop(arrived.accept().await.unwrap());
+    second.await.unwrap().unwrap();
+}
+
+/// The provider compares it as text with what is registered there.
+pub(crate) async fn callback_url_is_sent_as_it_was_configured(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    for text in [
+        "http://LOCALHOST:1/auth/callback",
+        "http://127.0.0.1",
+        "https://APP.example:443/b\u{fc}cher?x='1'",
+    ] {
+        let set = [("auth-capture.apps.pipedrive.redirect_url", text)];
+        let client = stack.add_auth_capture(&set).await;
+        let host = Url::parse(text).unwrap().host_str().unwrap().to_owned();
+        let request = client
+            .http
+            .get(format!("{}/auth/login", client.auth_capture));
+        let begun = request.header(HOST, host).send().await.unwrap();
+        let location = Answer::of(begun).await.unwrap().expect(303);
+        let location = Url::parse(location.header("location")).unwrap();
+        let sent = location
+            .query_pairs()
+            .find(|(key, _)| key == "redirect_uri");
+        assert_eq!(sent.unwrap().1, text);
+    }
+    // … and in the exchange: the simulator compares, too.
+    let upper = REDIRECT_URL.replace("127.0.0.1", "LOCALHOST");
+    let set = [("auth-capture.apps.pipedrive.redirect_url", upper.as_str())];
+    let other = stack.add_auth_capture(&set).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let refused = other.callback(&query).await.unwrap();
+    assert_eq!(refused.status, 502, "{}", refused.body);
 }
 
 pub(crate) async fn browsers_get_pages_that_can_run_and_leak_nothing(backend: Backend) {

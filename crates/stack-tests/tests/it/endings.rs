@@ -110,6 +110,8 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
     until_it_is_spent(&stack, &connection).await;
     let notice = json!({
         "company": 1, "user": 1, "client_id": stack.client_id, "kill": false,
+        // Long after the consent: nobody has to ask the provider whether it is about this one.
+        "timestamp": "2999-01-01T00:00:00Z",
         "notify_url": format!("{}/auth/callback", stack.auth_capture),
     });
     stack.sim("uninstall", &notice).await.unwrap();

@@ -1,17 +1,28 @@
 //! A login cannot be forged, replayed or fixed on someone else, and it touches nobody else's connection.
 
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pipekeeper_core::clock::SystemClock;
+use pipekeeper_core::crypto::{Keyring, sha256_hex};
 use pipekeeper_core::store::Backend;
-use reqwest::header::SET_COOKIE;
+use pipekeeper_core::vault::Vault;
+use reqwest::header::{HOST, SET_COOKIE};
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
 use url::Url;
 
-use crate::support::{EMAIL, connected, row, settings};
+use crate::support::{EMAIL, books, connected, row, settings};
 
-const OPERATOR: (&str, &str) = ("operator", "webhook-password");
+pub(crate) const OPERATOR: (&str, &str) = ("operator", "webhook-password");
 
 /// `GET /auth/login`, with credentials or without.
-async fn begin(client: &Client, query: &str, credentials: Option<(&str, &str)>) -> Answer {
+pub(crate) async fn begin(
+    client: &Client,
+    query: &str,
+    credentials: Option<(&str, &str)>,
+) -> Answer {
     let mut request = client
         .http
         .get(format!("{}/auth/login?{query}", client.auth_capture));
@@ -73,82 +84,206 @@ pub(crate) async fn login_connects_the_account_that_the_operator_named(backend: 
         .expect(200);
 }
 
+/// Somebody's login, and the operator's: the browser is sent to the provider, and keeps a cookie.
+async fn both_begun(client: &Client) -> [(String, String); 2] {
+    let begun = begin(client, "account_id=acme&owner=boss", Some(OPERATOR)).await;
+    let begun = begun.expect(303);
+    let cookie = begun.header("set-cookie").split(';').next().unwrap();
+    [
+        client.start_login("").await.unwrap(),
+        (begun.header("location").to_owned(), cookie.to_owned()),
+    ]
+}
+
 pub(crate) async fn login_ends_once(backend: Backend) {
     let stack = Stack::start(backend).await;
-    let (location, cookie) = stack.start_login("").await.unwrap();
-    let first = stack.consent(&location, "approve", 1, 1).await.unwrap();
-    let second = stack.consent(&location, "approve", 2, 1).await.unwrap();
-    stack
-        .finish_login(&first, Some(&cookie))
-        .await
-        .unwrap()
-        .expect(200);
+    for (before, (location, cookie)) in [0, 2].into_iter().zip(both_begun(&stack).await) {
+        let first = stack.consent(&location, "approve", 1, 1).await.unwrap();
+        let second = stack.consent(&location, "approve", 2, 1).await.unwrap();
+        let ended = stack.finish_login(&first, Some(&cookie)).await.unwrap();
+        let ended = ended.expect(200);
 
-    let same_code = stack.finish_login(&first, Some(&cookie)).await.unwrap();
-    let new_code = stack.finish_login(&second, Some(&cookie)).await.unwrap();
+        let same_code = stack.finish_login(&first, Some(&cookie)).await.unwrap();
+        let new_code = stack.finish_login(&second, Some(&cookie)).await.unwrap();
 
-    same_code.expect_problem(400, "LOGIN_INVALID");
-    new_code.expect_problem(400, "LOGIN_INVALID");
-    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 1);
+        // A page that is loaded again says the same again; a second consent is none.
+        assert_eq!(same_code.expect(200).body, ended.body);
+        new_code.expect_problem(400, "LOGIN_INVALID");
+        let exchanged = stack.token_calls("authorization_code").await.unwrap();
+        assert_eq!(exchanged, before + 1);
+        // Its code was not consumed.
+        let unused = format!("code={}", code_of(&second));
+        stack.callback(&unused).await.unwrap().expect(200);
+    }
+}
+
+fn code_of(back: &Url) -> String {
+    let code = back.query_pairs().find(|(key, _)| key == "code");
+    code.unwrap().1.into_owned()
 }
 
 pub(crate) async fn login_ends_once_though_many_bring_it_back_together(backend: Backend) {
     let stack = Stack::start(backend).await;
+    settings(
+        &stack,
+        json!({"code_reuse": "ends_grant", "token_delay_ms": 100}),
+    )
+    .await;
     let (location, cookie) = stack.start_login("").await.unwrap();
     let back = stack.consent(&location, "approve", 1, 1).await.unwrap();
 
     let racers = (0..10).map(|_| stack.finish_login(&back, Some(&cookie)));
     let answers = futures_util::future::join_all(racers).await;
 
-    let ended = answers
-        .iter()
-        .filter(|answer| answer.as_ref().unwrap().status == 200);
-    assert_eq!(ended.count(), 1);
+    let bodies: BTreeSet<String> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().expect(200).body)
+        .collect();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
     assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 1);
 }
 
+/// A stranger's request, a link scanner's for example, neither ends the login nor uses it up.
 pub(crate) async fn login_ends_in_the_browser_that_began_it(backend: Backend) {
     let stack = Stack::start(backend).await;
     let (_, strangers) = stack.start_login("").await.unwrap();
     let (name, _) = strangers.split_once('=').unwrap();
     let short = format!("{name}=short");
-    for cookie in [
-        None,
-        Some(strangers.as_str()),
-        Some(short.as_str()),
-        Some("other=1"),
-    ] {
-        let (location, own) = stack.start_login("").await.unwrap();
+    for (exchanges, (location, own)) in (1..).zip(both_begun(&stack).await) {
         let back = stack.consent(&location, "approve", 1, 1).await.unwrap();
+        for cookie in [
+            None,
+            Some(strangers.as_str()),
+            Some(short.as_str()),
+            Some("other=1"),
+        ] {
+            let refused = stack.finish_login(&back, cookie).await.unwrap();
+            refused.expect_problem(400, "LOGIN_INVALID");
+        }
+        let exchanged = stack.token_calls("authorization_code").await.unwrap();
+        assert_eq!(exchanged, exchanges - 1);
 
-        let refused = stack.finish_login(&back, cookie).await.unwrap();
-        let burnt = stack.finish_login(&back, Some(&own)).await.unwrap();
+        let ended = stack.finish_login(&back, Some(&own)).await.unwrap();
 
-        refused.expect_problem(400, "LOGIN_INVALID");
-        burnt.expect_problem(400, "LOGIN_INVALID");
+        ended.expect(200);
+        let exchanged = stack.token_calls("authorization_code").await.unwrap();
+        assert_eq!(exchanged, exchanges);
+        // What became of it is the browser's that began it, too.
+        let told = stack.finish_login(&back, Some(&strangers)).await.unwrap();
+        told.expect_problem(400, "LOGIN_INVALID");
     }
-    assert_nothing_exchanged(&stack).await;
 }
 
-pub(crate) async fn state_that_is_unknown_or_expired_is_refused(backend: Backend) {
+pub(crate) async fn login_without_credentials_is_stored_nowhere(backend: Backend) {
     let stack = Stack::start(backend).await;
     let (location, cookie) = stack.start_login("").await.unwrap();
-    let back = stack.consent(&location, "approve", 1, 1).await.unwrap();
-    let mut unknown = back.clone();
-    let code = back.query_pairs().find(|(key, _)| key == "code").unwrap().1;
-    unknown
-        .query_pairs_mut()
-        .clear()
-        .append_pair("code", &code)
-        .append_pair("state", "junk");
+
+    for table in ["logins", "callbacks"] {
+        let rows = stack.sql(&format!("SELECT 1 AS line FROM {table}"));
+        assert!(rows.is_empty(), "{table}");
+    }
+    let state = state_of(&location);
+    assert!(state.starts_with("pipekeeper."), "{state}");
+    let cookie_value = cookie.split_once('=').unwrap().1;
+    assert!(!state.contains(cookie_value), "{state}");
+    let (again, _) = stack.start_login("").await.unwrap();
+    assert_ne!(state_of(&again), state);
+}
+
+fn state_of(location: &str) -> String {
+    let location = Url::parse(location).unwrap();
+    let state = location.query_pairs().find(|(key, _)| key == "state");
+    state.unwrap().1.into_owned()
+}
+
+/// The state of a login without credentials that expires so many seconds from now.
+fn sealed_state(stack: &Stack, cookie: &str, secs: i64) -> String {
+    let keyring = Keyring::parse(stack.encryption_keys()).unwrap();
+    let binding = sha256_hex(cookie.split_once('=').unwrap().1);
+    let now = SystemClock::shared().now().unix_micros();
+    let expires_at = now + secs * 1_000_000;
+    let sealed =
+        Vault::new(keyring).seal_state(format!("{expires_at} {binding} 5eed pipedrive").as_bytes());
+    format!("pipekeeper.sealed.{}", URL_SAFE_NO_PAD.encode(sealed))
+}
+
+pub(crate) async fn state_with_our_prefix_is_a_good_one_or_refused(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let [(sealed, cookie), (stored, other)] = both_begun(&stack).await;
+    let sealed = state_of(&sealed);
     stack.sql("UPDATE logins SET expires_at = created_at");
+    let mut tampered = sealed.clone();
+    tampered.replace_range(40..41, if &sealed[40..41] == "A" { "B" } else { "A" });
+    let code = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    for (state, cookie) in [
+        (state_of(&stored), &other),
+        (sealed_state(&stack, &cookie, -1), &cookie),
+        (tampered, &cookie),
+        ("pipekeeper.".to_owned(), &cookie),
+        ("pipekeeper.login.junk".to_owned(), &cookie),
+        ("pipekeeper.sealed.".to_owned(), &cookie),
+        ("pipekeeper.sealed.junk".to_owned(), &cookie),
+        ("pipekeeper.other".to_owned(), &cookie),
+    ] {
+        let back = Url::parse(&format!("http://x/?{code}&state={state}")).unwrap();
 
-    for location in [unknown, back] {
-        let answer = stack.finish_login(&location, Some(&cookie)).await.unwrap();
+        let refused = stack.finish_login(&back, Some(cookie)).await.unwrap();
 
-        answer.expect_problem(400, "LOGIN_INVALID");
+        refused.expect_problem(400, "LOGIN_INVALID");
     }
     assert_nothing_exchanged(&stack).await;
+
+    let good = sealed_state(&stack, &cookie, 60);
+    let back = Url::parse(&format!("http://x/?{code}&state={good}")).unwrap();
+    let ended = stack.finish_login(&back, Some(&cookie)).await.unwrap();
+    ended.expect(200);
+}
+
+/// A team's own link, with a state of its own.
+pub(crate) async fn own_install_link_counts_as_an_install(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    for (user, state) in [(1, "own"), (2, "Pipekeeper."), (3, "%00%FF"), (4, "")] {
+        let code = stack.marketplace_consent("approve", 1, user).await.unwrap();
+
+        let answer = stack.callback(&format!("{code}&state={state}")).await;
+
+        let connection = answer.unwrap().expect(200).json()["connection"].clone();
+        assert_eq!(connection["account_id"], "~pipedrive:1", "{state}");
+    }
+    let off = [("auth-capture.login.allow_marketplace_installs", "false")];
+    let closed = stack.add_auth_capture(&off).await;
+    let code = stack.marketplace_consent("approve", 1, 5).await.unwrap();
+    let refused = closed.callback(&format!("{code}&state=own")).await.unwrap();
+    refused.expect_problem(400, "LOGIN_INVALID");
+}
+
+pub(crate) async fn login_starts_at_the_host_of_its_callback(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let ask = async |host: &str, query: &str| {
+        let url = format!("{}/auth/login{query}", stack.auth_capture);
+        let request = stack.http.get(url).header(HOST, host);
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    };
+    let port = Url::parse(&stack.auth_capture).unwrap().port().unwrap();
+
+    for (host, query, location) in [
+        ("localhost", "", "/auth/login?at=redirect_url"),
+        (
+            "localhost:8080",
+            "?app=pipedrive",
+            "/auth/login?app=pipedrive&at=redirect_url",
+        ),
+    ] {
+        let sent = ask(host, query).await.expect(307);
+        let expected = format!("http://127.0.0.1:1{location}");
+        assert_eq!(sent.header("location"), expected);
+        assert_eq!(sent.header("set-cookie"), "");
+    }
+    for host in ["127.0.0.1", &format!("127.0.0.1:{port}"), "127.0.0.1:1"] {
+        ask(host, "").await.expect(303);
+    }
+    // A proxy that passes on another host is no endless loop.
+    ask("upstream", "?at=redirect_url").await.expect(303);
 }
 
 pub(crate) async fn declined_login_is_over(backend: Backend) {
@@ -240,7 +375,12 @@ pub(crate) async fn login_cookie_is_for_this_site_and_this_way_back_alone(backen
     let public = stack.add_auth_capture(&https).await;
 
     let local = begin(&stack, "", None).await.expect(303);
-    let public = begin(&public, "", None).await.expect(303);
+    let request = public
+        .http
+        .get(format!("{}/auth/login", public.auth_capture));
+    let request = request.header(HOST, "keeper.example");
+    let public = Answer::of(request.send().await.unwrap()).await.unwrap();
+    let public = public.expect(303);
 
     for (answer, name, secure) in [
         (&local, "pipekeeper-login=", false),
@@ -316,7 +456,12 @@ pub(crate) async fn ended_connection_keeps_nobody_out(backend: Backend) {
 
     stack.sim("uninstall", &order).await.unwrap();
     let installed = stack.connect(1, 1).await.unwrap();
-    assert_eq!(installed["account_id"], "~pipedrive:1");
+    assert_eq!(installed["id"], ended["id"]);
+    assert_eq!(
+        installed["account_id"], "other",
+        "it stays with its account"
+    );
+    stack.person_of(&next, EMAIL).await.unwrap().expect(200);
 }
 
 /// Two rows that would have to become one: the one that is over makes room.
@@ -353,17 +498,51 @@ pub(crate) async fn ended_connection_of_another_user_is_not_in_the_way(backend: 
     stack.person_of(&moved, EMAIL).await.unwrap().expect(200);
 }
 
-pub(crate) async fn install_touches_no_connection_that_a_login_made(backend: Backend) {
+/// Where the provider replaces the older tokens, they would be dead otherwise.
+pub(crate) async fn same_persons_install_renews_the_connection_that_a_login_made(backend: Backend) {
     let stack = Stack::start(backend).await;
+    settings(&stack, json!({"reinstall": "replaces_tokens"})).await;
     let holder = logged_in(&stack, "acme", 1, 1).await;
-    let before = row(&stack, &holder).await;
-    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+    let colleague = logged_in(&stack, "borealis", 1, 2).await;
+    let before = row(&stack, &colleague).await;
 
-    let refused = stack.callback(&query).await.unwrap();
+    let again = stack.connect(1, 1).await.unwrap();
 
-    refused.expect_problem(409, "ALREADY_CONNECTED");
-    assert_eq!(row(&stack, &holder).await, before);
-    stack.person_of(&holder, EMAIL).await.unwrap().expect(200);
+    for key in ["id", "account_id", "owner"] {
+        assert_eq!(again[key], holder[key], "{key}");
+    }
+    assert_eq!(again["generation"], 2);
+    assert_eq!(row(&stack, &colleague).await, before);
+    let fresh = stack.add_data_api(&[]).await;
+    fresh.person_of(&holder, EMAIL).await.unwrap().expect(200);
+    assert_eq!(stack.token_calls("refresh_token").await.unwrap(), 0);
+}
+
+pub(crate) async fn refused_consent_is_not_left_alive(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    settings(&stack, json!({"reinstall": "replaces_tokens"})).await;
+    let acme = logged_in(&stack, "acme", 1, 1).await;
+    let installed = stack.connect(3, 1).await.unwrap();
+
+    let nobodys = log_in(&stack, "acme", 2, 1).await;
+    let held = log_in(&stack, "acme", 3, 1).await;
+    let anothers = log_in(&stack, "borealis", 1, 1).await;
+
+    nobodys.expect_problem(409, "DIFFERENT_COMPANY");
+    assert_eq!(books(&stack, 2, 1).await["state"], "revoked");
+    // Its row gets the new tokens: the older ones are dead.
+    held.expect_problem(409, "DIFFERENT_COMPANY");
+    anothers.expect_problem(409, "ALREADY_CONNECTED");
+    for (connection, company) in [(&installed, 3), (&acme, 1)] {
+        assert_eq!(books(&stack, company, 1).await["state"], "active");
+        assert_eq!(row(&stack, connection).await.generation, 2);
+        stack
+            .person_of(connection, EMAIL)
+            .await
+            .unwrap()
+            .expect(200);
+    }
+    assert_eq!(stack.token_calls("refresh_token").await.unwrap(), 0);
 }
 
 pub(crate) async fn account_keeps_its_company(backend: Backend) {

@@ -115,6 +115,12 @@ promises! { every backend:
         wrong_client_secret_is_said_and_stores_nothing
         provider_that_does_not_know_its_token_yet_is_asked_again
         switched_off_installs_connect_nobody
+        code_is_exchanged_once_though_it_comes_twice
+        code_is_exchanged_once_though_it_comes_to_two_replicas
+        claimer_that_died_is_told_of
+        prefetch_does_nothing
+        callbacks_that_nobody_started_share_their_limits
+        callback_url_is_sent_as_it_was_configured
         browsers_get_pages_that_can_run_and_leak_nothing
     }
     logins {
@@ -122,7 +128,6 @@ promises! { every backend:
         login_ends_once
         login_ends_once_though_many_bring_it_back_together
         login_ends_in_the_browser_that_began_it
-        state_that_is_unknown_or_expired_is_refused
         declined_login_is_over
         only_the_operator_names_accounts
         login_cookie_is_for_this_site_and_this_way_back_alone
@@ -130,7 +135,12 @@ promises! { every backend:
         second_account_is_refused_and_the_holder_goes_on
         ended_connection_keeps_nobody_out
         ended_connection_of_another_user_is_not_in_the_way
-        install_touches_no_connection_that_a_login_made
+        same_persons_install_renews_the_connection_that_a_login_made
+        login_without_credentials_is_stored_nowhere
+        state_with_our_prefix_is_a_good_one_or_refused
+        own_install_link_counts_as_an_install
+        login_starts_at_the_host_of_its_callback
+        refused_consent_is_not_left_alive
         account_keeps_its_company
         account_whose_connection_ended_may_connect_another_company
         same_account_logs_in_again_on_its_own_row
@@ -144,6 +154,7 @@ promises! { every backend:
         ids_of_a_notice_are_numbers_or_text
         late_notice_does_not_end_a_reinstall
         notice_without_a_readable_time_is_checked_by_one_refresh
+        notice_from_about_the_time_of_the_consent_is_checked_by_one_refresh
         notice_that_cannot_be_checked_ends_nothing
         reinstall_after_an_uninstall_works_again
     }
@@ -151,11 +162,14 @@ promises! { every backend:
         refresh_of_one_account_leaves_the_other_alone
         each_account_is_answered_from_its_own_company
         end_of_one_account_leaves_the_other_alone
-        app_alone_does_not_choose_between_accounts
-        account_alone_does_not_choose_between_its_owners
-        of_several_installs_the_latest_is_meant
-        strict_services_choose_no_install
-        newer_install_is_not_refreshed_for_the_older_ones_sake
+        stranger_s_install_changes_nothing_for_callers_who_name_no_account
+        default_connection_is_the_first_that_somebody_vouches_for
+        default_connection_that_has_ended_is_told
+        default_connection_of_another_company_is_not_served
+        default_connection_follows_its_person
+        installs_are_restricted_to_the_companies_that_are_named
+        of_several_apps_one_is_meant_by_callers_who_name_none
+        reconnect_is_not_refreshed_for_the_older_tokens_sake
     }
     refresh_answers {
         strangers_get_no_refresh

@@ -10,6 +10,9 @@ use crate::support::{EMAIL, NAME, clear_faults, connected, fault, refreshes, row
 
 const APP: (&str, &str) = (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
 
+/// Long after any consent: no doubt which came first.
+const LATER: &str = "2999-01-01 00:00:00";
+
 /// The DELETE, as Pipedrive sends it.
 async fn notify(client: &Client, credentials: Option<(&str, &str)>, body: &Value) -> Answer {
     let mut request = client
@@ -46,6 +49,8 @@ pub(crate) async fn uninstall_ends_the_connection(backend: Backend) {
     let row = row(&stack, &connection).await;
     assert_eq!((row.state.as_str(), row.generation), ("revoked", 2));
     assert_eq!(row.state_reason.as_deref(), Some("uninstalled"));
+    // It came within minutes of the consent.
+    assert_eq!(refreshes(&stack).await, 1);
     let person = stack.person(EMAIL).await.unwrap();
     assert_eq!(
         person.expect_problem(401, "TOKEN_INVALIDATED")["state"],
@@ -60,7 +65,7 @@ pub(crate) async fn uninstall_ends_the_connection(backend: Backend) {
         (&problem["state"], &problem["reason"]),
         (&json!("revoked"), &json!("uninstalled"))
     );
-    assert_eq!(refreshes(&stack).await, 0);
+    assert_eq!(refreshes(&stack).await, 1);
 }
 
 /// A notice alone: the provider's token would still work. Who has it cached lets go of it within ten seconds.
@@ -68,9 +73,8 @@ pub(crate) async fn uninstall_ends_the_connection(backend: Backend) {
 async fn disconnect_is_felt_everywhere_within_ten_seconds() {
     let (stack, connection) = connected(Backend::Sqlite).await;
     stack.person(EMAIL).await.unwrap().expect(200);
-    let now = time_of_consent(&stack, &connection).await;
     assert_outcome(
-        notify(&stack, Some(APP), &notice(1, 1, &now)).await,
+        notify(&stack, Some(APP), &notice(1, 1, LATER)).await,
         "revoked",
     );
 
@@ -87,21 +91,15 @@ async fn disconnect_is_felt_everywhere_within_ten_seconds() {
     assert!(felt.is_ok());
 }
 
-/// The time of the connection's consent, as a notice of the same second has it.
-async fn time_of_consent(stack: &Stack, connection: &Value) -> String {
-    row(stack, connection).await.authorized_at.to_string()
-}
-
 pub(crate) async fn uninstall_of_one_user_leaves_the_others_alone(backend: Backend) {
     let (stack, first) = connected(backend).await;
     let others = [
         stack.connect(1, 2).await.unwrap(),
         stack.connect(2, 1).await.unwrap(),
     ];
-    let now = time_of_consent(&stack, &others[1]).await;
 
     assert_outcome(
-        notify(&stack, Some(APP), &notice(1, 1, &now)).await,
+        notify(&stack, Some(APP), &notice(1, 1, LATER)).await,
         "revoked",
     );
 
@@ -235,6 +233,37 @@ pub(crate) async fn notice_without_a_readable_time_is_checked_by_one_refresh(bac
     assert_outcome(dead, "revoked");
     assert_eq!(refreshes(&stack).await, 2);
     assert_eq!(row(&stack, &other).await.state.as_str(), "revoked");
+}
+
+/// The provider's clock may differ from ours.
+pub(crate) async fn notice_from_about_the_time_of_the_consent_is_checked_by_one_refresh(
+    backend: Backend,
+) {
+    let stack = Stack::start(backend).await;
+    for (user, secs, outcome, checked) in [
+        (1, 0, "stale", 1),
+        (2, -299, "stale", 1),
+        (3, 299, "stale", 1),
+        (4, -301, "stale", 0),
+        (5, 302, "revoked", 0),
+    ] {
+        let connection = stack.connect(1, user).await.unwrap();
+        let consent = row(&stack, &connection).await.authorized_at;
+        let at = (consent.unix_micros() / 1_000_000 + secs).to_string();
+        let before = refreshes(&stack).await;
+
+        // The grant is alive, whatever the notice says.
+        let said = notify(&stack, Some(APP), &notice(1, user, &at)).await;
+
+        assert_outcome(said, outcome);
+        assert_eq!(refreshes(&stack).await - before, checked, "{secs}");
+        let state = if outcome == "stale" {
+            "active"
+        } else {
+            "revoked"
+        };
+        assert_eq!(row(&stack, &connection).await.state.as_str(), state);
+    }
 }
 
 pub(crate) async fn notice_that_cannot_be_checked_ends_nothing(backend: Backend) {

@@ -1,16 +1,13 @@
 //! `token-refresher connections disconnect`.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::disconnect::{self, Disconnected};
 use pipekeeper_core::provider::Apps;
-use pipekeeper_core::store::{HANDED_BACK, Overview, Revocation, Store};
+use pipekeeper_core::store::{Connection, HANDED_BACK, Store};
 
-use super::get;
 use super::words::{state, when};
-
-/// What `state_reason` says of it.
-const REASON: &str = "disconnected";
 
 pub(super) async fn disconnect(
     store: &Store,
@@ -18,27 +15,19 @@ pub(super) async fn disconnect(
     id: &ConnectionId,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    loop {
-        let row = get(store, id).await?;
-        if row.state == ConnectionState::Revoked {
-            return Ok(ended_before(&row, apps, now));
-        }
-        let ended = store
-            .connection_revoke(id, row.generation, REASON, Revocation::Pending, now)
-            .await
-            .context("not disconnected")?;
-        if ended {
-            return Ok(format!(
-                "disconnected: no service gives its tokens to anybody any more (data-api knows within 10 s).\n{}\n\
-                 A new consent of the same user revives it.",
-                provider_is_told(&row, apps)
-            ));
-        }
-        // A refresh or a consent came in between: it is the newer row that ends.
+    let outcome = disconnect::disconnect(store, id, now).await;
+    match outcome.context("not disconnected")? {
+        Disconnected::Unknown => bail!("no connection {id}"),
+        Disconnected::Before(row) => Ok(ended_before(&row, apps, now)),
+        Disconnected::Now(row) => Ok(format!(
+            "disconnected: no service gives its tokens to anybody any more (data-api knows within 10 s).\n{}\n\
+             A new consent of the same user revives it.",
+            provider_is_told(&row, apps)
+        )),
     }
 }
 
-fn ended_before(row: &Overview, apps: &Apps, now: Timestamp) -> String {
+fn ended_before(row: &Connection, apps: &Apps, now: Timestamp) -> String {
     let ended = format!(
         "nothing to do: it is {} since {}.",
         state(row.state, row.state_reason.as_deref()),
@@ -53,7 +42,7 @@ fn ended_before(row: &Overview, apps: &Apps, now: Timestamp) -> String {
     }
 }
 
-fn provider_is_told(row: &Overview, apps: &Apps) -> String {
+fn provider_is_told(row: &Connection, apps: &Apps) -> String {
     match apps.of(&row.app()) {
         Some(_) => format!(
             "The provider is told by the next sweep of a running token-refresher, which then wipes the tokens: \

@@ -5,9 +5,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::provider::{App, Apps};
-use pipekeeper_core::store::{Listing, Overview, Page, Store};
+use pipekeeper_core::store::{DefaultConnection, Listing, Overview, Page, Store};
 use serde::Serialize;
 
+use super::default::default_of;
 use super::get;
 use super::words::{away, plain, plain_json, state};
 use crate::columns;
@@ -29,7 +30,7 @@ pub struct List {
     /// Those behind the last one of the page before
     #[arg(long, value_name = "ID")]
     after: Option<ConnectionId>,
-    /// One JSON document: `connections`, each with the columns of `connections_overview`, and `next_after`
+    /// One JSON document: `connections`, each with the columns of `connections_overview` and `default_of`, and `next_after`
     #[arg(long)]
     json: bool,
 }
@@ -41,8 +42,25 @@ fn states() -> impl clap::builder::TypedValueParser<Value = ConnectionState> {
 
 #[derive(Serialize)]
 struct Document<'a> {
-    connections: &'a [Overview],
+    connections: Vec<Listed<'a>>,
     next_after: Option<&'a ConnectionId>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Listed<'a> {
+    #[serde(flatten)]
+    row: &'a Overview,
+    /// `app`, `account`
+    default_of: Vec<&'static str>,
+}
+
+impl<'a> Listed<'a> {
+    pub(super) fn of(row: &'a Overview, defaults: &[DefaultConnection]) -> Self {
+        Self {
+            row,
+            default_of: default_of(row, defaults),
+        }
+    }
 }
 
 impl List {
@@ -68,14 +86,18 @@ impl List {
             .connections_page(&listing, after.as_ref(), self.limit)
             .await
             .context("the connections can't be read")?;
+        let ids: Vec<&ConnectionId> = page.rows.iter().map(|row| &row.id).collect();
+        let defaults = store.defaults_of(&ids).await;
+        let defaults = defaults.context("the default connections can't be read")?;
         if self.json {
+            let listed = page.rows.iter().map(|row| Listed::of(row, &defaults));
             let document = Document {
-                connections: &page.rows,
+                connections: listed.collect(),
                 next_after: next_after(&page),
             };
             return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
         }
-        Ok(told(&page, apps, now))
+        Ok(told(&page, &defaults, apps, now))
     }
 
     pub(super) fn listing(&self, apps: &Apps) -> anyhow::Result<Listing> {
@@ -110,7 +132,12 @@ fn next_after(page: &Page) -> Option<&ConnectionId> {
     page.rows.last().filter(|_| page.more).map(|last| &last.id)
 }
 
-pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
+pub(super) fn told(
+    page: &Page,
+    defaults: &[DefaultConnection],
+    apps: &Apps,
+    now: Timestamp,
+) -> String {
     if page.rows.is_empty() {
         return "no connections".to_owned();
     }
@@ -119,6 +146,7 @@ pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
         "APP",
         "ACCOUNT",
         "OWNER",
+        "DEFAULT OF",
         "COMPANY",
         "USER",
         "STATE",
@@ -127,7 +155,7 @@ pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
         "REFRESHED",
         "TROUBLE",
     ];
-    let rows = page.rows.iter().map(|row| cells(row, apps, now));
+    let rows = page.rows.iter().map(|row| cells(row, defaults, apps, now));
     let table = columns::table(heads, rows);
     match next_after(page) {
         Some(last) => format!("{table}\n\nThere are more: the same with --after {last}"),
@@ -135,7 +163,12 @@ pub(super) fn told(page: &Page, apps: &Apps, now: Timestamp) -> String {
     }
 }
 
-fn cells(row: &Overview, apps: &Apps, now: Timestamp) -> [String; 11] {
+fn cells(
+    row: &Overview,
+    defaults: &[DefaultConnection],
+    apps: &Apps,
+    now: Timestamp,
+) -> [String; 12] {
     let app = apps.of(&row.app()).map_or(&row.app_id, |app| &app.key);
     let lives = row.state == ConnectionState::Active;
     let while_it_lives = |at: Option<Timestamp>| {
@@ -148,6 +181,7 @@ fn cells(row: &Overview, apps: &Apps, now: Timestamp) -> [String; 11] {
         plain(app),
         plain(row.account_id.as_str()),
         plain(row.owner.as_str()),
+        default_of(row, defaults).join(", "),
         plain(first_of([
             &row.company_name,
             &row.company_domain,

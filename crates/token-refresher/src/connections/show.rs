@@ -7,7 +7,9 @@ use pipekeeper_core::provider::Apps;
 use pipekeeper_core::store::{Overview, RefreshLogEntry, Store};
 use serde::Serialize;
 
+use super::default::default_of;
 use super::get;
+use super::list::Listed;
 use super::words::{plain, plain_json, state, when};
 use crate::columns;
 
@@ -16,7 +18,7 @@ const ATTEMPTS: u16 = 10;
 
 #[derive(Serialize)]
 struct Document<'a> {
-    connection: &'a Overview,
+    connection: Listed<'a>,
     refresh_log: Vec<Attempt<'a>>,
 }
 
@@ -58,9 +60,11 @@ pub(super) async fn show(
         .refresh_log_for(id, ATTEMPTS)
         .await
         .context("refresh_log can't be read")?;
+    let defaults = store.defaults_of(&[&row.id]).await;
+    let defaults = defaults.context("the default connections can't be read")?;
     if json {
         let document = Document {
-            connection: &row,
+            connection: Listed::of(&row, &defaults),
             refresh_log: log.iter().map(Attempt::from).collect(),
         };
         return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
@@ -68,7 +72,7 @@ pub(super) async fn show(
     let app = apps.of(&row.app()).map(|app| app.key.as_str());
     Ok(format!(
         "{}\n\n{}",
-        columns::pairs(fields(&row, app, now)),
+        columns::pairs(fields(&row, &default_of(&row, &defaults), app, now)),
         attempts(&log, now)
     ))
 }
@@ -76,6 +80,7 @@ pub(super) async fn show(
 /// Named as in the view `connections_overview`; a state and its reason stand together.
 pub(super) fn fields(
     row: &Overview,
+    default_of: &[&str],
     app: Option<&str>,
     now: Timestamp,
 ) -> impl IntoIterator<Item = (&'static str, String)> {
@@ -91,6 +96,7 @@ pub(super) fn fields(
         ("app_id", app_id),
         ("account_id", plain(row.account_id.as_str())),
         ("owner", plain(row.owner.as_str())),
+        ("default_of", default_of.join(", ")),
         ("company_id", plain(&row.company_id)),
         ("company_domain", plain(&row.company_domain)),
         ("company_name", plain(&row.company_name)),

@@ -6,7 +6,9 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::config::{Loader, Sources};
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::{AppUse, Apps};
-use pipekeeper_core::store::{Listing, Overview, Page, RefreshLogEntry, StoreError};
+use pipekeeper_core::store::{
+    DefaultConnection, Listing, Overview, Page, RefreshLogEntry, StoreError,
+};
 
 use super::{list, refresh, show};
 use crate::refresh::RefreshError;
@@ -80,6 +82,19 @@ fn row() -> Overview {
     }
 }
 
+/// That which the row is, of its app or of an account.
+fn default(account_id: &str) -> DefaultConnection {
+    DefaultConnection {
+        platform: "Pipedrive".to_owned(),
+        app_id: "57db0bab2932f657".to_owned(),
+        account_id: account_id.to_owned(),
+        connection_id: ID.parse().unwrap(),
+        company_id: "7".to_owned(),
+        reason: "login".to_owned(),
+        set_at: at(0),
+    }
+}
+
 #[test]
 fn a_list_is_a_table_of_what_people_look_for() {
     let troubled = Overview {
@@ -104,7 +119,12 @@ fn a_list_is_a_table_of_what_people_look_for() {
         more,
     };
 
-    let told = list::told(&page(true), &one_app(), at(0));
+    let told = list::told(
+        &page(true),
+        &[default(""), default("acme")],
+        &one_app(),
+        at(0),
+    );
 
     insta::assert_snapshot!(told, @r"
     ID                                    APP             ACCOUNT                   OWNER  COMPANY  USER               STATE                   EXPIRES    IDLE UNTIL  REFRESHED   TROUBLE
@@ -114,18 +134,18 @@ fn a_list_is_a_table_of_what_people_look_for() {
 
     There are more: the same with --after 019ab000-0000-7000-8000-000000000001
     ");
-    let last = list::told(&page(false), &one_app(), at(0));
+    let last = list::told(&page(false), &[], &one_app(), at(0));
     assert!(!last.contains("--after"), "{last}");
     let none = Page {
         rows: Vec::new(),
         more: false,
     };
-    assert_eq!(list::told(&none, &one_app(), at(0)), "no connections");
+    assert_eq!(list::told(&none, &[], &one_app(), at(0)), "no connections");
 }
 
 #[test]
 fn all_of_a_connection_is_shown_but_its_secrets() {
-    let fields: Vec<_> = show::fields(&row(), Some("pipedrive"), at(0))
+    let fields: Vec<_> = show::fields(&row(), &["app"], Some("pipedrive"), at(0))
         .into_iter()
         .collect();
 
@@ -136,6 +156,8 @@ fn all_of_a_connection_is_shown_but_its_secrets() {
     let mut columns: BTreeSet<&str> = columns.keys().map(String::as_str).collect();
     // It stands beside its state.
     columns.remove("state_reason");
+    // It is another table's.
+    columns.insert("default_of");
     assert_eq!(shown, columns);
     insta::assert_snapshot!(crate::columns::pairs(fields), @r"
     id              019ab000-0000-7000-8000-000000000001

@@ -106,6 +106,8 @@ impl Grant {
                 )
             },
             identity: verdict.identity.clone(),
+            app: None,
+            connection: None,
         };
         let rows = self.rows.iter();
         rows.map(|(row, own)| {
@@ -113,7 +115,10 @@ impl Grant {
             (
                 *row,
                 if is_newest {
-                    verdict.clone()
+                    Verdict {
+                        app: Some(Arc::clone(own)),
+                        ..verdict.clone()
+                    }
                 } else {
                     beside(own)
                 },

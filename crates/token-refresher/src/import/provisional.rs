@@ -10,6 +10,7 @@ use std::time::Duration;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::granted::{Granted, fit_for_column};
 use pipekeeper_core::oauth::{Identity, IdentityError};
+use pipekeeper_core::placement::{self, Arrival, Placement, Refusal, Rows};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError, never};
@@ -17,7 +18,7 @@ use pipekeeper_core::vault::SealedTo;
 
 use super::grant::{Grant, hint, unasked};
 use super::source::Found;
-use super::take::{Held, has_ended, identity_of};
+use super::take::{has_ended, identity_of, is_here, refused};
 use super::{Did, Run, Verdict, app_names, connection};
 use crate::door::PATIENCE;
 use crate::refresh::{Outcome, RefreshError, Trigger};
@@ -107,20 +108,25 @@ impl Run<'_> {
             .store()
             .connection_find_by_grant(&key, &company_id, &user_id)
             .await?;
-        Ok(held.and_then(|held| {
-            let verdict = match self.held(&held, Some(&newest.refresh_token)) {
-                Held::Active => Verdict::new(
-                    Did::Left,
-                    format!(
-                        "expired, and by its own text of the same person as {}",
-                        connection(&held.id)
-                    ),
+        let Some(held) = held else { return Ok(None) };
+        let token = self.compared(Some(&held), Some(&newest.refresh_token));
+        let identity = identity_of(&held);
+        let rows = Rows {
+            of_person: Some(&held),
+            of_account: None,
+        };
+        let verdict = match placement::decide(&identity, Arrival::Import(token), rows) {
+            Placement::Insert | Placement::Update { .. } => return Ok(None),
+            Placement::Keep(held) => Verdict::new(
+                Did::Left,
+                format!(
+                    "expired, and by its own text of the same person as {}",
+                    connection(&held.id)
                 ),
-                Held::Ended(verdict) => verdict,
-                Held::MayBeRevived => return None,
-            };
-            Some(verdict.of(&identity_of(&held)))
-        }))
+            ),
+            Placement::Refuse { refusal, .. } => refused(refusal),
+        };
+        Ok(Some(verdict.of(&identity)))
     }
 
     async fn renew_and_file(
@@ -178,7 +184,7 @@ impl Run<'_> {
             .store()
             .connection_find_by_grant(&key, &company_id, &user_id)
             .await?
-            .filter(|held| matches!(self.held(held, None), Held::Active));
+            .filter(|held| held.state == ConnectionState::Active);
         Ok(held.map(|held| (app, held)))
     }
 
@@ -325,29 +331,34 @@ impl Run<'_> {
         let held = store
             .connection_find_by_grant(&key, &who.company_id, &who.user_id)
             .await?;
-        let target = match held {
-            None => None,
-            Some(held) => match self.held(&held, None) {
-                Held::MayBeRevived => Some(held),
-                Held::Active => return self.file_beside(found, grant, app, &row, &held).await,
-                Held::Ended(verdict) if verdict.did == Did::Open => return Ok(verdict),
-                Held::Ended(_) => {
-                    self.drop_row(&row).await?;
-                    return Ok(has_ended(&held));
-                }
-            },
-        };
-        let keeper = match &target {
-            Some(held) => (held.account_id.clone(), held.owner.clone()),
+        let (keeper, of_account) = match &held {
+            Some(held) => ((held.account_id.clone(), held.owner.clone()), None),
             None => match self.keeper(newest, who, app).await? {
-                Ok(keeper) => keeper,
+                Ok(named) => named,
                 Err(verdict) => return Ok(verdict),
             },
         };
-        let (id, generation) = match &target {
-            Some(held) => (held.id.clone(), held.generation),
-            None => (row.id.clone(), row.generation),
+        let rows = Rows {
+            of_person: held.as_ref(),
+            of_account: of_account.as_ref(),
         };
+        let token = self.compared(held.as_ref(), None);
+        let target = match placement::decide(who, Arrival::Import(token), rows) {
+            Placement::Insert => &row,
+            Placement::Update { row: held, .. } => held,
+            Placement::Keep(held) => {
+                return self.file_beside(found, grant, app, &row, held).await;
+            }
+            Placement::Refuse {
+                refusal: Refusal::Ended(held),
+                ..
+            } => {
+                self.drop_row(&row).await?;
+                return Ok(has_ended(held));
+            }
+            Placement::Refuse { refusal, .. } => return Ok(refused(refusal)),
+        };
+        let (id, generation) = (target.id.clone(), target.generation);
         let vault = self.door.vault();
         let granted = Granted {
             identity: who,
@@ -375,10 +386,8 @@ impl Run<'_> {
         if current.id != row.id {
             self.drop_row(&row).await?;
         }
-        Ok(Verdict::new(
-            Did::Taken,
-            format!("taken over and refreshed: {}", connection(&current.id)),
-        ))
+        let said = format!("taken over and refreshed: {}", connection(&current.id));
+        Ok(Verdict::new(Did::Taken, said).at(&current.id))
     }
 
     /// Its person is here: what was stored of it gives way, unless it is that very row, which another run has filed.
@@ -395,8 +404,7 @@ impl Run<'_> {
         if held.id != row.id {
             self.drop_row(row).await?;
         }
-        let here = format!("already here: {}", connection(&held.id));
-        Ok(Verdict::new(Did::Here, here))
+        Ok(is_here(held))
     }
 }
 

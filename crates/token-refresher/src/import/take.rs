@@ -3,6 +3,7 @@
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::Identity;
+use pipekeeper_core::placement::{self, Arrival, ImportedToken, Placement, Refusal, Rows};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{
@@ -19,15 +20,6 @@ use crate::refresh::{RefreshError, Trigger};
 /// Under this name each refresh token that was taken over is noted by its hash, wherever it was found: none is spent a
 /// second time. No table has such a name.
 const GRANTS: &str = "~grant";
-
-/// What may become of a grant whose owner has a connection here.
-pub(super) enum Held {
-    /// Nothing: it is here.
-    Active,
-    /// It has ended, and these tokens are newer.
-    MayBeRevived,
-    Ended(Verdict),
-}
 
 impl Run<'_> {
     /// A refresh token that was taken over before is not looked at again.
@@ -49,7 +41,7 @@ impl Run<'_> {
         let verdict = match row.state {
             ConnectionState::Active => {
                 self.link(found, grant, app, &row, 0).await?;
-                Verdict::new(Did::Here, format!("already here: {}", connection(&row.id)))
+                is_here(&row)
             }
             ConnectionState::ReauthRequired | ConnectionState::Revoked => has_ended(&row),
         };
@@ -183,21 +175,29 @@ impl Run<'_> {
             authorized_at: self.next_at(),
             last_used_at: None,
         };
-        if let Some(held) = held {
-            return match self.held(&held, Some(granted.refresh_token)) {
-                Held::Active => {
-                    self.note_and_link(found, grant, app, &held, 0).await?;
-                    let here = format!("already here: {}", connection(&held.id));
-                    Ok(Verdict::new(Did::Here, here))
-                }
-                Held::Ended(verdict) => Ok(verdict),
-                Held::MayBeRevived => self.revive(found, grant, app, &held, &granted).await,
-            };
-        }
-        let keeper = match self.keeper(newest, who, app).await? {
-            Ok(keeper) => keeper,
-            Err(verdict) => return Ok(verdict),
+        let token = self.compared(held.as_ref(), Some(granted.refresh_token));
+        let (keeper, of_account) = match &held {
+            Some(held) => ((held.account_id.clone(), held.owner.clone()), None),
+            None => match self.keeper(newest, who, app).await? {
+                Ok(named) => named,
+                Err(verdict) => return Ok(verdict),
+            },
         };
+        let rows = Rows {
+            of_person: held.as_ref(),
+            of_account: of_account.as_ref(),
+        };
+        match placement::decide(who, Arrival::Import(token), rows) {
+            Placement::Insert => {}
+            Placement::Keep(held) => {
+                self.note_and_link(found, grant, app, held, 0).await?;
+                return Ok(is_here(held));
+            }
+            Placement::Update { row, .. } => {
+                return self.revive(found, grant, app, row, &granted).await;
+            }
+            Placement::Refuse { refusal, .. } => return Ok(refused(refusal)),
+        }
         if !self.apply {
             let planned = if self.refresh {
                 "is taken over, and refreshed once"
@@ -245,10 +245,8 @@ impl Run<'_> {
         granted: &Granted<'_>,
     ) -> anyhow::Result<Verdict> {
         if !self.apply {
-            return Ok(Verdict::new(
-                Did::Taken,
-                format!("is taken over anew: {}", connection(&held.id)),
-            ));
+            let said = format!("is taken over anew: {}", connection(&held.id));
+            return Ok(Verdict::new(Did::Taken, said).at(&held.id));
         }
         let keeper = (held.account_id.clone(), held.owner.clone());
         let consent = granted.sealed(self.door.vault(), app, &held.id, keeper);
@@ -274,14 +272,16 @@ impl Run<'_> {
     async fn prove(&self, row: &Connection, fresh: Fresh) -> anyhow::Result<Verdict> {
         let here = connection(&row.id);
         if !self.refresh {
-            return Ok(Verdict::new(Did::Taken, format!("taken over: {here}")));
+            return Ok(Verdict::new(Did::Taken, format!("taken over: {here}")).at(&row.id));
         }
         let refreshed = self
             .door
             .refresh(&row.id, Some(row.generation), Trigger::Operator, PATIENCE)
             .await;
         Ok(match refreshed {
-            Ok(_) => Verdict::new(Did::Taken, format!("taken over and refreshed: {here}")),
+            Ok(_) => {
+                Verdict::new(Did::Taken, format!("taken over and refreshed: {here}")).at(&row.id)
+            }
             Err(RefreshError::Ended { .. }) => {
                 if fresh == Fresh::Yes {
                     self.drop_row(row).await?;
@@ -295,7 +295,8 @@ impl Run<'_> {
             Err(error) => Verdict::new(
                 Did::Taken,
                 format!("taken over, not refreshed yet ({error}): {here}"),
-            ),
+            )
+            .at(&row.id),
         })
     }
 
@@ -317,49 +318,27 @@ impl Run<'_> {
         store.connection_forget(&row.id, generation).await.map(drop)
     }
 
-    /// What the connection says that this person has here. `found`: a token that would be taken over.
-    pub(super) fn held(&self, row: &Connection, found: Option<&Secret>) -> Held {
-        let is_handed_back = row.state_reason.as_deref() == Some(HANDED_BACK);
-        match row.state {
-            ConnectionState::Active => Held::Active,
-            ConnectionState::Revoked if is_handed_back => {
-                if row.refresh_token.is_wiped() {
-                    Held::MayBeRevived
-                } else {
-                    Held::Ended(Verdict::new(
-                        Did::Open,
-                        format!(
-                            "is being handed back: end that with `hand-back --apply` first: {}",
-                            connection(&row.id)
-                        ),
-                    ))
-                }
-            }
-            ConnectionState::ReauthRequired => {
-                // The one that was refused is not worth another try; a newer consent is.
-                let own = self.door.vault().refresh_token(row);
-                let is_newer = match (own, found) {
-                    (Ok(own), Some(found)) => own.expose() != found.expose(),
-                    (Ok(_), None) => true,
-                    (Err(_), _) => false,
-                };
-                if is_newer {
-                    Held::MayBeRevived
-                } else {
-                    Held::Ended(has_ended(row))
-                }
-            }
-            ConnectionState::Revoked => Held::Ended(has_ended(row)),
+    /// A token that would be taken over, beside that of the person's row; `None` is one that is none of the row's.
+    pub(super) fn compared(
+        &self,
+        held: Option<&Connection>,
+        found: Option<&Secret>,
+    ) -> ImportedToken {
+        let own = held.map(|row| self.door.vault().refresh_token(row));
+        match (own, found) {
+            (Some(Ok(own)), Some(found)) if own.expose() == found.expose() => ImportedToken::Known,
+            (Some(Err(_)), _) => ImportedToken::Known,
+            _ => ImportedToken::Different,
         }
     }
 
-    /// Under which tenant and user it is filed; who is found there already keeps the place.
+    /// The account and owner that it is filed under, and the row that is there already.
     pub(super) async fn keeper(
         &self,
         found: &Found,
         who: &Identity,
         app: &App,
-    ) -> anyhow::Result<Result<(KeeperName, KeeperName), Verdict>> {
+    ) -> anyhow::Result<Result<(Keeper, Option<Connection>), Verdict>> {
         let named = match &found.keeper {
             Some((account_id, owner)) => account_id
                 .parse::<KeeperName>()
@@ -383,16 +362,39 @@ impl Run<'_> {
             .store()
             .connection_find_by_keeper(&app.app_key(), &account_id, &owner)
             .await?;
-        Ok(match own {
-            None => Ok((account_id, owner)),
-            Some(own) => Err(Verdict::new(
-                Did::Open,
-                format!(
-                    "its account and owner are connected as somebody else already: {}",
-                    connection(&own.id)
-                ),
-            )),
-        })
+        Ok(Ok(((account_id, owner), own)))
+    }
+}
+
+/// Tenant and user.
+type Keeper = (KeeperName, KeeperName);
+
+pub(super) fn is_here(row: &Connection) -> Verdict {
+    Verdict::new(Did::Here, format!("already here: {}", connection(&row.id))).at(&row.id)
+}
+
+/// What is said of a grant that gets no row.
+pub(super) fn refused(refusal: Refusal<'_>) -> Verdict {
+    match refusal {
+        Refusal::Ended(row) => has_ended(row),
+        Refusal::BeingHandedBack(row) => Verdict::new(
+            Did::Open,
+            format!(
+                "is being handed back: end that with `hand-back --apply` first: {}",
+                connection(&row.id)
+            ),
+        ),
+        Refusal::AccountTaken(row) => Verdict::new(
+            Did::Open,
+            format!(
+                "its account and owner are connected as somebody else already: {}",
+                connection(&row.id)
+            ),
+        ),
+        // The rest are those of logins and installs.
+        Refusal::DifferentCompany | Refusal::AlreadyConnected | Refusal::CompanyNotAllowed => {
+            Verdict::new(Did::Open, "another account or company has its place")
+        }
     }
 }
 

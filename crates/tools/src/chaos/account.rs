@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Connection, Revocation};
+use pipekeeper_core::disconnect::disconnect;
+use pipekeeper_core::store::Connection;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -144,7 +145,11 @@ impl Account {
     pub async fn uninstall(&self, world: &World, notify: bool) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         self.severed(world, "uninstalled");
-        let body = json!({"company": self.company, "user": self.company, "notify": notify});
+        let body = json!({
+            "company": self.company, "user": self.company, "notify": notify,
+            // Long after any consent: auth-capture does not ask the provider whether the notice is about this one.
+            "timestamp": "2999-01-01T00:00:00Z",
+        });
         world.client.sim("uninstall", &body).await?;
         Ok(())
     }
@@ -165,9 +170,7 @@ impl Account {
         let mut tries = 0;
         loop {
             match self.end_here(world).await {
-                Ok(true) => return Ok(()),
-                // Somebody wrote meanwhile.
-                Ok(false) => {}
+                Ok(()) => return Ok(()),
                 // As an operator does while the database is away.
                 Err(_) if tries < TRIES => {
                     tries += 1;
@@ -178,14 +181,10 @@ impl Account {
         }
     }
 
-    async fn end_here(&self, world: &World) -> anyhow::Result<bool> {
+    async fn end_here(&self, world: &World) -> anyhow::Result<()> {
         let row = self.find(world).await?;
         let now = row.updated_at.max(world.chronicle.now());
-        let pending = Revocation::Pending;
-        let ended = world
-            .store
-            .connection_revoke(&row.id, row.generation, "disconnected", pending, now)
-            .await?;
-        Ok(ended)
+        disconnect(&world.store, &row.id, now).await?;
+        Ok(())
     }
 }

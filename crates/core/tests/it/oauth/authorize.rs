@@ -7,7 +7,7 @@ use pipekeeper_core::secret::Secret;
 use super::{CLIENT_ID, VERIFIER, app};
 
 const STATE: &str = "st+te/=";
-const REDIRECT: &str = "https://app.example/webhook/pipedrive/callback?a=b%20c";
+const REDIRECT: &str = "https://APP.example:443/webhook/pipedrive/callback?a='b'";
 
 #[test]
 fn pipedrive_is_sent_the_three_parameters_it_documents() {

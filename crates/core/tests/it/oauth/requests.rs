@@ -65,7 +65,7 @@ async fn a_code_is_exchanged_with_the_redirect_uri_that_it_was_sent_to() {
             ("code", CODE),
             (
                 "redirect_uri",
-                "https://app.example/webhook/pipedrive/callback?a=b%20c"
+                "https://APP.example:443/webhook/pipedrive/callback?a='b'"
             ),
         ])
     );

@@ -1,4 +1,6 @@
-use pipekeeper_core::store::{Backend, Login, NewLogin};
+use pipekeeper_core::store::{
+    Backend, CallbackOutcome, Claim, Login, NewCallback, NewLogin, Store,
+};
 use pipekeeper_core::test_util::TestDatabase;
 use tokio::task::JoinSet;
 
@@ -17,18 +19,19 @@ fn login(state_hash: &str) -> NewLogin {
     }
 }
 
-pub(crate) async fn login_is_consumed_once(backend: Backend) {
+pub(crate) async fn login_is_kept_until_it_is_pruned(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
     let new = login("5tate");
-    database.store().login_insert(&new, at(0)).await.unwrap();
+    store.login_insert(&new, at(0)).await.unwrap();
 
-    let mut racers = JoinSet::new();
-    for _ in 0..16 {
-        let store = database.store();
-        racers.spawn(async move { store.login_consume("5tate", at(1)).await.unwrap() });
+    let found = store.login_find("5tate").await.unwrap().unwrap();
+
+    for shown in [format!("{found:?}"), format!("{new:?}")] {
+        for hidden in ["5tate", "b1nd1ng", "s=1", "118, 101"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
     }
-    let won: Vec<Login> = racers.join_all().await.into_iter().flatten().collect();
-
     let expected = Login {
         state_hash: new.state_hash,
         platform: new.app.platform,
@@ -39,40 +42,112 @@ pub(crate) async fn login_is_consumed_once(backend: Backend) {
         binding_hash: new.binding_hash,
         forward_url: new.forward_url,
         expires_at: at(600),
-        consumed_at: Some(at(1)),
         created_at: at(0),
     };
-    assert_eq!(won, [expected]);
-    assert_eq!(
-        database
-            .store()
-            .login_consume("5tate", at(2))
-            .await
-            .unwrap(),
-        None
-    );
-    for shown in [format!("{won:?}"), format!("{:?}", login("5tate"))] {
-        for hidden in ["5tate", "b1nd1ng", "s=1", "118, 101"] {
-            assert!(!shown.contains(hidden), "{shown}");
-        }
+    assert_eq!(found, expected);
+    assert_eq!(store.login_find("5TATE").await.unwrap(), None);
+    assert_eq!(store.logins_prune(at(600)).await.unwrap(), 0);
+    assert_eq!(store.logins_prune(at(601)).await.unwrap(), 1);
+    assert_eq!(store.login_find("5tate").await.unwrap(), None);
+}
+
+fn claim(code: &str, state: Option<&str>, claimer: &str) -> NewCallback {
+    NewCallback {
+        id: code.to_owned(),
+        state_hash: state.map(str::to_owned),
+        claimer: claimer.to_owned(),
     }
 }
 
-pub(crate) async fn expired_login_is_not_consumed(backend: Backend) {
-    let database = TestDatabase::migrated(backend).await;
-    let store = database.store();
-    store.login_insert(&login("s"), at(0)).await.unwrap();
-
-    assert_eq!(store.login_consume("s", at(600)).await.unwrap(), None);
-    assert_eq!(store.login_consume("S", at(1)).await.unwrap(), None);
-    assert!(store.login_consume("s", at(599)).await.unwrap().is_some());
+async fn claimed(store: &Store, new: &NewCallback) -> &'static str {
+    match store.callback_claim(new, at(0)).await.unwrap() {
+        Claim::Granted => "granted",
+        Claim::Taken(_) => "taken",
+        Claim::StateUsed => "state used",
+    }
 }
 
-pub(crate) async fn old_logins_are_pruned(backend: Backend) {
+pub(crate) async fn code_is_claimed_once_and_so_is_a_state(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let mut racers = JoinSet::new();
+    for racer in 0..16 {
+        let store = database.store();
+        let claim = claim("c0de", Some("5tate"), &format!("claimer-{racer}"));
+        racers.spawn(async move { claimed(&store, &claim).await });
+    }
+    let mut won = racers.join_all().await;
+    won.sort_unstable();
+    assert_eq!(won.iter().filter(|said| **said == "granted").count(), 1);
+    assert_eq!(won.iter().filter(|said| **said == "taken").count(), 15);
+
+    let store = database.store();
+    for (code, state, claimer, expected) in [
+        ("other", Some("5tate"), "b", "state used"),
+        ("c0de", Some("other"), "b", "taken"),
+        ("c0de", None, "b", "taken"),
+        // Any number of codes come without a state of ours.
+        ("c0de 2", None, "b", "granted"),
+        ("c0de 3", None, "c", "granted"),
+        // Its answer was lost: it is asked again.
+        ("c0de 3", None, "c", "granted"),
+    ] {
+        let claim = claim(code, state, claimer);
+        assert_eq!(claimed(&store, &claim).await, expected, "{code} {state:?}");
+    }
+}
+
+pub(crate) async fn claim_is_finished_by_its_claimer_once(backend: Backend) {
+    use CallbackOutcome::{Connected, Failed};
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
-    store.login_insert(&login("s"), at(0)).await.unwrap();
+    let (own, other) = (claim("c0de", None, "a"), claim("c0de", None, "b"));
+    assert_eq!(claimed(&store, &own).await, "granted");
+    let find = async || store.callback_find("c0de").await.unwrap().unwrap();
 
-    assert_eq!(store.logins_prune(at(600)).await.unwrap(), 0);
-    assert_eq!(store.logins_prune(at(601)).await.unwrap(), 1);
+    assert!(store.callback_heartbeat(&own).await.unwrap());
+    assert!(!store.callback_heartbeat(&other).await.unwrap());
+    assert_eq!((find().await.heartbeats, find().await.outcome), (1, None));
+    let finish = async |claim, outcome, result, secs| {
+        let result = sealed(result);
+        let finished = store.callback_finish(claim, outcome, &result, at(secs));
+        finished.await.unwrap()
+    };
+    assert!(!finish(&other, Failed, "other", 1).await);
+    assert!(finish(&own, Connected, "result", 2).await);
+    assert!(!finish(&own, Failed, "again", 3).await);
+    assert!(!store.callback_heartbeat(&own).await.unwrap());
+
+    let found = find().await;
+    assert_eq!((found.outcome, found.heartbeats), (Some(Connected), 1));
+    assert_eq!(found.result, Some(sealed("result")));
+    assert_eq!((found.claimed_at, found.finished_at), (at(0), Some(at(2))));
+    let shown = format!("{found:?} {own:?}");
+    assert!(!shown.contains("c0de"), "{shown}");
+}
+
+pub(crate) async fn callbacks_that_connected_nothing_are_pruned_first(backend: Backend) {
+    let database = TestDatabase::migrated(backend).await;
+    let store = database.store();
+    for code in ["connected", "failed", "died"] {
+        let claim = claim(code, None, "a");
+        assert_eq!(claimed(&store, &claim).await, "granted");
+        let outcome = match code {
+            "connected" => CallbackOutcome::Connected,
+            "failed" => CallbackOutcome::Failed,
+            _ => continue,
+        };
+        let result = sealed("result");
+        let finished = store.callback_finish(&claim, outcome, &result, at(1));
+        assert!(finished.await.unwrap());
+    }
+    let long_ago = at(-86_400);
+
+    assert_eq!(store.callbacks_prune(at(0), long_ago).await.unwrap(), 0);
+    assert_eq!(store.callbacks_prune(at(1), long_ago).await.unwrap(), 2);
+    let kept = store.callback_find("connected").await.unwrap().unwrap();
+    assert_eq!(
+        (kept.outcome, kept.result),
+        (Some(CallbackOutcome::Connected), None)
+    );
+    assert_eq!(store.callbacks_prune(at(1), at(1)).await.unwrap(), 1);
 }

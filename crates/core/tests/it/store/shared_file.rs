@@ -2,12 +2,12 @@
 
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, DueFor, RefreshLogEntry, Store};
+use pipekeeper_core::store::{Backend, RefreshLogEntry, Store};
 use pipekeeper_core::test_util::{TestDatabase, is_asked_for, open};
 use tokio::task::JoinSet;
 
 use super::again::at_once;
-use super::{at, commit, consent, get, insert};
+use super::{app, at, commit, consent, get, insert, name};
 
 /// Set for the processes that a test starts of itself.
 const CHILD: &str = "PIPEKEEPER_TEST_WRITE";
@@ -51,12 +51,10 @@ async fn three_processes_write_one_file_and_no_write_is_lost() {
 
 /// All of them want the same row, and add rows of their own meanwhile. That the database is busy reaches none.
 async fn write(store: &Store) {
-    let id = store
-        .connections_due(DueFor::Refresh, at(86_400), None, 1)
-        .await
-        .unwrap()
-        .remove(0)
-        .id;
+    let found = store
+        .connection_find_by_keeper(&app(), &name("acme"), &name("jane"))
+        .await;
+    let id = found.unwrap().unwrap().id;
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let (store, id) = (store.clone(), id.clone());

@@ -5,7 +5,7 @@ use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
 
 use super::{consent, insert};
 
-const RELATIONS: [&str; 8] = [
+const RELATIONS: [&str; 10] = [
     "connections",
     "logins",
     "refresh_log",
@@ -13,6 +13,8 @@ const RELATIONS: [&str; 8] = [
     "connections_overview",
     "app_credentials",
     "imports",
+    "default_connections",
+    "callbacks",
     "__diesel_schema_migrations",
 ];
 

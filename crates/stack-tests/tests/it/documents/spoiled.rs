@@ -81,7 +81,7 @@ fn defaults() {
         "the default of upstream.max_wait_secs is 5, not 6",
     );
     tells(
-        "| key | default |\n| --- | --- |\n| `webhook.connection` | `latest` |",
+        "| key | default |\n| --- | --- |\n| `refresh.log_days` | 30 |",
         "\n| key | default |\n| --- | --- |\n| `sweep.every_secs` | 6 |",
         "not 6",
     );

@@ -4,7 +4,7 @@ use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::crypto::sha256_hex;
-use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Pick, Selection, Selector};
+use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Selection, Selector};
 use pipekeeper_core::test_util::WriteLock;
 use serde_json::json;
 use tools::client::fingerprint;
@@ -95,15 +95,15 @@ pub(crate) async fn import_that_was_killed_after_it_had_filed_spends_nothing_twi
     .await;
     killed.kill().await.unwrap();
     clear_faults(&place.client).await;
-    // Whoever asks for the app's latest consent gets one that is somebody's.
+    // Callers that name only the app hear that its default connection has ended: what is not filed does not take its place.
     let app = AppKey {
         platform: ended.platform.clone(),
         app_id: ended.app_id.clone(),
     };
-    let picked = store.connections_pick(&app, &Selector::App, Selection::Latest);
+    let selected = store.connection_select(&app, &Selector::App).await;
     assert!(
-        matches!(picked.await.unwrap(), Pick::One(row) if row.company_id == "2"),
-        "what is not filed is nobody's latest"
+        matches!(selected.unwrap(), Selection::One(row) if row.id == ended.id),
+        "it is still the default"
     );
     home.ours
         .lines("CREATE TABLE killed AS SELECT * FROM connections WHERE account_id = '~import'")

@@ -78,7 +78,9 @@ impl Plan {
             self.indexes.push(match index {
                 "sqlite_autoindex_connections_2" => "connections_keeper".to_owned(),
                 "sqlite_autoindex_connections_3" => "connections_grant".to_owned(),
-                "sqlite_autoindex_connections_1" => "PRIMARY".to_owned(),
+                "sqlite_autoindex_connections_1" | "sqlite_autoindex_default_connections_1" => {
+                    "PRIMARY".to_owned()
+                }
                 _ => index.to_owned(),
             });
         }
@@ -100,7 +102,7 @@ impl Plan {
                     None => self.scans = true,
                 }
                 self.indexes.push(match index {
-                    "connections_pkey" => "PRIMARY".to_owned(),
+                    "connections_pkey" | "default_connections_pkey" => "PRIMARY".to_owned(),
                     _ => index.to_owned(),
                 });
             }
@@ -120,6 +122,11 @@ impl Plan {
             }
             if let Some(index) = table.get("key").and_then(Value::as_str) {
                 self.indexes.push(index.to_owned());
+            }
+            // A row that its unique key would have, and that was looked up while it was planned.
+            let message = table.get("message").and_then(Value::as_str);
+            if message.is_some_and(|said| said.ends_with("after reading const tables")) {
+                self.indexes.push("PRIMARY".to_owned());
             }
         });
     }

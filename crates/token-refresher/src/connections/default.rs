@@ -1,0 +1,65 @@
+//! `token-refresher connections default`, and which connections are the default ones.
+
+use anyhow::{Context as _, bail, ensure};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::placement::DefaultReason;
+use pipekeeper_core::store::{DefaultConnection, NewDefault, Overview, Store};
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Default {
+    id: ConnectionId,
+    /// Of its account only, for callers that name the account and no owner; the app's default stays as it is
+    #[arg(long)]
+    account_only: bool,
+}
+
+impl Default {
+    pub(super) async fn set(&self, store: &Store, now: Timestamp) -> anyhow::Result<String> {
+        let found = store.connection_find(&self.id).await;
+        let Some(row) = found.context("the connection can't be read")? else {
+            bail!("no connection {}", self.id)
+        };
+        ensure!(
+            row.state != ConnectionState::Revoked,
+            "{} has ended: connect it again first, or choose another",
+            self.id
+        );
+        let mut keys = vec![Some(row.account_id.clone())];
+        if !self.account_only {
+            keys.push(None);
+        }
+        for account in keys {
+            let new = NewDefault {
+                app: row.app(),
+                account,
+                reason: DefaultReason::Operator,
+            };
+            store
+                .default_connection_set(&row, &new, now)
+                .await
+                .context("the default connection was not set")?;
+        }
+        let whose = if self.account_only {
+            "its account"
+        } else {
+            "its app and of its account"
+        };
+        Ok(format!(
+            "the default connection of {whose} from now on (data-api knows within 10 s)."
+        ))
+    }
+}
+
+/// What this row is the default connection of: `app`, `account`.
+pub(super) fn default_of(row: &Overview, defaults: &[DefaultConnection]) -> Vec<&'static str> {
+    defaults
+        .iter()
+        .filter(|default| default.connection_id == row.id && default.company_id == row.company_id)
+        .filter_map(|default| match default.account_id.as_str() {
+            "" => Some("app"),
+            account if account == row.account_id.as_str() => Some("account"),
+            _ => None,
+        })
+        .collect()
+}

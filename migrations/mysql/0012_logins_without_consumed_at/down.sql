@@ -1,0 +1,1 @@
+ALTER TABLE logins ADD COLUMN consumed_at DATETIME(6) NULL;
