@@ -22,6 +22,39 @@ impl Timestamp {
         DateTime::from_timestamp_micros(micros).map(Self)
     }
 
+    pub fn from_unix_secs(secs: f64) -> Option<Self> {
+        let since = Duration::try_from_secs_f64(secs).ok()?;
+        Self::from_unix_micros(i64::try_from(since.as_micros()).ok()?)
+    }
+
+    /// A time as databases, n8n and Pipedrive write it: RFC 3339 with `T` or a blank, in UTC where no zone is given; RFC 2822;
+    /// or seconds or milliseconds since 1970.
+    pub fn parse(text: &str) -> Option<Self> {
+        const MILLISECONDS_FROM: f64 = 1e11;
+        let text = text.trim();
+        if let Ok(number) = text.parse::<f64>() {
+            let is_in_millis = number >= MILLISECONDS_FROM;
+            return Self::from_unix_secs(if is_in_millis {
+                number / 1000.0
+            } else {
+                number
+            });
+        }
+        if let Ok(at) = DateTime::parse_from_rfc2822(text) {
+            return Some(Self::new(at.to_utc()));
+        }
+        let (date, clock) = text.split_once(['T', 't', ' '])?;
+        let zone_at = clock.find(|c: char| !c.is_ascii_digit() && !matches!(c, ':' | '.'));
+        let (clock, zone) = clock.split_at(zone_at.unwrap_or(clock.len()));
+        let zone = match zone.trim() {
+            "" | "Z" | "z" | "UTC" => "+00",
+            offset => offset,
+        };
+        let text = format!("{date} {clock} {zone}");
+        let at = DateTime::parse_from_str(&text, "%Y-%m-%d %H:%M:%S%.f %#z").ok()?;
+        Some(Self::new(at.to_utc()))
+    }
+
     pub fn unix_micros(self) -> i64 {
         self.0.timestamp_micros()
     }
@@ -173,6 +206,35 @@ impl Clock for ManualClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_read_whatever_its_zone_and_format() {
+        let utc = Timestamp::parse("2026-11-21T19:41:37Z").unwrap();
+        for same in [
+            "2026-11-21T20:41:37+01:00",
+            "2026-11-21 19:41:37",
+            "2026-11-21 19:41:37.000 UTC",
+            "2026-11-21 20:41:37.000+01",
+            "2026-11-21T14:11:37.0-0530",
+            "2026-11-21t19:41:37z",
+            "Sat, 21 Nov 2026 19:41:37 +0000",
+            "1795290097",
+            "1795290097000",
+        ] {
+            assert_eq!(Timestamp::parse(same), Some(utc), "{same}");
+        }
+        for unknown in [
+            "21/11/2026 19:41",
+            "11/21/2026 7:41 PM",
+            "2026-11-21",
+            "yesterday",
+            "-1",
+            "inf",
+            "",
+        ] {
+            assert_eq!(Timestamp::parse(unknown), None, "{unknown}");
+        }
+    }
 
     #[test]
     fn arithmetic_stops_at_the_ends_of_time() {

@@ -37,7 +37,7 @@ mod sweep;
 mod target;
 mod types;
 
-pub use app_tok::{AppTok, AppTokRow, BadTableName, TableName};
+pub use app_tok::{AppTok, AppTokRow, BadTableName, RowTokens, RowWrite, TableName, usable};
 pub use callbacks::{Callback, CallbackOutcome, Claim, NewCallback};
 pub use connections::{
     AppKey, Commit, Connection, Consent, NewConnection, PlacedConsent, PlacedRow, RemovedRow,

@@ -1,22 +1,25 @@
 //! `token-refresher hand-back`: the newest tokens go back to the rows that they came from, once, after our own spending of
 //! them has stopped for good.
 //!
-//! The stop comes first and is one conditional update: the connection is `revoked`, reason `handed_back`, which no refresh,
-//! sweep, replay or recheck passes. Then the old row gets the tokens, then ours are wiped. Whatever comes in between is taken
-//! up by the same command.
+//! First each row is written on trial: the very update, read back and rolled back. Only if one succeeds our own spending
+//! stops, by one conditional update: the connection is `revoked`, reason `handed_back`, which no refresh, sweep, replay or
+//! recheck passes. Then the old row gets the tokens, then, once it was read back, ours are wiped. An interrupted run is
+//! continued by the same command.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::sha256_hex;
-use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppTok, AppTokRow, Connection, HANDED_BACK, Import};
+use pipekeeper_core::store::{
+    AppTok, AppTokRow, Connection, HANDED_BACK, Import, RowTokens, RowWrite,
+};
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
 use crate::door::{Door, PATIENCE, app_named};
 use crate::import::report::{Report, named};
+use crate::old_row::{self, of_old_table};
 use crate::refresh::{RefreshError, Trigger};
 
 /// Rows are read so many at a time.
@@ -169,20 +172,26 @@ impl Run<'_> {
                 ));
             }
         }
-        let mut strange = Vec::new();
+        let vault = self.door.vault();
+        let tokens = RowTokens {
+            access_token: &vault.access_token(row)?,
+            refresh_token: &vault.refresh_token(row)?,
+        };
+        let mut unwritable = Vec::new();
         for import in &waiting.imports {
-            if let Err(why) = self.ready(import, None).await? {
-                strange.push(why);
+            if let Err(why) = self.write(import, tokens, Write::Trial).await? {
+                unwritable.push(why);
             }
         }
-        if strange.len() == waiting.imports.len() {
+        if unwritable.len() == waiting.imports.len() {
             return Ok(format!(
                 "is not handed back, and goes on here: {}",
-                strange.join("; ")
+                unwritable.join("; ")
             ));
         }
         if !self.apply {
-            return Ok("is handed back".to_owned());
+            unwritable.insert(0, "is handed back".to_owned());
+            return Ok(unwritable.join("; "));
         }
         match self.stop(&row.id).await? {
             Ok(stopped) => self.finish(&stopped, waiting).await,
@@ -240,10 +249,13 @@ impl Run<'_> {
         let mut left = Vec::new();
         if !row.refresh_token.is_wiped() {
             let vault = self.door.vault();
-            let (access, refresh) = (vault.access_token(row)?, vault.refresh_token(row)?);
+            let tokens = RowTokens {
+                access_token: &vault.access_token(row)?,
+                refresh_token: &vault.refresh_token(row)?,
+            };
             let mut written = 0;
             for import in &waiting.imports {
-                match self.write(import, &access, &refresh).await? {
+                match self.write(import, tokens, Write::Kept).await? {
                     Ok(()) => written += 1,
                     Err(why) => left.push(why),
                 }
@@ -259,11 +271,8 @@ impl Run<'_> {
                 .await?;
         }
         for import in &waiting.imports {
-            let seen = self.old.row(&import.source_row).await?;
-            let holds = seen.map_or_else(
-                || import.token_hash.clone(),
-                |seen| sha256_hex(seen.refresh_token.expose()),
-            );
+            let seen = of_old_table(old_row::read(&self.old, &import.source_row).await)?;
+            let holds = seen.map_or_else(|_| import.token_hash.clone(), |seen| seen.token_hash());
             store
                 .import_handed_back(import, &holds, self.door.now())
                 .await?;
@@ -272,52 +281,65 @@ impl Run<'_> {
         Ok(left.join("; "))
     }
 
+    /// Gives a row the tokens; others may be writing to it.
     async fn write(
         &self,
         import: &Import,
-        access: &Secret,
-        refresh: &Secret,
+        tokens: RowTokens<'_>,
+        write: Write,
     ) -> anyhow::Result<Result<(), String>> {
+        let id = &import.source_row;
         for _ in 0..TRIES {
-            let seen = match self.ready(import, Some(refresh)).await? {
+            let seen = match self.ready(import, tokens).await? {
                 Ok(seen) => seen,
                 Err(why) => return Ok(Err(why)),
             };
-            let is_there = seen.refresh_token.matches(refresh.expose().as_bytes())
-                && seen.access_token.matches(access.expose().as_bytes());
-            if is_there
-                || self
-                    .old
-                    .tokens_write(&seen, access, refresh, self.door.now())
-                    .await?
-            {
+            if write == Write::Kept && seen.holds(tokens) {
+                return Ok(Ok(()));
+            }
+            let now = self.door.now();
+            let written = match write {
+                Write::Trial => self.old.try_write(&seen, tokens, now).await,
+                Write::Kept => self.old.write(&seen, tokens, now).await,
+            };
+            let is_written = matches!(written, Ok(RowWrite::Written));
+            if let Some(why) = of_old_table(old_row::refusal(id, written, tokens))? {
+                return Ok(Err(why));
+            }
+            if is_written {
                 return Ok(Ok(()));
             }
         }
-        Ok(Err(format!(
-            "row {} is being written to",
-            import.source_row
-        )))
+        Ok(Err(format!("row {id} is being written to")))
     }
 
     /// The row, if it still holds what was imported from it, or already what it is to be given.
     async fn ready(
         &self,
         import: &Import,
-        given: Option<&Secret>,
+        given: RowTokens<'_>,
     ) -> anyhow::Result<Result<AppTokRow, String>> {
-        let row = &import.source_row;
-        let Some(seen) = self.old.row(row).await? else {
-            return Ok(Err(format!("row {row} is gone")));
+        let id = &import.source_row;
+        let seen = match of_old_table(old_row::read(&self.old, id).await)? {
+            Ok(seen) => seen,
+            Err(why) => return Ok(Err(why)),
         };
-        let holds = sha256_hex(seen.refresh_token.expose());
-        let is_given = given.is_some_and(|given| holds == sha256_hex(given.expose()));
-        Ok(if is_given || holds == import.token_hash {
-            Ok(seen)
-        } else {
-            Err(format!(
-                "row {row} holds another refresh token than was imported: `import` looks whose it is"
-            ))
-        })
+        let holds = seen.token_hash();
+        Ok(
+            if holds == import.token_hash || holds == sha256_hex(given.refresh_token.expose()) {
+                Ok(seen)
+            } else {
+                Err(format!(
+                    "row {id} holds another refresh token than was imported: `import --apply` finds out whose it is"
+                ))
+            },
+        )
     }
+}
+
+/// Whether a write is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Trial,
+    Kept,
 }

@@ -12,7 +12,7 @@ mod source;
 mod take;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -113,6 +113,18 @@ impl Verdict {
     }
 }
 
+/// An app, a company and its user.
+type Person = (AppKey, String, String);
+
+/// The first grant of a person that a run has found.
+#[derive(Debug, Clone)]
+struct FirstGrant {
+    /// Where: `row 3`.
+    name: String,
+    /// The provider refused its refresh token in this run.
+    is_refused: bool,
+}
+
 /// One run of the command.
 struct Run<'a> {
     door: &'a Door,
@@ -122,8 +134,8 @@ struct Run<'a> {
     source_table: Option<String>,
     apply: bool,
     refresh: bool,
-    /// Whom this run has found, and where: not found twice.
-    taken: HashMap<(AppKey, String, String), String>,
+    /// Whose grants this run has found, by app, company and user: a second one of the same person is not spent.
+    taken: HashMap<Person, FirstGrant>,
     /// The newest first: each is authorized a little before the last.
     at: Timestamp,
 }
@@ -133,8 +145,13 @@ pub(crate) async fn import(
     config: Loaded<TokenRefresher>,
 ) -> anyhow::Result<String> {
     let old = open(&arguments, &config.own.old_table)?;
+    let mut hidden = None;
     let found = match (&old, &arguments.file) {
-        (Some(old), _) => source::table(old).await?,
+        (Some(old), _) => {
+            let rows = source::table(old).await?;
+            hidden = old.hides_rows().await?.then(|| old.table());
+            rows
+        }
         (None, Some(path)) if arguments.from == From::Csv => source::csv(path)?,
         (None, Some(path)) => source::json(path)?,
         (None, None) => bail!("--file says which file to read"),
@@ -177,7 +194,15 @@ pub(crate) async fn import(
             *place = Some(verdict);
         }
     }
-    Ok(told(&found, &lines, &defaults, &arguments))
+    let mut told = told(&found, &lines, &defaults, &arguments);
+    if let Some(table) = hidden {
+        write!(
+            told,
+            "\nRow-level security applies to {table}: rows that its policies hide from this role are not in this list. \
+             Use the table's owner, or a role with BYPASSRLS."
+        )?;
+    }
+    Ok(told)
 }
 
 fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<AppTok>> {
@@ -244,6 +269,18 @@ impl Run<'_> {
         }
         let defaults = self.set_defaults(found, &decided).await?;
         Ok((decided, defaults))
+    }
+
+    /// Notes the person's first grant; the one that is noted already stays, unless it was refused.
+    fn note_first(&mut self, person: Person, name: &str, is_refused: bool) {
+        let first = FirstGrant {
+            name: name.to_owned(),
+            is_refused,
+        };
+        let noted = self.taken.entry(person).or_insert_with(|| first.clone());
+        if noted.is_refused || noted.name == name {
+            *noted = first;
+        }
     }
 
     /// A little before the last one.

@@ -9,6 +9,7 @@ mod hand_back;
 mod import;
 mod journal;
 mod mirror;
+mod old_row;
 mod recheck;
 mod refresh;
 mod routes;
@@ -139,7 +140,7 @@ impl TokenRefresher {
             let mirror = Arc::clone(mirror);
             context.every(MIRROR_EVERY, move |_| {
                 let mirror = Arc::clone(&mirror);
-                async move { mirror.catch_up_once().await.map(drop) }
+                async move { mirror.sync_once().await }
             });
         }
         Ok(Self {

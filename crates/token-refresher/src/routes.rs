@@ -16,6 +16,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::TokenRefresher;
+use crate::mirror::{Mirror, MirrorError, WereCurrent};
 use crate::refresh::{Outcome, RefreshError, Trigger};
 
 /// The body, JSON or form; numbers are taken as text.
@@ -53,7 +54,7 @@ struct RefreshBody {
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
         (status = 422, description = "Not JSON or a form, or a field is of no use", body = ProblemBody),
         (status = 502, description = "The provider made no sense or refuses our client", body = ProblemBody),
-        (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, or the database is away or refuses the new tokens", body = ProblemBody),
+        (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, a row of n8n's table is not up to date, or the database is away or refuses the new tokens", body = ProblemBody),
         (status = 504, description = "The provider did not answer in time", body = ProblemBody),
     )
 )]
@@ -75,11 +76,23 @@ pub(crate) async fn refresh(
         )
         .min(Duration::from_mins(1));
 
-    let id = match fields.parse::<ConnectionId>("connectionId")? {
+    let named = fields.parse::<ConnectionId>("connectionId")?;
+    // A caller that names neither reads n8n's row, before and after.
+    let mirror = match (&named, generation) {
+        (None, None) => service.mirror.as_deref(),
+        _ => None,
+    };
+    let id = match named {
         Some(id) => id,
         None => connection_of(&service, &fields).await?,
     };
     tracing::Span::current().record("connection.id", id.as_str());
+    if let Some(mirror) = mirror
+        && let Some(row) = newer_than_old_row(&service, mirror, &id).await?
+    {
+        pipekeeper_service::record(&row.id, row.generation);
+        return Ok(HttpResponse::Ok().json(refreshed(RefreshOutcome::AlreadyNewer, &row)));
+    }
     let outcome = service
         .door
         .refresh(&id, generation, Trigger::Webhook, patience)
@@ -93,11 +106,40 @@ pub(crate) async fn refresh(
         | Outcome::RevocationUnconfirmed(row) => (RefreshOutcome::AlreadyNewer, row),
     };
     pipekeeper_service::record(&row.id, row.generation);
-    // Who names the generation that failed reads our rows; who does not may read the old table's next.
-    if let (Some(mirror), None) = (&service.mirror, generation) {
-        mirror.show(row).await;
+    if let Some(mirror) = mirror {
+        sync(mirror, &row.id).await?;
     }
     Ok(HttpResponse::Ok().json(refreshed(word, row)))
+}
+
+/// The connection, if the old row held an older token than it until now: that one has failed, not the connection's.
+async fn newer_than_old_row(
+    service: &TokenRefresher,
+    mirror: &Mirror,
+    id: &ConnectionId,
+) -> Result<Option<Connection>, Problem> {
+    if sync(mirror, id).await? == WereCurrent::Yes {
+        return Ok(None);
+    }
+    let row = service.door.store().connection_find(id).await?;
+    let now = service.door.now();
+    Ok(row.filter(|row| row.state == ConnectionState::Active && row.expires_at > now))
+}
+
+async fn sync(mirror: &Mirror, id: &ConnectionId) -> Result<WereCurrent, Problem> {
+    mirror.sync_connection(id).await.map_err(|error| {
+        let wait = match error {
+            MirrorError::Conflict(_) => 30,
+            _ => 1,
+        };
+        Problem::new(
+            Code::RefreshBusy,
+            "A row of n8n's table does not hold the newest access token; /readyz says why.",
+        )
+        .with("reason", "old_table")
+        .retry_after(Some(Duration::from_secs(wait)))
+        .caused_by(error)
+    })
 }
 
 async fn connection_of(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {

@@ -1,19 +1,18 @@
 //! The table that n8n's workflows keep tokens in: `id, AppId, Platform, acc_token, ref_token, created_at, updated_at`.
 //!
-//! It is somebody else's, in a database of its own, with columns of whatever types that somebody chose: all are read as
-//! text, and a row is known by the text of its id.
+//! It belongs to the team, in a database of its own, with columns of any type: all are read as text, and a row is identified
+//! by the text of its id. Every write is read back before it is committed: a column may cut what it is given.
 
 use diesel::prelude::*;
 use diesel::query_builder::SqlQuery;
-use diesel::sql_types::{Nullable, Text};
-use diesel_async::RunQueryDsl;
+use diesel::result::Error as DieselError;
+use diesel::sql_types::{Bool, Nullable, Text};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::{Backend, Store, StoreError, StoreOptions, on_conn};
 use crate::clock::Timestamp;
+use crate::crypto::sha256_hex;
 use crate::secret::Secret;
-
-/// Rows are read so many at a time.
-const PAGE: usize = 500;
 
 /// The old table. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,16 +22,76 @@ pub struct AppTok {
 }
 
 /// One of its rows.
+///
+/// The tokens are as they are stored; [`usable`] is what can be sent.
 #[derive(Debug, Clone)]
 pub struct AppTokRow {
-    pub id: String,
-    /// `None` also where it is empty.
+    /// `None` where it is NULL.
+    pub id: Option<String>,
+    /// `None` also where it is blank.
     pub app_id: Option<String>,
     pub platform: Option<String>,
     pub access_token: Secret,
     pub refresh_token: Secret,
     pub created_at: Option<String>,
     pub updated_at: Option<String>,
+}
+
+impl AppTokRow {
+    /// What is noted of its refresh token.
+    pub fn token_hash(&self) -> String {
+        sha256_hex(usable(self.refresh_token.expose()))
+    }
+
+    /// Whether it holds these tokens, byte for byte.
+    pub fn holds(&self, tokens: RowTokens<'_>) -> bool {
+        let is = |stored: &Secret, token: &Secret| stored.matches(token.expose().as_bytes());
+        is(&self.access_token, tokens.access_token) && is(&self.refresh_token, tokens.refresh_token)
+    }
+}
+
+/// What a row is given.
+#[derive(Debug, Clone, Copy)]
+pub struct RowTokens<'a> {
+    pub access_token: &'a Secret,
+    pub refresh_token: &'a Secret,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowWrite {
+    Written,
+    /// The row is gone, is not the only one with its id, or holds other tokens than were seen. Nothing was written.
+    Conflict,
+    /// The row would hold something else than it was given: a column is too short, or a trigger changes it. Nothing was
+    /// written, unless the table has no transactions.
+    Altered,
+    /// The table's engine can't undo a write, so none was tried.
+    NotTransactional,
+}
+
+/// Whether a write is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Yes,
+    /// Everything but the commit.
+    No,
+}
+
+/// A token or name as it can be used: pasted values come with blanks, line ends and quotation marks around them.
+pub fn usable(text: &str) -> &str {
+    let is_blank = |c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}');
+    let mut inner = text;
+    loop {
+        let trimmed = inner.trim_matches(is_blank);
+        let unquoted = ['"', '\'']
+            .into_iter()
+            .find_map(|quote| trimmed.strip_prefix(quote)?.strip_suffix(quote));
+        match unquoted {
+            Some(unquoted) => inner = unquoted,
+            None => return trimmed,
+        }
+    }
 }
 
 /// `table` or `schema.table`: letters, digits and underscores.
@@ -71,6 +130,24 @@ impl std::str::FromStr for TableName {
         } else {
             Err(BadTableName)
         }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Flag {
+    #[diesel(sql_type = Bool)]
+    holds: bool,
+}
+
+/// Why a transaction is rolled back.
+enum Undo {
+    Failed(DieselError),
+    Because(RowWrite),
+}
+
+impl From<DieselError> for Undo {
+    fn from(error: DieselError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -116,110 +193,157 @@ impl AppTok {
         self.table.as_str()
     }
 
-    /// All rows, in the order of their ids' texts.
+    /// All rows.
     pub async fn rows(&self) -> Result<Vec<AppTokRow>, StoreError> {
-        let mut rows: Vec<AppTokRow> = Vec::new();
-        loop {
-            let after = rows.last().map_or_else(String::new, |row| row.id.clone());
-            let page = self.page(&after).await?;
-            let is_last = page.len() < PAGE;
-            rows.extend(page);
-            if is_last {
-                return Ok(rows);
+        let query = format!("SELECT {} FROM {}", self.columns(), self.name());
+        let rows: Vec<RawRow> = on_conn!(self.store, |conn| sql(&query).load(conn))?;
+        Ok(rows.into_iter().map(AppTokRow::from).collect())
+    }
+
+    /// The rows with this id: more than one where the table does not keep it unique.
+    pub async fn rows_with(&self, id: &str) -> Result<Vec<AppTokRow>, StoreError> {
+        let query = self.select_by_id();
+        let rows: Vec<RawRow> = on_conn!(self.store, |conn| sql(&query)
+            .bind::<Text, _>(id)
+            .load(conn))?;
+        Ok(rows.into_iter().map(AppTokRow::from).collect())
+    }
+
+    /// Whether row-level security may hide rows of the table from us.
+    pub async fn hides_rows(&self) -> Result<bool, StoreError> {
+        match self.backend() {
+            Backend::Mysql | Backend::Sqlite => Ok(false),
+            Backend::Postgres => {
+                let query = "SELECT COALESCE(row_security_active(to_regclass($1)), false) AS holds";
+                let name = self.name();
+                let rows: Vec<Flag> = on_conn!(self.store, |conn| sql(query)
+                    .bind::<Text, _>(&name)
+                    .load(conn))?;
+                Ok(rows.iter().any(|row| row.holds))
             }
         }
     }
 
-    async fn page(&self, after: &str) -> Result<Vec<AppTokRow>, StoreError> {
-        let (id, table) = (self.exact("id"), self.name());
-        let query = format!(
-            "SELECT {} FROM {table} WHERE {} > {} ORDER BY {} LIMIT {PAGE}",
-            self.columns(),
-            id,
-            self.value(1),
-            id,
-        );
-        self.read(&query, after).await
+    /// Gives a row other tokens, if it still holds both that were seen there.
+    pub async fn write(
+        &self,
+        seen: &AppTokRow,
+        tokens: RowTokens<'_>,
+        now: Timestamp,
+    ) -> Result<RowWrite, StoreError> {
+        self.transact(seen, tokens, now, Keep::Yes).await
     }
 
-    pub async fn row(&self, id: &str) -> Result<Option<AppTokRow>, StoreError> {
-        let query = format!(
+    /// Does what [`write`](Self::write) does, and takes it back: whether it would succeed.
+    pub async fn try_write(
+        &self,
+        seen: &AppTokRow,
+        tokens: RowTokens<'_>,
+        now: Timestamp,
+    ) -> Result<RowWrite, StoreError> {
+        if self.is_transactional().await? {
+            self.transact(seen, tokens, now, Keep::No).await
+        } else {
+            Ok(RowWrite::NotTransactional)
+        }
+    }
+
+    async fn transact(
+        &self,
+        seen: &AppTokRow,
+        tokens: RowTokens<'_>,
+        now: Timestamp,
+        keep: Keep,
+    ) -> Result<RowWrite, StoreError> {
+        let Some(id) = seen.id.as_deref() else {
+            return Ok(RowWrite::Conflict);
+        };
+        let (update, select) = (self.update(now), self.select_by_id());
+        let (access_token, refresh_token) =
+            (tokens.access_token.expose(), tokens.refresh_token.expose());
+        on_conn!(self.store, |conn| async {
+            let ended = conn
+                .transaction::<(), Undo, _>(async |conn| {
+                    let changed = sql(&update)
+                        .bind::<Text, _>(access_token)
+                        .bind::<Text, _>(refresh_token)
+                        .bind::<Text, _>(id)
+                        .bind::<Text, _>(seen.refresh_token.expose())
+                        .bind::<Text, _>(seen.access_token.expose())
+                        .execute(conn)
+                        .await?;
+                    if changed != 1 {
+                        return Err(Undo::Because(RowWrite::Conflict));
+                    }
+                    let now: Vec<RawRow> = sql(&select).bind::<Text, _>(id).load(conn).await?;
+                    let [row] = now.as_slice() else {
+                        return Err(Undo::Because(RowWrite::Conflict));
+                    };
+                    if row.acc_token.as_deref() != Some(access_token)
+                        || row.ref_token.as_deref() != Some(refresh_token)
+                    {
+                        return Err(Undo::Because(RowWrite::Altered));
+                    }
+                    match keep {
+                        Keep::Yes => Ok(()),
+                        Keep::No => Err(Undo::Because(RowWrite::Written)),
+                    }
+                })
+                .await;
+            match ended {
+                Ok(()) => Ok(RowWrite::Written),
+                Err(Undo::Because(end)) => Ok(end),
+                Err(Undo::Failed(error)) => Err(error),
+            }
+        })
+    }
+
+    /// Whether a write can be undone: not with `MyISAM` and its like.
+    async fn is_transactional(&self) -> Result<bool, StoreError> {
+        match self.backend() {
+            Backend::Postgres | Backend::Sqlite => Ok(true),
+            Backend::Mysql => {
+                let (schema, table) = match self.table.0.split_once('.') {
+                    Some((schema, table)) => (Some(schema), table),
+                    None => (None, self.table.as_str()),
+                };
+                let query = "SELECT e.TRANSACTIONS <> 'YES' AS holds FROM information_schema.TABLES t \
+                             JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
+                             WHERE t.TABLE_SCHEMA = COALESCE(?, DATABASE()) AND t.TABLE_NAME = ?";
+                let rows: Vec<Flag> = on_conn!(self.store, |conn| sql(query)
+                    .bind::<Nullable<Text>, _>(schema)
+                    .bind::<Text, _>(table)
+                    .load(conn))?;
+                Ok(!rows.iter().any(|row| row.holds))
+            }
+        }
+    }
+
+    fn select_by_id(&self) -> String {
+        format!(
             "SELECT {} FROM {} WHERE {} = {}",
             self.columns(),
             self.name(),
             self.exact("id"),
             self.value(1),
-        );
-        let found = self.read(&query, id).await?;
-        Ok(found.into_iter().find(|row| row.id == id))
+        )
     }
 
-    async fn read(&self, query: &str, bound: &str) -> Result<Vec<AppTokRow>, StoreError> {
-        let rows: Vec<RawRow> = on_conn!(self.store, |conn| sql(query)
-            .bind::<Text, _>(bound)
-            .load(conn))?;
-        Ok(rows.into_iter().map(AppTokRow::from).collect())
-    }
-
-    /// Gives a row another access token, if it still holds both tokens that were seen there.
-    pub async fn access_token_write(
-        &self,
-        seen: &AppTokRow,
-        access_token: &Secret,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let query = self.update(&["acc_token"], now);
-        let changed = on_conn!(self.store, |conn| sql(&query)
-            .bind::<Text, _>(access_token.expose())
-            .bind::<Text, _>(seen.id.as_str())
-            .bind::<Text, _>(seen.refresh_token.expose())
-            .bind::<Text, _>(seen.access_token.expose())
-            .execute(conn))?;
-        Ok(changed == 1)
-    }
-
-    /// Gives a row both tokens, if it still holds both that were seen there.
-    pub async fn tokens_write(
-        &self,
-        seen: &AppTokRow,
-        access_token: &Secret,
-        refresh_token: &Secret,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let query = self.update(&["acc_token", "ref_token"], now);
-        let changed = on_conn!(self.store, |conn| sql(&query)
-            .bind::<Text, _>(access_token.expose())
-            .bind::<Text, _>(refresh_token.expose())
-            .bind::<Text, _>(seen.id.as_str())
-            .bind::<Text, _>(seen.refresh_token.expose())
-            .bind::<Text, _>(seen.access_token.expose())
-            .execute(conn))?;
-        Ok(changed == 1)
-    }
-
-    /// Sets these columns, and when: bound are their values, then the id, the refresh and the access token that were seen.
-    fn update(&self, columns: &[&str], now: Timestamp) -> String {
-        let mut values = (1..).map(|number| self.value(number));
-        let mut is = |column: String| {
-            let value = values.next().unwrap_or_default();
-            format!("{column} = {value}")
-        };
-        let set: Vec<String> = columns
-            .iter()
-            .map(|column| is(self.column(column)))
-            .collect();
-        let seen = [
-            self.exact("id"),
-            self.exact("ref_token"),
-            format!("COALESCE({}, '')", self.exact("acc_token")),
-        ];
+    /// Binds the two new tokens, then the id, the refresh and the access token that were seen.
+    fn update(&self, now: Timestamp) -> String {
+        let [access, refresh, id, seen_refresh, seen_access] =
+            [1, 2, 3, 4, 5].map(|number| self.value(number));
         format!(
-            "UPDATE {} SET {}, {} = {} WHERE {}",
+            "UPDATE {} SET {} = {access}, {} = {refresh}, {} = {} \
+             WHERE {} = {id} AND {} = {seen_refresh} AND COALESCE({}, '') = {seen_access}",
             self.name(),
-            set.join(", "),
+            self.column("acc_token"),
+            self.column("ref_token"),
             self.column("updated_at"),
             self.instant(now),
-            seen.map(is).join(" AND "),
+            self.exact("id"),
+            self.exact("ref_token"),
+            self.exact("acc_token"),
         )
     }
 
@@ -241,8 +365,22 @@ impl AppTok {
             ("created_at", "created_at"),
             ("updated_at", "updated_at"),
         ];
-        let columns = named.map(|(column, name)| format!("{} AS {name}", self.text(column)));
+        let columns = named.map(|(column, name)| {
+            let read = match column {
+                "created_at" | "updated_at" => self.time(column),
+                _ => self.text(column),
+            };
+            format!("{read} AS {name}")
+        });
         columns.join(", ")
+    }
+
+    /// A time with its zone, whatever the session's `DateStyle`; text as it is.
+    fn time(&self, name: &str) -> String {
+        match self.backend() {
+            Backend::Postgres => format!("to_json({}) #>> '{{}}'", self.column(name)),
+            Backend::Mysql | Backend::Sqlite => self.text(name),
+        }
     }
 
     fn text(&self, name: &str) -> String {
@@ -253,7 +391,7 @@ impl AppTok {
         format!("CAST({} AS {to})", self.column(name))
     }
 
-    /// Byte for byte: a page begins where the last one ended, and `a` is not `A`, as it is to `MySQL`.
+    /// Byte for byte: `a` is not `A`, as it is to `MySQL`.
     fn exact(&self, name: &str) -> String {
         let text = self.text(name);
         match self.backend() {
@@ -301,9 +439,9 @@ fn sql(text: &str) -> SqlQuery {
 
 impl From<RawRow> for AppTokRow {
     fn from(row: RawRow) -> Self {
-        let told = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        let told = |text: Option<String>| text.filter(|text| !usable(text).is_empty());
         Self {
-            id: row.id.unwrap_or_default(),
+            id: row.id,
             app_id: told(row.app_id),
             platform: told(row.platform),
             access_token: Secret::new(row.acc_token.unwrap_or_default()),
@@ -317,6 +455,23 @@ impl From<RawRow> for AppTokRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_pasted_around_a_token_is_not_used() {
+        for text in [
+            "t",
+            " t\n",
+            "\u{feff}t\r\n",
+            "\"t\"",
+            " '\u{200b}t ' ",
+            "\" 't'\"",
+        ] {
+            assert_eq!(usable(text), "t", "{text:?}");
+        }
+        for kept in ["it's", "\"", "a \"b\" c", ""] {
+            assert_eq!(usable(kept), kept, "{kept:?}");
+        }
+    }
 
     #[test]
     fn a_table_is_named_by_words_alone() {

@@ -24,12 +24,12 @@ pub struct Import {
     pub source_table: String,
     pub source_row: String,
     pub connection_id: ConnectionId,
-    /// SHA-256 of the refresh token that the row holds: where somebody else wrote another one, nothing is overwritten.
+    /// SHA-256 of the refresh token that the row holds: a row with another one is not overwritten.
     pub token_hash: String,
-    /// The generation whose access token the row holds; 0 where nobody knows.
-    pub mirrored_generation: i64,
-    /// Since when the row is its own master again.
+    /// When the row's tokens were given back to n8n.
     pub handed_back_at: Option<Timestamp>,
+    /// When the row's refresh token was last found changed and replaced the connection's.
+    pub replaced_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -72,8 +72,8 @@ impl Store {
                 i::source_row.eq(&import.source_row),
                 i::connection_id.eq(import.connection_id.as_str()),
                 i::token_hash.eq(&import.token_hash),
-                i::mirrored_generation.eq(import.mirrored_generation),
                 i::handed_back_at.eq(import.handed_back_at),
+                i::replaced_at.eq(import.replaced_at),
                 i::created_at.eq(now),
                 i::updated_at.eq(now),
             ))
@@ -92,8 +92,8 @@ impl Store {
         .set((
             i::connection_id.eq(import.connection_id.as_str()),
             i::token_hash.eq(&import.token_hash),
-            i::mirrored_generation.eq(import.mirrored_generation),
             i::handed_back_at.eq(import.handed_back_at),
+            i::replaced_at.eq(import.replaced_at),
             i::updated_at.eq(now),
         ))
         .execute(conn))?;
@@ -126,27 +126,6 @@ impl Store {
             .load(conn))
     }
 
-    /// A page of the rows of this table that hold another access token than their active connection. Reads all that came
-    /// from it: an old table is of a size that people look at.
-    pub async fn imports_behind(
-        &self,
-        source_table: &str,
-        after: &str,
-        limit: u16,
-    ) -> Result<Vec<Import>, StoreError> {
-        on_conn!(self, |conn| table
-            .inner_join(connections)
-            .filter(i::source_table.eq(source_table))
-            .filter(i::source_row.gt(after))
-            .filter(i::handed_back_at.is_null())
-            .filter(c::state.eq(ConnectionState::Active.as_str()))
-            .filter(c::generation.ne(i::mirrored_generation))
-            .order(i::source_row)
-            .limit(limit.into())
-            .select(Import::as_select())
-            .load(conn))
-    }
-
     /// The active connections that no row of this table is waiting for: made here, or anew since they were handed back.
     pub async fn connections_without_import(
         &self,
@@ -170,25 +149,7 @@ impl Store {
             .load(conn))
     }
 
-    /// The row holds the access token of this generation, if nobody has noted another since.
-    pub async fn import_mirrored(
-        &self,
-        seen: &Import,
-        generation: i64,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let changed = on_conn!(self, |conn| diesel::update(
-            table
-                .find((&seen.source_table, &seen.source_row))
-                .filter(i::connection_id.eq(seen.connection_id.as_str()))
-                .filter(i::mirrored_generation.eq(seen.mirrored_generation)),
-        )
-        .set((i::mirrored_generation.eq(generation), i::updated_at.eq(now),))
-        .execute(conn))?;
-        Ok(changed == 1)
-    }
-
-    /// The row holds this refresh token, and is its own master again.
+    /// The row holds this refresh token, and n8n spends it again.
     pub async fn import_handed_back(
         &self,
         seen: &Import,

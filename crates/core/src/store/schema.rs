@@ -113,7 +113,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Nullable, Text};
+    use diesel::sql_types::{Nullable, Text};
     use super::Instant;
 
     imports (source_table, source_row) {
@@ -121,10 +121,10 @@ diesel::table! {
         source_row -> Text,
         connection_id -> Text,
         token_hash -> Text,
-        mirrored_generation -> BigInt,
         handed_back_at -> Nullable<Instant>,
         created_at -> Instant,
         updated_at -> Instant,
+        replaced_at -> Nullable<Instant>,
     }
 }
 

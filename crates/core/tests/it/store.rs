@@ -135,12 +135,16 @@ contract! { every backend:
     }
     app_tok {
         rows_of_the_old_table_are_read_whatever_their_types
+        times_of_the_old_table_are_read_with_their_zone
+        row_level_security_that_hides_rows_is_seen
         old_row_is_written_to_by_its_id_and_as_it_was_seen
+        row_that_would_not_hold_what_it_is_given_is_left_as_it_was
+        write_is_not_tried_where_it_cannot_be_undone
         old_table_that_lacks_a_column_is_said
     }
     imports {
         what_a_row_has_become_is_noted_once
-        rows_that_are_behind_are_found
+        a_row_is_handed_back_once
         handing_back_waits_for_who_is_at_it
         what_is_handed_back_is_never_due_and_never_committed
     }

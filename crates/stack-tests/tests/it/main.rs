@@ -237,6 +237,12 @@ promises! { every backend:
         import_finds_out_by_a_refresh_whose_an_expired_grant_is
         import_asks_again_later_what_the_provider_does_not_say_now
         import_revives_by_newer_tokens_alone
+        import_orders_rows_by_time_and_not_by_text
+        import_gives_no_living_grant_up_for_ended
+        import_spends_one_refresh_token_of_a_person
+        blanks_and_quotes_around_values_are_not_used
+        row_without_an_id_of_its_own_is_open
+        import_names_row_level_security
         exports_and_documents_are_taken_over_alike
         import_that_was_killed_before_it_knew_whose_it_is_goes_on
         import_that_was_killed_after_it_had_filed_spends_nothing_twice
@@ -246,9 +252,13 @@ promises! { every backend:
         after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none
         token_in_doubt_is_not_handed_back
         connection_without_a_row_stays_here
+        row_that_cannot_take_the_tokens_is_not_handed_back
         workflow_that_reads_the_old_row_after_a_refresh_finds_the_new_token
         renewal_that_no_workflow_asked_for_is_mirrored_too
         old_table_that_is_away_is_brought_up_to_date_later
+        row_that_lags_behind_is_no_reason_to_refresh
+        mirrored_connection_counts_as_in_use
+        table_that_cannot_be_written_is_named_at_the_start
         row_that_is_not_what_was_imported_is_not_written_to
         guide_is_walked_as_it_is_printed
     }

@@ -4,7 +4,9 @@ mod guide;
 mod import;
 mod interrupted;
 mod mirror;
+mod n8n;
 mod place;
+mod table;
 mod way_back;
 
 pub(crate) use guide::*;
@@ -12,4 +14,5 @@ pub(crate) use import::*;
 pub(crate) use interrupted::*;
 pub(crate) use mirror::*;
 use place::{ALIAS, Place, Tokens};
+pub(crate) use table::*;
 pub(crate) use way_back::*;

@@ -150,11 +150,11 @@ pub(super) fn app_of<'a>(
             format!("of another platform, {platform}"),
         ));
     }
-    if let Some(why) = found.unfit {
-        return Err(Verdict::new(Did::Left, why));
-    }
     if found.refresh_token.is_empty() || found.access_token.is_empty() {
         return Err(Verdict::new(Did::Left, "holds no tokens"));
+    }
+    if let Some((did, why)) = &found.unfit {
+        return Err(Verdict::new(did.clone(), *why));
     }
     match (&found.app_id, chosen) {
         (None, Some(app)) => Ok(app),

@@ -19,7 +19,7 @@ use pipekeeper_core::vault::SealedTo;
 use super::grant::{Grant, hint, unasked};
 use super::source::Found;
 use super::take::{has_ended, identity_of, is_here, refused};
-use super::{Did, Run, Verdict, app_names, connection};
+use super::{Did, FirstGrant, Run, Verdict, app_names, connection};
 use crate::door::PATIENCE;
 use crate::refresh::{Outcome, RefreshError, Trigger};
 
@@ -99,9 +99,20 @@ impl Run<'_> {
         };
         let key = app.app_key();
         let person = (key.clone(), company_id.clone(), user_id.clone());
-        if let Some(first) = self.taken.get(&person) {
-            let said = format!("expired, and by its own text of the same person as {first}");
-            return Ok(Some(Verdict::new(Did::Left, said)));
+        if let Some(FirstGrant { name, is_refused }) = self.taken.get(&person) {
+            let verdict = if *is_refused {
+                Verdict::new(
+                    Did::Open,
+                    format!(
+                        "is of the same person as {name}, whose refresh token was refused: connect it again, or remove that \
+                         row's tokens and run this again"
+                    ),
+                )
+            } else {
+                let said = format!("expired, and by its own text of the same person as {name}");
+                Verdict::new(Did::Left, said)
+            };
+            return Ok(Some(verdict));
         }
         let held = self
             .door
@@ -154,7 +165,13 @@ impl Run<'_> {
                     return Ok(grant.told(found, &app, &filed.of(&who)));
                 }
                 Renewed::Open(verdict) => return Ok(grant.told(found, &app, &verdict)),
-                Renewed::Refused => begun = None,
+                Renewed::Refused => {
+                    begun = None;
+                    let newest = grant.newest(found);
+                    if let Some((company_id, user_id)) = hint(&newest.refresh_token) {
+                        self.note_first((app.app_key(), company_id, user_id), &newest.name, true);
+                    }
+                }
             }
         }
         let refused = "the provider refuses its refresh token: connect it again";
@@ -326,7 +343,7 @@ impl Run<'_> {
         let newest = grant.newest(found);
         let key = app.app_key();
         let person = (key.clone(), who.company_id.clone(), who.user_id.clone());
-        self.taken.entry(person).or_insert(newest.name.clone());
+        self.note_first(person, &newest.name, false);
         let store = self.door.store().clone();
         let held = store
             .connection_find_by_grant(&key, &who.company_id, &who.user_id)
@@ -382,7 +399,7 @@ impl Run<'_> {
             ));
         };
         self.note(&grant.token_hash, &current.id).await?;
-        self.link(found, grant, app, &current, 0).await?;
+        self.link(found, grant, app, &current).await?;
         if current.id != row.id {
             self.drop_row(&row).await?;
         }
@@ -400,7 +417,7 @@ impl Run<'_> {
         held: &Connection,
     ) -> anyhow::Result<Verdict> {
         self.note(&grant.token_hash, &held.id).await?;
-        self.link(found, grant, app, held, 0).await?;
+        self.link(found, grant, app, held).await?;
         if held.id != row.id {
             self.drop_row(row).await?;
         }

@@ -1,22 +1,24 @@
 //! What other places keep grants in: n8n's table, its exports, the CRM integration's documents.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppTok, AppTokRow};
+use pipekeeper_core::store::{AppTok, AppTokRow, usable};
 use serde_json::Value;
+
+use super::Did;
 
 /// A grant as it was found, and where.
 #[derive(Debug)]
 pub(crate) struct Found {
     /// `row 3`, `document 507f…`: what the report calls it.
     pub(crate) name: String,
-    /// The id of its row, if it is one of the old table itself.
+    /// The id of its row, if it is one of the old table itself and no other row has it.
     pub(crate) row: Option<String>,
     pub(crate) app_id: Option<String>,
     pub(crate) platform: Option<String>,
@@ -27,14 +29,15 @@ pub(crate) struct Found {
     pub(crate) api_domain: Option<String>,
     pub(crate) scope: String,
     pub(crate) expires_at: Option<Timestamp>,
-    /// Why nobody can use it.
-    pub(crate) unfit: Option<&'static str>,
+    /// Why it can't be imported.
+    pub(crate) unfit: Option<(Did, &'static str)>,
     age: Age,
 }
 
-/// By when it was last written, by when it was made, by its id.
+/// When it was last written, when it was created, its id. Only a suggestion of which is newer: people write times in their
+/// own format and zone, and a time that can't be read counts as the oldest.
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Age(Option<String>, Option<String>, Id);
+struct Age(Option<Timestamp>, Option<Timestamp>, Id);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Id(String);
@@ -59,23 +62,25 @@ impl Found {
         self.age.cmp(&other.age)
     }
 
-    fn of_row(row: AppTokRow, name: String, is_in_the_table: bool) -> Self {
+    fn of_row(row: AppTokRow, name: String) -> Self {
+        let text = |text: Option<String>| text.map(|text| usable(&text).to_owned());
+        let token = |token: &Secret| Secret::from(usable(token.expose()));
         Self {
             name,
-            row: is_in_the_table.then(|| row.id.clone()),
-            app_id: row.app_id,
-            platform: row.platform,
-            access_token: row.access_token,
-            refresh_token: row.refresh_token,
+            row: None,
+            app_id: text(row.app_id),
+            platform: text(row.platform),
+            access_token: token(&row.access_token),
+            refresh_token: token(&row.refresh_token),
             keeper: None,
             api_domain: None,
             scope: String::new(),
             expires_at: None,
             unfit: None,
             age: Age(
-                row.updated_at.as_deref().map(comparable),
-                row.created_at.as_deref().map(comparable),
-                Id(row.id),
+                row.updated_at.as_deref().and_then(Timestamp::parse),
+                row.created_at.as_deref().and_then(Timestamp::parse),
+                Id(row.id.unwrap_or_default()),
             ),
         }
     }
@@ -86,18 +91,21 @@ impl Found {
         let of = |value: &Value, key: &str| value.get(key).and_then(text);
         let keeper = of(document, "account_id").zip(of(document, "owner"));
         let unfit = if document.get("token_invalidated") == Some(&Value::Bool(true)) {
-            Some("invalidated where it is (token_invalidated): connect it again")
+            Some((
+                Did::Left,
+                "invalidated where it is (token_invalidated): connect it again",
+            ))
         } else if keeper.is_none() {
-            Some("has no account_id, or no owner")
+            Some((Did::Left, "has no account_id, or no owner"))
         } else {
             None
         };
         let secs = |key: &str| of(token, key).and_then(|secs| secs.parse::<f64>().ok());
         let generated_at = secs("generated_at");
-        let expires_at = generated_at.zip(secs("expires_in")).and_then(|(at, secs)| {
-            let whole = Duration::try_from_secs_f64(at + secs).ok()?;
-            Timestamp::from_unix_micros(i64::try_from(whole.as_micros()).ok()?)
-        });
+        let expires_at = generated_at
+            .zip(secs("expires_in"))
+            .and_then(|(at, secs)| Timestamp::from_unix_secs(at + secs));
+        let secret = |key: &str| Secret::from(usable(&of(token, key).unwrap_or_default()));
         let id = of(document, "_id");
         Self {
             name: id.clone().map_or_else(
@@ -107,25 +115,20 @@ impl Found {
             row: None,
             app_id: of(document, "AppId").or_else(|| of(document, "app_id")),
             platform: None,
-            access_token: Secret::new(of(token, "access_token").unwrap_or_default()),
-            refresh_token: Secret::new(of(token, "refresh_token").unwrap_or_default()),
+            access_token: secret("access_token"),
+            refresh_token: secret("refresh_token"),
             keeper,
             api_domain: of(token, "api_domain"),
             scope: of(token, "scope").unwrap_or_default(),
             expires_at,
             unfit,
             age: Age(
-                generated_at.map(|at| format!("{at:020.3}")),
+                generated_at.and_then(Timestamp::from_unix_secs),
                 None,
                 Id(id.unwrap_or_default()),
             ),
         }
     }
-}
-
-/// `2026-11-21T20:41:37.538Z` and `2026-11-21 20:41:37.538+00` are one time.
-fn comparable(time: &str) -> String {
-    time.replace('T', " ")
 }
 
 /// Text and numbers, also as `MongoDB`'s extended JSON has them; `None` where it is empty.
@@ -149,11 +152,27 @@ pub(crate) async fn table(old: &AppTok) -> anyhow::Result<Vec<Found>> {
             old.table()
         )
     })?;
+    let mut with_id: HashMap<String, usize> = HashMap::new();
+    for id in rows.iter().filter_map(|row| row.id.clone()) {
+        *with_id.entry(id).or_default() += 1;
+    }
     let found = rows.into_iter().map(|row| {
-        let name = format!("row {}", row.id);
-        Found::of_row(row, name, true)
+        let id = row.id.clone();
+        let name = format!("row {}", id.as_deref().unwrap_or("NULL"));
+        let mut found = Found::of_row(row, name);
+        match id {
+            None => found.unfit = Some((Did::Open, "has no id: give it one of its own")),
+            Some(id) if with_id.get(&id) != Some(&1) => {
+                let why = "has the same id as another row: give each an id of its own";
+                found.unfit = Some((Did::Open, why));
+            }
+            Some(id) => found.row = Some(id),
+        }
+        found
     });
-    Ok(found.collect())
+    let mut found: Vec<Found> = found.collect();
+    found.sort_by(|a, b| a.age.2.cmp(&b.age.2));
+    Ok(found)
 }
 
 /// The table's export.
@@ -228,7 +247,7 @@ fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> Found {
         .clone()
         .map_or_else(|| format!("item {number}"), |id| format!("row {id}"));
     let row = AppTokRow {
-        id: id.unwrap_or_else(|| number.to_string()),
+        id: Some(id.unwrap_or_else(|| number.to_string())),
         app_id: cell("AppId"),
         platform: cell("Platform"),
         access_token: secret("acc_token"),
@@ -236,7 +255,7 @@ fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> Found {
         created_at: cell("created_at"),
         updated_at: cell("updated_at"),
     };
-    Found::of_row(row, name, false)
+    Found::of_row(row, name)
 }
 
 #[cfg(test)]

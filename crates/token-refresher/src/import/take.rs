@@ -17,8 +17,8 @@ use super::{Did, Run, Verdict, connection};
 use crate::door::PATIENCE;
 use crate::refresh::{RefreshError, Trigger};
 
-/// Under this name each refresh token that was taken over is noted by its hash, wherever it was found: none is spent a
-/// second time. No table has such a name.
+/// Under this name each refresh token that became a connection's is noted by its hash, wherever it was found: none is spent
+/// a second time. No table has such a name.
 const GRANTS: &str = "~grant";
 
 impl Run<'_> {
@@ -40,7 +40,7 @@ impl Run<'_> {
         }
         let verdict = match row.state {
             ConnectionState::Active => {
-                self.link(found, grant, app, &row, 0).await?;
+                self.link(found, grant, app, &row).await?;
                 is_here(&row)
             }
             ConnectionState::ReauthRequired | ConnectionState::Revoked => has_ended(&row),
@@ -67,8 +67,8 @@ impl Run<'_> {
             source_row: token_hash.to_owned(),
             connection_id: id.clone(),
             token_hash: token_hash.to_owned(),
-            mirrored_generation: 0,
             handed_back_at: None,
+            replaced_at: None,
         };
         self.put(import).await
     }
@@ -78,14 +78,13 @@ impl Run<'_> {
         self.door.store().imports_forget(id).await
     }
 
-    /// Notes which rows of the old table are this connection's. `holds`: the generation whose access token they hold.
+    /// Notes which rows of the old table are this connection's.
     pub(super) async fn link(
         &self,
         found: &[Found],
         grant: &Grant,
         app: &App,
         row: &Connection,
-        holds: i64,
     ) -> Result<(), StoreError> {
         let Some(source_table) = &self.source_table else {
             return Ok(());
@@ -100,8 +99,8 @@ impl Run<'_> {
                     source_row,
                     connection_id: row.id.clone(),
                     token_hash: grant.token_hash.clone(),
-                    mirrored_generation: holds,
                     handed_back_at: None,
+                    replaced_at: None,
                 })
                 .await?;
             }
@@ -151,20 +150,26 @@ impl Run<'_> {
         let newest = grant.newest(found);
         let person = (app.app_key(), who.company_id.clone(), who.user_id.clone());
         let first = self.taken.get(&person).cloned();
-        self.taken.entry(person).or_insert(newest.name.clone());
+        self.note_first(person.clone(), &newest.name, false);
         let store = self.door.store().clone();
         let held = store
             .connection_find_by_grant(&app.app_key(), &who.company_id, &who.user_id)
             .await?;
-        if let Some(first) = first {
-            if let Some(held) = &held {
-                self.note_and_link(found, grant, app, held, 0).await?;
+        let proof = match first {
+            Some(first) if !first.is_refused => {
+                if let Some(held) = &held {
+                    self.link(found, grant, app, held).await?;
+                }
+                let beside = format!(
+                    "another grant of the same person as {}: kept for when that one ends",
+                    first.name
+                );
+                return Ok(Verdict::new(Did::Left, beside));
             }
-            return Ok(Verdict::new(
-                Did::Left,
-                format!("an older grant of the same person as {first}"),
-            ));
-        }
+            Some(first) => Proof::Spared(first.name),
+            None if self.refresh => Proof::Refresh,
+            None => Proof::None,
+        };
         let granted = Granted {
             identity: who,
             access_token: &known.access_token,
@@ -190,11 +195,11 @@ impl Run<'_> {
         match placement::decide(who, Arrival::Import(token), rows) {
             Placement::Insert => {}
             Placement::Keep(held) => {
-                self.note_and_link(found, grant, app, held, 0).await?;
+                self.link(found, grant, app, held).await?;
                 return Ok(is_here(held));
             }
             Placement::Update { row, .. } => {
-                return self.revive(found, grant, app, row, &granted).await;
+                return self.revive(found, grant, app, row, &granted, proof).await;
             }
             Placement::Refuse { refusal, .. } => return Ok(refused(refusal)),
         }
@@ -219,8 +224,12 @@ impl Run<'_> {
         let Some(row) = store.connection_find(&id).await? else {
             return Ok(Verdict::new(Did::Open, "gone at once: run this again"));
         };
-        self.link(found, grant, app, &row, row.generation).await?;
-        self.prove(&row, Fresh::Yes).await
+        self.link(found, grant, app, &row).await?;
+        let proven = self.prove(&row, Fresh::Yes, proof).await?;
+        if proven.did == Did::Open {
+            self.note_first(person, &newest.name, true);
+        }
+        Ok(proven)
     }
 
     async fn note_and_link(
@@ -229,10 +238,9 @@ impl Run<'_> {
         grant: &Grant,
         app: &App,
         row: &Connection,
-        holds: i64,
     ) -> Result<(), StoreError> {
         self.note(&grant.token_hash, &row.id).await?;
-        self.link(found, grant, app, row, holds).await
+        self.link(found, grant, app, row).await
     }
 
     /// Gives a connection that has ended the newer tokens that were found.
@@ -243,6 +251,7 @@ impl Run<'_> {
         app: &App,
         held: &Connection,
         granted: &Granted<'_>,
+        proof: Proof,
     ) -> anyhow::Result<Verdict> {
         if !self.apply {
             let said = format!("is taken over anew: {}", connection(&held.id));
@@ -257,9 +266,8 @@ impl Run<'_> {
         let row = store.connection_find(&held.id).await?;
         match row.filter(|_| revived) {
             Some(row) => {
-                self.note_and_link(found, grant, app, &row, row.generation)
-                    .await?;
-                self.prove(&row, Fresh::No).await
+                self.note_and_link(found, grant, app, &row).await?;
+                self.prove(&row, Fresh::No, proof).await
             }
             None => Ok(Verdict::new(
                 Did::Open,
@@ -269,10 +277,19 @@ impl Run<'_> {
     }
 
     /// One refresh through the door, if it is asked for.
-    async fn prove(&self, row: &Connection, fresh: Fresh) -> anyhow::Result<Verdict> {
+    async fn prove(&self, row: &Connection, fresh: Fresh, proof: Proof) -> anyhow::Result<Verdict> {
         let here = connection(&row.id);
-        if !self.refresh {
-            return Ok(Verdict::new(Did::Taken, format!("taken over: {here}")).at(&row.id));
+        match proof {
+            Proof::Refresh => {}
+            Proof::None => {
+                return Ok(Verdict::new(Did::Taken, format!("taken over: {here}")).at(&row.id));
+            }
+            Proof::Spared(first) => {
+                let said = format!(
+                    "taken over, not refreshed, because the refresh token of {first}, of the same person, was refused: {here}"
+                );
+                return Ok(Verdict::new(Did::Taken, said).at(&row.id));
+            }
         }
         let refreshed = self
             .door
@@ -396,6 +413,16 @@ pub(super) fn refused(refusal: Refusal<'_>) -> Verdict {
             Verdict::new(Did::Open, "another account or company has its place")
         }
     }
+}
+
+/// How it is proven that a grant which was taken over is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Proof {
+    /// Not at all: nobody asked for it.
+    None,
+    Refresh,
+    /// Not in this run: it has spent one refresh token of the same person, that of this row.
+    Spared(String),
 }
 
 /// Whether a row was made a moment ago.

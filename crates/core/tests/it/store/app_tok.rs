@@ -1,6 +1,7 @@
+use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppTok, Backend};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_core::store::{AppTok, AppTokRow, Backend, RowTokens, RowWrite};
+use pipekeeper_core::test_util::{TestDatabase, role_name};
 
 use super::at;
 
@@ -54,77 +55,233 @@ pub(crate) async fn rows_of_the_old_table_are_read_whatever_their_types(backend:
 
             let rows = old.rows().await.unwrap();
 
-            let ids: Vec<_> = rows.iter().map(|row| row.id.as_str()).collect();
+            let ids: Vec<_> = rows.iter().filter_map(|row| row.id.as_deref()).collect();
             assert_eq!(ids, key.map(|key| key.trim_matches('\'')), "{id} {time}");
             assert_eq!(rows[0].app_id.as_deref(), Some("app"));
-            assert!(
-                rows[0]
-                    .created_at
-                    .as_deref()
-                    .unwrap()
-                    .starts_with("2026-01-01 ")
-            );
+            let created = Timestamp::parse(rows[0].created_at.as_deref().unwrap());
+            assert_eq!(created, Timestamp::parse("2026-01-01T00:00:00Z"), "{time}");
             assert_eq!((&rows[1].app_id, &rows[1].platform), (&None, &None));
             assert_eq!(rows[1].access_token.expose(), "");
             assert_eq!(rows[1].refresh_token.expose(), "ö🦀");
-            assert_eq!(old.row(ids[1]).await.unwrap().unwrap().id, ids[1]);
-            assert!(old.row("nobody").await.unwrap().is_none());
+            let one = old.rows_with(ids[1]).await.unwrap();
+            assert_eq!(one.len(), 1);
+            assert_eq!(one[0].id.as_deref(), Some(ids[1]));
+            assert!(old.rows_with("nobody").await.unwrap().is_empty());
         }
     }
-    // More than one page.
     let database = TestDatabase::create(backend);
     let old = create(&database, "BIGINT", times(backend)[0]);
     let rest = "NULL, 'app', 'Pipedrive', 'acc', 'ref', NULL";
-    let values: Vec<String> = (1..=1201).map(|id| format!("({id}, {rest})")).collect();
-    let table = table(backend);
-    let insert = format!("INSERT INTO {table} VALUES {}", values.join(", "));
-    database.lines(&insert).unwrap();
-    assert_eq!(old.rows().await.unwrap().len(), 1201);
+    for id in ["NULL", "7", "7", "NULL"] {
+        insert(&database, id, rest);
+    }
+    let rows = old.rows().await.unwrap();
+    assert_eq!(rows.len(), 4, "no row is skipped");
+    assert_eq!(rows.iter().filter(|row| row.id.is_none()).count(), 2);
+    assert_eq!(old.rows_with("7").await.unwrap().len(), 2);
+}
+
+/// How the server writes times, and in which zone, is nobody's business.
+pub(crate) async fn times_of_the_old_table_are_read_with_their_zone(backend: Backend) {
+    if backend != Backend::Postgres {
+        return;
+    }
+    let database = TestDatabase::create(backend);
+    let old = create(&database, "BIGINT", "timestamptz");
+    let name = database
+        .lines("SELECT current_database()")
+        .unwrap()
+        .remove(0);
+    for setting in [
+        "datestyle = 'SQL, DMY'",
+        "timezone = 'Europe/Berlin'",
+        "default_transaction_isolation = 'serializable'",
+    ] {
+        let set = format!("ALTER DATABASE {name} SET {setting}");
+        database.lines(&set).unwrap();
+    }
+    // Twice 02:30 o'clock in Berlin.
+    for (id, at) in [("1", "2026-10-25T00:30:00Z"), ("2", "2026-10-25T01:30:00Z")] {
+        let rest = format!("'{at}', 'app', 'Pipedrive', 'acc', 'ref', NULL");
+        insert(&database, id, &rest);
+    }
+
+    let rows = old.rows().await.unwrap();
+
+    let times: Vec<_> = rows
+        .iter()
+        .map(|row| Timestamp::parse(row.created_at.as_deref().unwrap()))
+        .collect();
+    let expected = ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"].map(Timestamp::parse);
+    assert_eq!(times, expected);
+}
+
+/// A table whose rows are hidden from a role looks empty to it.
+pub(crate) async fn row_level_security_that_hides_rows_is_seen(backend: Backend) {
+    let database = TestDatabase::create(backend);
+    let old = create(&database, "BIGINT", times(backend)[0]);
+    let rest = "NULL, 'app', 'Pipedrive', 'acc', 'ref', NULL";
+    insert(&database, "1", rest);
+    assert!(!old.hides_rows().await.unwrap());
+    if backend != Backend::Postgres {
+        return;
+    }
+    let reader = role_name();
+    for statement in [
+        format!("CREATE ROLE {reader} LOGIN PASSWORD 'secret'"),
+        format!("GRANT SELECT ON \"App_tok\" TO {reader}"),
+        "ALTER TABLE \"App_tok\" ENABLE ROW LEVEL SECURITY".to_owned(),
+    ] {
+        database.lines(&statement).unwrap();
+    }
+    let url = database.url_by(&reader, "secret");
+    let reading = AppTok::open(&url, "App_tok".parse().unwrap()).unwrap();
+
+    assert!(reading.rows().await.unwrap().is_empty());
+    assert!(reading.hides_rows().await.unwrap());
+    assert!(!old.hides_rows().await.unwrap(), "a superuser sees them");
+    for statement in [
+        format!("DROP OWNED BY {reader}"),
+        format!("DROP ROLE {reader}"),
+    ] {
+        database.lines(&statement).unwrap();
+    }
+}
+
+async fn row(old: &AppTok, id: &str) -> AppTokRow {
+    old.rows_with(id).await.unwrap().remove(0)
+}
+
+fn tokens<'a>(access_token: &'a Secret, refresh_token: &'a Secret) -> RowTokens<'a> {
+    RowTokens {
+        access_token,
+        refresh_token,
+    }
 }
 
 pub(crate) async fn old_row_is_written_to_by_its_id_and_as_it_was_seen(backend: Backend) {
     for time in times(backend) {
         let database = TestDatabase::create(backend);
         let old = create(&database, "BIGINT", time);
-        for id in ["1", "2"] {
-            insert(
-                &database,
-                id,
-                "NULL, 'app', 'Pipedrive', 'acc', 'ref', NULL",
-            );
+        for id in ["1", "2", "7", "7"] {
+            let rest = "NULL, 'app', 'Pipedrive', 'acc', 'ref\n', NULL";
+            insert(&database, id, rest);
         }
-        let other = old.row("2").await.unwrap().unwrap();
-        let seen = old.row("1").await.unwrap().unwrap();
+        let (other, twin) = (row(&old, "2").await, row(&old, "7").await);
+        let seen = row(&old, "1").await;
+        let (access, refresh) = (Secret::from("it's new; --"), Secret::from("r2"));
+        let given = tokens(&access, &refresh);
 
-        let token = Secret::from("it's new; --");
-        assert!(old.access_token_write(&seen, &token, at(0)).await.unwrap());
-        assert!(!old.access_token_write(&seen, &token, at(0)).await.unwrap());
+        assert_eq!(
+            old.try_write(&seen, given, at(0)).await.unwrap(),
+            RowWrite::Written
+        );
+        assert!(
+            row(&old, "1")
+                .await
+                .holds(tokens(&seen.access_token, &seen.refresh_token))
+        );
+        assert_eq!(
+            old.write(&seen, given, at(0)).await.unwrap(),
+            RowWrite::Written
+        );
+        assert_eq!(
+            old.write(&seen, given, at(0)).await.unwrap(),
+            RowWrite::Conflict
+        );
+        assert_eq!(
+            old.write(&twin, given, at(0)).await.unwrap(),
+            RowWrite::Conflict,
+            "two rows have this id"
+        );
 
-        let now = old.row("1").await.unwrap().unwrap();
-        assert_eq!(now.access_token.expose(), token.expose());
-        assert_eq!(now.refresh_token.expose(), "ref");
+        let now = row(&old, "1").await;
+        assert!(now.holds(given));
         let written = now.updated_at.clone().unwrap();
         assert!(written.starts_with("2027-01-15"), "{time}: {written}");
-        let (access, refresh) = (Secret::from("a2"), Secret::from("r2"));
-        assert!(
-            old.tokens_write(&now, &access, &refresh, at(1))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !old.tokens_write(&now, &access, &refresh, at(1))
-                .await
-                .unwrap()
-        );
-        let now = old.row("1").await.unwrap().unwrap();
-        assert_eq!(
-            (now.access_token.expose(), now.refresh_token.expose()),
-            ("a2", "r2")
-        );
-        let untouched = old.row("2").await.unwrap().unwrap();
-        assert_eq!(untouched.access_token.expose(), other.access_token.expose());
-        assert_eq!(untouched.updated_at, None);
+        for (id, before) in [("2", other), ("7", twin)] {
+            let untouched = row(&old, id).await;
+            let before = tokens(&before.access_token, &before.refresh_token);
+            assert!(untouched.holds(before), "{id}");
+            assert_eq!(untouched.updated_at, None);
+        }
     }
+}
+
+/// Another copy of the tokens is given up only once the row was read back.
+pub(crate) async fn row_that_would_not_hold_what_it_is_given_is_left_as_it_was(backend: Backend) {
+    let database = TestDatabase::create(backend);
+    let old = create(&database, "BIGINT", times(backend)[0]);
+    insert(
+        &database,
+        "1",
+        "NULL, 'app', 'Pipedrive', 'acc', 'ref', NULL",
+    );
+    let seen = row(&old, "1").await;
+    for statement in cutting(backend) {
+        database.lines(statement).unwrap();
+    }
+    let (access, refresh) = (Secret::from("acc"), Secret::from("refresh-token"));
+    let given = tokens(&access, &refresh);
+
+    for written in [
+        old.try_write(&seen, given, at(0)).await,
+        old.write(&seen, given, at(0)).await,
+    ] {
+        assert_eq!(written.unwrap(), RowWrite::Altered);
+    }
+
+    assert!(
+        row(&old, "1")
+            .await
+            .holds(tokens(&seen.access_token, &seen.refresh_token))
+    );
+    let short = Secret::from("short");
+    let fits = tokens(&access, &short);
+    assert_eq!(
+        old.write(&seen, fits, at(0)).await.unwrap(),
+        RowWrite::Written
+    );
+}
+
+/// As a column does that is too short, on a server that is told to be lenient.
+fn cutting(backend: Backend) -> &'static [&'static str] {
+    match backend {
+        Backend::Postgres => &[
+            "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN NEW.ref_token = left(NEW.ref_token, 9); RETURN NEW; END $$",
+            "CREATE TRIGGER cut BEFORE UPDATE ON \"App_tok\" FOR EACH ROW EXECUTE FUNCTION cut()",
+        ],
+        Backend::Mysql => &[
+            "CREATE TRIGGER cut BEFORE UPDATE ON App_tok FOR EACH ROW SET NEW.ref_token = LEFT(NEW.ref_token, 9)",
+        ],
+        Backend::Sqlite => &["CREATE TRIGGER cut AFTER UPDATE ON App_tok BEGIN \
+               UPDATE App_tok SET ref_token = substr(ref_token, 1, 9) WHERE id = NEW.id; END"],
+    }
+}
+
+/// With `MyISAM` nothing can be taken back, and so nothing is tried.
+pub(crate) async fn write_is_not_tried_where_it_cannot_be_undone(backend: Backend) {
+    if backend != Backend::Mysql {
+        return;
+    }
+    let database = TestDatabase::create(backend);
+    let old = create(&database, "BIGINT", times(backend)[0]);
+    insert(
+        &database,
+        "1",
+        "NULL, 'app', 'Pipedrive', 'acc', 'ref', NULL",
+    );
+    database
+        .lines("ALTER TABLE App_tok ENGINE = MyISAM")
+        .unwrap();
+    let seen = row(&old, "1").await;
+    let (access, refresh) = (Secret::from("a2"), Secret::from("r2"));
+
+    let tried = old.try_write(&seen, tokens(&access, &refresh), at(0)).await;
+
+    assert_eq!(tried.unwrap(), RowWrite::NotTransactional);
+    assert_eq!(row(&old, "1").await.access_token.expose(), "acc");
 }
 
 pub(crate) async fn old_table_that_lacks_a_column_is_said(backend: Backend) {

@@ -10,8 +10,8 @@ fn import(row: &str, id: &ConnectionId) -> Import {
         source_row: row.to_owned(),
         connection_id: id.clone(),
         token_hash: "hash".to_owned(),
-        mirrored_generation: 1,
         handed_back_at: None,
+        replaced_at: None,
     }
 }
 
@@ -51,53 +51,23 @@ pub(crate) async fn what_a_row_has_become_is_noted_once(backend: Backend) {
     assert_eq!(rows.len(), 2);
 }
 
-pub(crate) async fn rows_that_are_behind_are_found(backend: Backend) {
+pub(crate) async fn a_row_is_handed_back_once(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     let id = insert(&store, consent("acme", "jane")).await;
-    let first = import("1", &id);
-    store.import_put(&first, at(0)).await.unwrap();
-    let behind = async || store.imports_behind("App_tok", "", 9).await.unwrap();
-    assert_eq!(behind().await, []);
+    let noted = import("1", &id);
+    store.import_put(&noted, at(0)).await.unwrap();
 
-    assert!(
-        store
-            .connection_commit(&id, 1, &commit(), at(1))
-            .await
-            .unwrap()
-    );
+    let first = store.import_handed_back(&noted, "new", at(4)).await;
+    let second = store.import_handed_back(&noted, "newer", at(5)).await;
 
-    assert_eq!(behind().await, std::slice::from_ref(&first));
-    assert!(store.import_mirrored(&first, 2, at(2)).await.unwrap());
-    assert!(
-        !store.import_mirrored(&first, 2, at(2)).await.unwrap(),
-        "seen is past"
+    assert!(first.unwrap());
+    assert!(!second.unwrap());
+    let found = store.import_find("App_tok", "1").await.unwrap().unwrap();
+    assert_eq!(
+        (found.token_hash.as_str(), found.handed_back_at),
+        ("new", Some(at(4)))
     );
-    assert_eq!(behind().await, []);
-    let second = Import {
-        mirrored_generation: 2,
-        ..first
-    };
-    assert!(
-        store
-            .connection_commit(&id, 2, &commit(), at(3))
-            .await
-            .unwrap()
-    );
-    assert_eq!(behind().await, std::slice::from_ref(&second));
-    assert!(
-        store
-            .import_handed_back(&second, "new", at(4))
-            .await
-            .unwrap()
-    );
-    assert!(
-        !store
-            .import_handed_back(&second, "new", at(4))
-            .await
-            .unwrap()
-    );
-    assert_eq!(behind().await, []);
 }
 
 pub(crate) async fn handing_back_waits_for_who_is_at_it(backend: Backend) {

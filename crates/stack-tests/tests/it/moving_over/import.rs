@@ -7,7 +7,7 @@ use stack_tests::stack::OTHER_APP as SECOND;
 use super::{ALIAS, Place};
 use crate::support::{clear_faults, fault, refreshes};
 
-/// Two apps, an alias, an empty `AppId`, copies, an older grant of the same person, an expired one, another platform, an app
+/// Two apps, an alias, an empty `AppId`, copies, another grant of the same person, an expired one, another platform, an app
 /// that nobody knows.
 async fn table(backend: Backend) -> Place {
     let place = Place::prepare(backend).await;
@@ -46,7 +46,7 @@ pub(crate) async fn import_says_what_it_would_do_and_writes_nothing(backend: Bac
         ("row 2", "is taken over"),
         ("row 3", "is taken over"),
         ("row 4", "holds the same refresh token as row 1"),
-        ("row 5", "an older grant of the same person as row 1"),
+        ("row 5", "another grant of the same person as row 1"),
         (
             "row 6",
             "its access token has expired: --refresh finds out whose it is",

@@ -5,7 +5,6 @@ use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Selection, Selector};
-use pipekeeper_core::test_util::WriteLock;
 use serde_json::json;
 use tools::client::fingerprint;
 
@@ -196,15 +195,10 @@ pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Back
     place.done(&APPLY).await;
     let serving = place.serve().await;
     let old = place.home.tokens(1);
-    let lock = WriteLock::take(&place.home.old_file()).unwrap();
-    let mut killed = place.command(&["hand-back", "--apply"]).spawn().unwrap();
-    until("our own spending has stopped", || async {
-        let row = place.home.connections().await.remove(0);
-        row.state == ConnectionState::Revoked
-    })
-    .await;
-    killed.kill().await.unwrap();
-    drop(lock);
+    let row = place.home.connections().await.remove(0);
+    let (store, now) = (place.home.ours.store(), SystemClock::shared().now());
+    let stopped = store.connection_hand_back(&row.id, row.generation, now);
+    assert!(stopped.await.unwrap());
 
     // In between nobody loses anything, and nobody spends.
     let row = place.home.connections().await.remove(0);

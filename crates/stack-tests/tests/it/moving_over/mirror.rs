@@ -2,6 +2,7 @@ use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
+use tokio::process::Child;
 
 use super::{ALIAS, Place};
 use crate::support::{settings, until};
@@ -24,11 +25,23 @@ async fn mirrored(backend: Backend) -> Place {
     place
         .home
         .insert(7, Some("hub"), "Hubspot", &hubspot, "2026-03-01 00:00:00");
-    place.import(&["--apply"]).await;
+    place.import(&["--apply", "--refresh"]).await;
     place
         .set
         .push(("old_table.mirror".to_owned(), "true".to_owned()));
     place
+}
+
+/// Starts token-refresher and waits until both rows are up to date.
+async fn serve(place: &Place) -> Child {
+    let serving = place.serve().await;
+    until("the old rows have tokens that work", || async {
+        let home = &place.home;
+        place.api_takes(&home.tokens(1).access).await
+            && place.api_takes(&home.tokens(2).access).await
+    })
+    .await;
+    serving
 }
 
 /// n8n's workflows: told of a 401, they call the refresh webhook and read the row at once.
@@ -36,7 +49,7 @@ pub(crate) async fn workflow_that_reads_the_old_row_after_a_refresh_finds_the_ne
     backend: Backend,
 ) {
     let place = mirrored(backend).await;
-    let _serving = place.serve().await;
+    let _serving = serve(&place).await;
     let (first, second, third) = (
         place.home.tokens(1),
         place.home.tokens(2),
@@ -45,7 +58,6 @@ pub(crate) async fn workflow_that_reads_the_old_row_after_a_refresh_finds_the_ne
 
     for round in 1..=3 {
         let body = json!({"appId": ALIAS, "generation": null});
-        // Older than what counts as minted a moment ago.
         place.home.ours.lines(aged(backend)).unwrap();
         let answer = place
             .client
@@ -74,7 +86,8 @@ pub(crate) async fn workflow_that_reads_the_old_row_after_a_refresh_finds_the_ne
     assert_eq!(place.reused().await, 0);
 }
 
-fn aged(backend: Backend) -> &'static str {
+/// Older than what counts as minted a moment ago.
+pub(super) fn aged(backend: Backend) -> &'static str {
     match backend {
         Backend::Sqlite => {
             "UPDATE connections SET refreshed_at = refreshed_at - 60000000, early_renewals = 0"
@@ -91,7 +104,7 @@ fn aged(backend: Backend) -> &'static str {
 /// Nobody waits for those: the sweep's, a caller's who reads our rows.
 pub(crate) async fn renewal_that_no_workflow_asked_for_is_mirrored_too(backend: Backend) {
     let place = mirrored(backend).await;
-    let _serving = place.serve().await;
+    let _serving = serve(&place).await;
     let before = place.home.tokens(2);
     let row = place
         .home
@@ -99,19 +112,20 @@ pub(crate) async fn renewal_that_no_workflow_asked_for_is_mirrored_too(backend: 
         .await
         .into_iter()
         .find(|row| row.app_id == SECOND);
-    let id = row.unwrap().id;
+    let row = row.unwrap();
 
-    let body = json!({"connectionId": id.as_str(), "generation": 1});
+    let body = json!({"connectionId": row.id.as_str(), "generation": row.generation});
     place.client.refresh(&body).await.unwrap().expect(200);
 
     until("the old row has the new token", || async {
         place.api_takes(&place.home.tokens(2).access).await
     })
     .await;
+    assert_ne!(place.home.tokens(2).access, before.access);
     assert_eq!(place.home.tokens(2).refresh, before.refresh);
 }
 
-/// Our refreshes go on; what is missing follows, also by another process.
+/// Who reads the old row is told to wait; our refreshes go on, and what is missing follows, also by another process.
 pub(crate) async fn old_table_that_is_away_is_brought_up_to_date_later(backend: Backend) {
     let place = mirrored(backend).await;
     let mut serving = place.serve().await;
@@ -120,12 +134,13 @@ pub(crate) async fn old_table_that_is_away_is_brought_up_to_date_later(backend: 
         .home
         .old(&format!("ALTER TABLE {table} RENAME TO away"));
 
-    place
-        .client
-        .refresh(&json!({"appId": ALIAS}))
-        .await
-        .unwrap()
-        .expect(200);
+    let waits = place.client.refresh(&json!({"appId": ALIAS})).await;
+    let problem = waits.unwrap().expect_problem(503, "REFRESH_BUSY");
+    assert_eq!(problem["reason"], "old_table");
+    let rows = place.home.connections().await;
+    let row = rows.iter().find(|row| row.app_id == FIRST).unwrap();
+    let body = json!({"connectionId": row.id.as_str()});
+    place.client.refresh(&body).await.unwrap().expect(200);
 
     until("it is said", || async {
         place.degraded().await.contains("old_table")
@@ -150,6 +165,63 @@ pub(crate) async fn old_table_that_is_away_is_brought_up_to_date_later(backend: 
     .await;
 }
 
+/// The workflow's token has failed, not ours: it gets ours, and nothing is spent.
+pub(crate) async fn row_that_lags_behind_is_no_reason_to_refresh(backend: Backend) {
+    let place = mirrored(backend).await;
+    let _serving = serve(&place).await;
+    let ours = place.home.tokens(1);
+    let mut older = ours.clone();
+    older.access = "older".to_owned();
+
+    // What goes on in the background may bring the row up to date a moment before the call.
+    for attempt in 1.. {
+        place.home.set_tokens(1, &older);
+        let before = crate::support::refreshes(&place.client).await;
+        let answer = place
+            .client
+            .refresh(&json!({"appId": ALIAS}))
+            .await
+            .unwrap();
+        let is_newer = answer.expect(200).json()["outcome"] == "already_newer";
+        if is_newer && crate::support::refreshes(&place.client).await == before {
+            break;
+        }
+        assert!(attempt < 9, "the connection is refreshed each time");
+        place.home.ours.lines(aged(backend)).unwrap();
+    }
+    let row = place.home.tokens(1);
+    assert!(place.api_takes(&row.access).await);
+    assert_eq!(row.refresh, ours.refresh);
+}
+
+/// Nobody asks us for the token of a row that workflows read.
+pub(crate) async fn mirrored_connection_counts_as_in_use(backend: Backend) {
+    let place = mirrored(backend).await;
+    let _serving = place.serve().await;
+
+    until("the sweep is to renew it ahead of its end", || async {
+        let rows = place.home.connections().await;
+        rows.iter()
+            .all(|row| row.last_used_at.is_some() && row.due_at <= row.expires_at)
+    })
+    .await;
+}
+
+/// Told before n8n's refresh is switched off, and before anybody depends on it.
+pub(crate) async fn table_that_cannot_be_written_is_named_at_the_start(backend: Backend) {
+    let place = mirrored(backend).await;
+    place.home.refuse_writes();
+    let before = place.home.old_rows();
+
+    let _serving = place.serve().await;
+
+    until("it is said", || async {
+        place.degraded().await.contains("can't be written")
+    })
+    .await;
+    assert_eq!(place.home.old_rows(), before);
+}
+
 /// A row that somebody else has written another grant into.
 pub(crate) async fn row_that_is_not_what_was_imported_is_not_written_to(backend: Backend) {
     let place = mirrored(backend).await;
@@ -157,12 +229,8 @@ pub(crate) async fn row_that_is_not_what_was_imported_is_not_written_to(backend:
     let strange = place.consent(FIRST, 8, 1).await;
     place.home.set_tokens(1, &strange);
 
-    place
-        .client
-        .refresh(&json!({"appId": ALIAS}))
-        .await
-        .unwrap()
-        .expect(200);
+    let waits = place.client.refresh(&json!({"appId": ALIAS})).await;
+    waits.unwrap().expect_problem(503, "REFRESH_BUSY");
 
     until("it is said", || async {
         let said = place.degraded().await;

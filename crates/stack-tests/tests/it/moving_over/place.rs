@@ -1,6 +1,6 @@
 //! Where people move over: their table, our database, a simulator with two apps, and the command.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -336,7 +336,7 @@ impl Home {
         }
     }
 
-    fn column(&self, name: &str) -> String {
+    pub(crate) fn column(&self, name: &str) -> String {
         match self.backend {
             Backend::Mysql | Backend::Sqlite => name.to_owned(),
             Backend::Postgres => format!("\"{name}\""),
@@ -361,6 +361,65 @@ impl Home {
             self.column("Platform"),
             tokens.access,
             tokens.refresh,
+        ));
+    }
+
+    /// From now on `updated_at` takes no time, or nothing takes anything.
+    pub(crate) fn refuse_writes(&self) {
+        self.old(match self.backend {
+            Backend::Postgres => {
+                "ALTER TABLE \"App_tok\" ALTER COLUMN updated_at TYPE time USING NULL"
+            }
+            Backend::Mysql => {
+                "CREATE TRIGGER refuse BEFORE UPDATE ON App_tok FOR EACH ROW \
+                 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'read only'"
+            }
+            Backend::Sqlite => {
+                "CREATE TRIGGER refuse BEFORE UPDATE ON App_tok BEGIN SELECT RAISE(ABORT, 'read only'); END"
+            }
+        });
+    }
+
+    /// From now on a refresh token is cut, as by a short column of a lenient server.
+    pub(crate) fn cut_tokens(&self) {
+        if self.backend == Backend::Postgres {
+            self.old(
+                "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN NEW.ref_token = left(NEW.ref_token, 9); RETURN NEW; END $$",
+            );
+        }
+        self.old(match self.backend {
+            Backend::Postgres => {
+                "CREATE TRIGGER cut BEFORE UPDATE ON \"App_tok\" FOR EACH ROW EXECUTE FUNCTION cut()"
+            }
+            Backend::Mysql => {
+                "CREATE TRIGGER cut BEFORE UPDATE ON App_tok FOR EACH ROW SET NEW.ref_token = LEFT(NEW.ref_token, 9)"
+            }
+            Backend::Sqlite => {
+                "CREATE TRIGGER cut AFTER UPDATE ON App_tok BEGIN \
+                 UPDATE App_tok SET ref_token = substr(ref_token, 1, 9) WHERE id = NEW.id; END"
+            }
+        });
+    }
+
+    /// From now on times are whatever text somebody writes.
+    pub(crate) fn times_as_text(&self) {
+        match self.backend {
+            Backend::Postgres => {
+                self.old("ALTER TABLE \"App_tok\" ALTER COLUMN updated_at TYPE text");
+            }
+            Backend::Mysql => {
+                self.old("ALTER TABLE App_tok MODIFY updated_at VARCHAR(64)");
+            }
+            Backend::Sqlite => {}
+        }
+    }
+
+    /// When the row was last written, in its own words.
+    pub(crate) fn written(&self, id: u32, at: &str) {
+        let table = self.table();
+        self.old(&format!(
+            "UPDATE {table} SET updated_at = '{at}' WHERE id = {id}"
         ));
     }
 
@@ -433,10 +492,5 @@ impl Home {
 
     pub(crate) async fn connections(&self) -> Vec<Connection> {
         self.our_rows().await.0
-    }
-
-    pub(crate) fn old_file(&self) -> PathBuf {
-        let url = self.old.url();
-        Path::new(url.expose().trim_start_matches("sqlite:")).to_owned()
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
 use tools::client::fingerprint;
 
-use super::Place;
+use super::place::{Home, Place};
 use crate::support::refreshes;
 
 pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_we_spend_none(
@@ -163,4 +163,32 @@ pub(crate) async fn connection_without_a_row_stays_here(backend: Backend) {
     said.expect("-", "has no row in the old table, and stays here");
     let rows = place.home.connections().await;
     assert_eq!(rows[0].state, ConnectionState::Active);
+}
+
+/// Nothing stops here before it is known that the row takes what it is given.
+pub(crate) async fn row_that_cannot_take_the_tokens_is_not_handed_back(backend: Backend) {
+    type Spoil = fn(&Home);
+    let spoils: [(Spoil, &str); 2] = [
+        (Home::refuse_writes, "can't be written"),
+        (Home::cut_tokens, "would not hold the tokens as they are"),
+    ];
+    for (spoil, why) in spoils {
+        let place = Place::prepare(backend).await;
+        let tokens = place.consent(FIRST, 1, 1).await;
+        place
+            .home
+            .insert(1, Some(FIRST), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+        place.import(&["--apply"]).await;
+        spoil(&place.home);
+        let before = (place.home.our_rows().await, place.home.old_rows());
+
+        for arguments in [["hand-back"].as_slice(), &["hand-back", "--apply"]] {
+            let said = place.done(arguments).await;
+
+            said.expect("1", "is not handed back, and goes on here: row 1");
+            said.expect("1", why);
+            let now = (place.home.our_rows().await, place.home.old_rows());
+            assert_eq!(now, before, "{arguments:?}");
+        }
+    }
 }

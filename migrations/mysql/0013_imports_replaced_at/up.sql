@@ -1,0 +1,1 @@
+ALTER TABLE imports DROP COLUMN mirrored_generation, ADD COLUMN replaced_at DATETIME(6) NULL;

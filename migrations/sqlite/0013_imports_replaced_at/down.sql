@@ -1,0 +1,2 @@
+ALTER TABLE imports DROP COLUMN replaced_at;
+ALTER TABLE imports ADD COLUMN mirrored_generation INTEGER NOT NULL DEFAULT 0;
