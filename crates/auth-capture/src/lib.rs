@@ -97,6 +97,10 @@ impl Service for AuthCapture {
         })
     }
 
+    fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     async fn command(command: NoCommand, _config: Loaded<Self>) -> anyhow::Result<String> {
         match command {}
     }

@@ -12,6 +12,10 @@ use url::Url;
 use crate::provider;
 use crate::secret::Secret;
 
+mod text;
+
+use text::Use;
+
 /// Variables that ported deployments already have, and the keys they stand for.
 const ALIASES: [(&str, &str); 4] = [
     ("DATABASE_URL", "database.url"),
@@ -36,8 +40,14 @@ impl Sources {
         reason = "the one place that reads the environment"
     )]
     pub fn of_process(defaults: &'static str, file: Option<PathBuf>) -> Self {
+        // What is not UTF-8 in a value stays visible as such: the loader refuses it.
         let env: Vec<_> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter_map(|(name, value)| {
+                Some((
+                    name.into_string().ok()?,
+                    value.to_string_lossy().into_owned(),
+                ))
+            })
             .collect();
         // Compose files set what is not set to nothing.
         let named = std::env::var("PIPEKEEPER_CONFIG")
@@ -58,6 +68,7 @@ pub struct Loader {
     merged: Config,
     asked_for: Vec<String>,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Loader {
@@ -70,8 +81,13 @@ impl Loader {
             .build()
             .map_err(|error| Problems(vec![problem_of(&error)]))?;
         let mut builder = Config::builder().add_source(defaults.clone());
+        let mut problems = Vec::new();
         if let Some(path) = &sources.file {
-            builder = builder.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+            let file = File::from(path.as_path()).format(FileFormat::Toml);
+            let read = Config::builder().add_source(file).build();
+            let read = read.map_err(|error| Problems(vec![problem_of(&error)]))?;
+            problems.extend(numbers_for_texts(&defaults, &read));
+            builder = builder.add_source(read);
         }
         let mut aliased = Vec::new();
         for (variable, key) in ALIASES {
@@ -110,12 +126,33 @@ impl Loader {
                     .build()
             })
             .map_err(|error| Problems(vec![problem_of(&error)]))?;
-        Ok(Self {
+        let mut loader = Self {
             defaults,
             merged,
             asked_for: Vec::new(),
-            problems: Vec::new(),
-        })
+            problems,
+            warnings: Vec::new(),
+        };
+        for (path, leaf) in leaves(&loader.merged) {
+            if let Some(text) = leaf.as_str() {
+                loader.check_text(&path, text, Use::of(&path));
+            }
+        }
+        Ok(loader)
+    }
+
+    /// Notes what a text caught on its way here.
+    fn check_text(&mut self, path: &str, text: &str, used_as: Use) {
+        if let Some(problem) = text::problem(text, used_as) {
+            self.problem(path, &problem);
+        } else if let Some(warning) = text::warning(text, used_as) {
+            self.warnings.push(format!("{path}: {warning}"));
+        }
+    }
+
+    /// What may be meant as it is, and most likely is not.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The section as `T`, which refuses unknown keys; `None` after noting the problem.
@@ -202,7 +239,10 @@ impl Loader {
             return value;
         }
         match Secret::read(Path::new(file)) {
-            Ok(secret) => secret,
+            Ok(secret) => {
+                self.check_text(&format!("{name}_file"), secret.expose(), Use::of(name));
+                secret
+            }
             Err(error) => {
                 self.problem(
                     &format!("{name}_file"),
@@ -269,8 +309,8 @@ impl Loader {
     /// The merged configuration as TOML lines of dotted keys, secrets redacted.
     pub fn effective(&self) -> String {
         let mut out = String::new();
-        if let Ok(tree) = self.merged.clone().try_deserialize::<Value>() {
-            write_lines(&mut out, "", &tree);
+        for (path, leaf) in leaves(&self.merged) {
+            let _ = writeln!(out, "{path} = {}", redacted(&path, &leaf));
         }
         out
     }
@@ -321,24 +361,51 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn write_lines(out: &mut String, prefix: &str, tree: &Value) {
-    match tree {
-        Value::Object(map) => {
-            let mut keys: Vec<_> = map.iter().collect();
-            keys.sort_by_key(|(key, _)| key.as_str());
-            for (key, value) in keys {
-                let path = if prefix.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{prefix}.{key}")
-                };
-                write_lines(out, &path, value);
-            }
-        }
-        leaf => {
-            let _ = writeln!(out, "{prefix} = {}", redacted(prefix, leaf));
+/// Every value with its key, `section.key`, in the order of the keys.
+fn leaves(config: &Config) -> Vec<(String, Value)> {
+    fn walk(leaves: &mut Vec<(String, Value)>, prefix: &str, tree: Value) {
+        let Value::Object(map) = tree else {
+            leaves.push((prefix.to_owned(), tree));
+            return;
+        };
+        let keys: BTreeMap<String, Value> = map.into_iter().collect();
+        for (key, value) in keys {
+            let path = if prefix.is_empty() {
+                key
+            } else {
+                format!("{prefix}.{key}")
+            };
+            walk(leaves, &path, value);
         }
     }
+    let mut leaves = Vec::new();
+    if let Ok(tree @ Value::Object(_)) = config.clone().try_deserialize() {
+        walk(&mut leaves, "", tree);
+    }
+    leaves
+}
+
+/// The keys of a file that hold a number or a truth value where text belongs: what was written is not what would arrive,
+/// `1e5` as `100000`, `007` not at all.
+fn numbers_for_texts(defaults: &Config, file: &Config) -> Vec<String> {
+    let expected: BTreeMap<String, Value> = leaves(defaults).into_iter().collect();
+    let is_text = |path: &str| {
+        let mut parts: Vec<&str> = path.split('.').collect();
+        // Entries by hand have the keys of those that ship.
+        if let [section @ ("apps" | "providers"), _, _] = parts.as_slice() {
+            parts = vec![
+                section,
+                "pipedrive",
+                parts.last().copied().unwrap_or_default(),
+            ];
+        }
+        expected.get(&parts.join(".")).is_some_and(Value::is_string)
+    };
+    leaves(file)
+        .into_iter()
+        .filter(|(path, leaf)| (leaf.is_number() || leaf.is_boolean()) && is_text(path))
+        .map(|(path, _)| format!("{path}: is not text; put quotes around the value"))
+        .collect()
 }
 
 fn redacted(path: &str, leaf: &Value) -> Value {

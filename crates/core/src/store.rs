@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::secret::Secret;
+use outages::{Outages, Outcome};
 
 mod app_credentials;
 mod app_tok;
@@ -24,15 +26,18 @@ mod listing;
 mod logins;
 mod migrate;
 mod obstacle;
+mod outages;
 mod page_marks;
 mod pool;
 mod postgres;
 #[cfg(feature = "test-util")]
 mod query_log;
 mod refresh_log;
+mod retry;
 mod role;
 mod schema;
 mod selection;
+mod sqlite_file;
 mod sweep;
 mod target;
 mod types;
@@ -72,6 +77,8 @@ pub struct StoreOptions {
     pub acquire_timeout: Duration,
     /// For one query to be answered.
     pub query_timeout: Duration,
+    /// Which database this is, in the log.
+    pub name: &'static str,
 }
 
 impl Default for StoreOptions {
@@ -80,6 +87,7 @@ impl Default for StoreOptions {
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             query_timeout: Duration::from_secs(10),
+            name: "the database",
         }
     }
 }
@@ -131,6 +139,7 @@ pub struct Store {
     events: heartbeat::PoolEvents,
     acquire_timeout: Duration,
     query_timeout: Duration,
+    outages: Arc<Outages>,
     #[cfg(feature = "test-util")]
     query_log: Option<QueryLog>,
 }
@@ -147,6 +156,9 @@ impl fmt::Debug for Store {
 ///
 /// A connection that turns out to be lost is thrown away, and with it all that rest in the pool: what broke one has most
 /// likely broken them, and each would fail a request of its own. The query is not repeated: it may have taken effect.
+///
+/// A query that the database undid because of a conflict with another one is repeated, from its beginning: a query that is
+/// a transaction is repeated as a whole.
 macro_rules! on_conn {
     ($store:expr, |$conn:ident| $query:expr) => {
         match &$store.pools {
@@ -162,27 +174,40 @@ macro_rules! on_conn {
         }
     };
     (@run $store:expr, $pool:expr, $conn:ident, $query:expr) => {{
-        let mut lent = $crate::store::pool::Lent::new($store.lend($pool.get()).await?, |object| {
-            drop(::deadpool::managed::Object::take(object));
-        });
-        let answer = {
-            let $conn = &mut **lent.object();
-            #[cfg(feature = "test-util")]
-            if let Some(log) = &$store.query_log {
-                ::diesel_async::AsyncConnection::set_instrumentation($conn, log.clone());
+        let mut attempts = $crate::store::retry::Attempts::begin();
+        let result = loop {
+            let mut lent = match $store.lend($pool.get()).await {
+                Ok(made) => $crate::store::pool::Lent::new(made, |object| {
+                    drop(::deadpool::managed::Object::take(object));
+                }),
+                Err(error) => break Err(error),
+            };
+            let mut answer = {
+                let $conn = &mut ***lent.object();
+                #[cfg(feature = "test-util")]
+                if let Some(log) = &$store.query_log {
+                    ::diesel_async::AsyncConnection::set_instrumentation($conn, log.clone());
+                }
+                ::tokio::time::timeout($store.query_timeout, async { $query.await })
+                    .await
+                    .unwrap_or_else(|_elapsed| Err($crate::store::pool::unanswered()))
+            };
+            if !$pool.manager().is_current(lent.object()) {
+                answer = Err($crate::store::pool::replaced());
             }
-            ::tokio::time::timeout($store.query_timeout, async { $query.await })
-                .await
-                .unwrap_or_else(|_elapsed| Err($crate::store::pool::unanswered()))
+            if answer.as_ref().is_err_and($crate::store::error::is_lost) {
+                $store.events.happened();
+                drop(lent);
+                $pool.retain(|_, _| false);
+            } else {
+                lent.give_back();
+            }
+            let repeat = answer.as_ref().is_err_and($crate::store::error::may_be_repeated);
+            if !(repeat && attempts.pause().await) {
+                break answer.map_err($crate::store::StoreError::from);
+            }
         };
-        if answer.as_ref().is_err_and($crate::store::error::is_lost) {
-            $store.events.happened();
-            drop(lent);
-            $pool.retain(|_, _| false);
-        } else {
-            lent.give_back();
-        }
-        answer.map_err($crate::store::StoreError::from)
+        $store.noted(result)
     }};
 }
 use on_conn;
@@ -202,6 +227,7 @@ impl Store {
             events,
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
+            outages: Arc::new(Outages::of(options.name)),
             #[cfg(feature = "test-util")]
             query_log: None,
         })
@@ -220,10 +246,29 @@ impl Store {
         }
     }
 
+    /// Why writes are refused by a database that answers: what was seen last of them, and on a server an attempt that
+    /// changes nothing.
+    pub async fn refuses_writes(&self) -> Option<Obstacle> {
+        if self.backend() != Backend::Sqlite {
+            // Its error is noted.
+            let _noted = self.app_credentials_touch_none().await;
+        }
+        self.outages.refuses_writes()
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         use diesel_async::SimpleAsyncConnection as _;
         on_conn!(self, |conn| conn.batch_execute("SELECT 1"))
+    }
+
+    /// The result, once the log knows of it.
+    fn noted<T: Outcome>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(done) => self.outages.succeeded(done.effect()),
+            Err(error) => self.outages.failed(error),
+        }
+        result
     }
 
     async fn lend<C>(

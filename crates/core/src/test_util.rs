@@ -16,8 +16,10 @@ use url::Url;
 use crate::secret::Secret;
 use crate::store::{Backend, Role, Store, StoreOptions};
 
+mod full_disk;
 mod gate;
 mod lock;
+mod odd_defaults;
 mod pooler;
 mod seed;
 mod server;
@@ -26,6 +28,7 @@ mod tls_server;
 
 pub use gate::Gate;
 pub use lock::WriteLock;
+pub use odd_defaults::OddDefaults;
 pub use pooler::Pooler;
 use server::{Extras, Server};
 pub use tls_server::{TlsFiles, TlsServer};
@@ -228,9 +231,18 @@ impl Drop for TestDatabase {
     }
 }
 
-/// A store with limits that a test has the patience for.
+/// A store whose limits no slow machine reaches.
 pub fn open(url: &Secret) -> Store {
-    Store::open(url, &StoreOptions::default()).expect("a database URL that can be used")
+    Store::open(url, &patient()).expect("a database URL that can be used")
+}
+
+/// The options of such a store.
+pub fn patient() -> StoreOptions {
+    StoreOptions {
+        acquire_timeout: Duration::from_mins(2),
+        query_timeout: Duration::from_mins(2),
+        ..StoreOptions::default()
+    }
 }
 
 fn shared_server(backend: Backend) -> &'static Server {

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client;
+use pipekeeper_core::vault::Vault;
 use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -55,6 +56,10 @@ impl Service for DataApi {
             context,
             client,
         })
+    }
+
+    fn vault(&self) -> &Vault {
+        self.tokens.vault()
     }
 
     async fn command(command: NoCommand, _config: Loaded<Self>) -> anyhow::Result<String> {

@@ -156,6 +156,10 @@ impl Tokens {
         &self.apps
     }
 
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
     /// A token that its row held no more than ten seconds ago, renewed first where its app's policy says so.
     pub(crate) async fn get(
         self: &Arc<Self>,

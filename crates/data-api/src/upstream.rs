@@ -290,7 +290,7 @@ impl From<NoToken> for Problem {
                 .with("state", json!(state))
                 .with("reason", json!(reason))
                 .with("since", json!(since)),
-            NoToken::Store(ref cause) => Self::of_store(cause.is_unavailable()).caused_by(error),
+            NoToken::Store(ref cause) => Self::of_store(cause).caused_by(error),
             NoToken::Sealed(error) => error.into(),
             NoToken::ApiDomain => Self::new(
                 Code::UpstreamError,

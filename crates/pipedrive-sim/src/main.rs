@@ -1,6 +1,6 @@
 //! `pipedrive-sim`: serves until it is told to stop.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -19,6 +19,9 @@ struct Arguments {
     /// credentials.
     #[arg(long = "app", value_parser = parse_app)]
     apps: Vec<App>,
+    /// The redirect URL of the app with well-known credentials.
+    #[arg(long, conflicts_with = "apps")]
+    redirect_url: Option<String>,
     /// Scopes of the apps, separated by commas.
     #[arg(long, value_delimiter = ',')]
     scopes: Vec<String>,
@@ -50,7 +53,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(arguments).await?,
         Command::Healthcheck => return Ok(healthcheck(arguments.listen).await),
-        Command::Openapi => writeln!(std::io::stdout(), "{}", openapi()?)?,
+        Command::Openapi => match writeln!(std::io::stdout(), "{}", openapi()?) {
+            // Its reader has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            printed => printed?,
+        },
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,6 +72,11 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     if !arguments.apps.is_empty() {
         options.apps = arguments.apps;
+    }
+    if let Some(url) = arguments.redirect_url {
+        for app in &mut options.apps {
+            app.redirect_url.clone_from(&url);
+        }
     }
     if !arguments.scopes.is_empty() {
         for app in &mut options.apps {

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::{HttpResponse, get, web::Data};
+use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::store::{Schema, Store, StoreError};
+use pipekeeper_core::vault::Vault;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +27,49 @@ impl Ready {
     }
 }
 
-/// What a service says of itself.
-pub(crate) struct Degraded(Box<dyn Fn() -> Vec<String> + Send + Sync>);
+/// What works in a service, but not as it should.
+pub(crate) struct Degraded {
+    own: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    vault: Vault,
+}
 
 impl Degraded {
-    pub(crate) fn of(says: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
-        Self(Box::new(says))
+    /// `own` is what the service itself knows of.
+    pub(crate) fn of(vault: Vault, own: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self {
+            own: Box::new(own),
+            vault,
+        }
+    }
+
+    async fn all(&self, store: &Store) -> Result<Vec<String>, StoreError> {
+        let mut all = (self.own)();
+        if let Some(obstacle) = store.refuses_writes().await {
+            all.push(format!("{} {}", obstacle.as_str(), obstacle.advice()));
+        }
+        all.extend(self.keys(store).await?);
+        Ok(all)
+    }
+
+    /// Whether the keys open what was sealed last, by whichever process.
+    async fn keys(&self, store: &Store) -> Result<Option<String>, StoreError> {
+        let Some(row) = store.connection_sealed_last().await? else {
+            return Ok(None);
+        };
+        let why = match self.vault.access_token(&row) {
+            Ok(_) => return Ok(None),
+            Err(OpenError::UnknownKey(id)) => {
+                format!("is sealed with key `{id}`, which this service was not given")
+            }
+            Err(OpenError::Tampered | OpenError::Malformed) => {
+                "does not open: a key has the same id and another value, or the row was altered"
+                    .to_owned()
+            }
+        };
+        Ok(Some(format!(
+            "encryption.keys: the newest token (connection {}) {why}",
+            row.id
+        )))
     }
 }
 
@@ -109,7 +148,7 @@ pub(crate) async fn readyz(
         Ok(Schema::Current) => {
             // Whoever hears so may send the next request at once.
             edge.ready.set();
-            let degraded = (service.0)();
+            let degraded = service.all(&store).await?;
             return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": degraded})));
         }
         Ok(Schema::Behind { missing }) => Problem::new(

@@ -3,6 +3,7 @@
 //! Which error type to use where: core and the services return enums of their own; a handler returns
 //! `Result<_, Problem>`. What every service does with core's errors is said here, with a service's own beside them.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -263,11 +264,17 @@ impl Problem {
     pub fn log(&self) {
         let cause = self.cause.as_ref().map(|cause| format!("{cause:#}"));
         let (code, status, cause) = (self.code.as_str(), self.status.as_u16(), cause.as_deref());
-        if self.status.is_server_error() {
+        if self.status.is_server_error() && !self.is_an_outage() {
             tracing::error!(code, status, cause, "{}", self.detail);
         } else {
             tracing::debug!(code, status, cause, "{}", self.detail);
         }
+    }
+
+    /// Whether the database is the cause: the store logs its outages, once for all requests.
+    fn is_an_outage(&self) -> bool {
+        let has_sealed = |cause: &anyhow::Error| cause.chain().any(<dyn Error>::is::<OpenError>);
+        self.code == Code::StoreUnavailable && !self.cause.as_ref().is_some_and(has_sealed)
     }
 
     pub(crate) fn response(&self, request_id: Option<&str>) -> HttpResponse {
@@ -321,22 +328,21 @@ impl ResponseError for Problem {
 
 impl Problem {
     /// What a caller is told of a [`StoreError`]; whoever shares one among callers adds the cause.
-    pub fn of_store(unavailable: bool) -> Self {
-        if unavailable {
-            Self::new(
-                Code::StoreUnavailable,
-                "The database does not answer; try again shortly.",
-            )
-            .retry_after(Some(Duration::from_secs(1)))
-        } else {
-            Self::new(Code::Internal, "The database refused a query.")
+    pub fn of_store(error: &StoreError) -> Self {
+        if !error.is_unavailable() {
+            return Self::new(Code::Internal, "The database refused a query.");
         }
+        let what = match error.obstacle() {
+            Some(obstacle) if obstacle.refuses_writes() => obstacle.as_str(),
+            _ => "The database does not answer; try again shortly.",
+        };
+        Self::new(Code::StoreUnavailable, what).retry_after(Some(Duration::from_secs(1)))
     }
 }
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        Self::of_store(error.is_unavailable()).caused_by(error)
+        Self::of_store(&error).caused_by(error)
     }
 }
 

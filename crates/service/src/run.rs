@@ -1,7 +1,10 @@
 //! A process's life: command line, configuration, signals, exit code.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -15,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{SchemaTooNew, explain};
 use crate::server::{Loaded, Server, Service, openapi};
+use crate::telemetry::Telemetry;
 
 /// `EX_USAGE` of sysexits.h: the configuration can't be used.
 const EXIT_CONFIG: u8 = 64;
@@ -89,24 +93,28 @@ pub fn main<S: Service>() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if !matches!(command, Command::Serve | Command::Healthcheck) {
+        for warning in &config.warnings {
+            say(&format!("warning: {warning}"));
+        }
+    }
     let outcome = match command {
         Command::Config => return print(config.effective.trim_end()),
         Command::Openapi => unreachable!("answered above, without a configuration"),
-        Command::Serve => block_on(serve(config)),
-        Command::Migrate(asked) => block_on(migrate(&asked, config)),
-        Command::Healthcheck => block_on(healthcheck(config)),
-        Command::Own(command) => block_on(own(command, config)),
+        Command::Serve => block_on(serve(config)).map(|()| ExitCode::SUCCESS),
+        Command::Migrate(asked) => block_on(migrate(&asked, config)).map(|said| print(&said)),
+        Command::Healthcheck => block_on(healthcheck(config)).map(|()| ExitCode::SUCCESS),
+        Command::Own(command) => block_on(S::command(command, config)).map(|said| print(&said)),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&explain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    let code = outcome.unwrap_or_else(|error| {
+        say(&explain(&error));
+        ExitCode::FAILURE
+    });
+    Telemetry::flush();
+    code
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // HTTP workers have threads of their own; two are enough for what happens beside them.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -119,11 +127,11 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 async fn serve<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
     config.common.telemetry.init();
     crate::metrics::recorder();
-    tracing::info!(
-        service = S::NAME,
-        configuration = config.effective,
-        "starting"
-    );
+    tracing::info!(service = S::NAME, "starting");
+    tracing::debug!(configuration = config.effective, "configured");
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let server = Server::start(config).await?;
     tracing::info!(service = S::NAME, listen = %server.addr(), metrics = %server.metrics_addr(), "serving");
     let stop = CancellationToken::new();
@@ -157,7 +165,7 @@ async fn signalled() {
     }
 }
 
-async fn migrate<S: Service>(asked: &Migrate, config: Loaded<S>) -> anyhow::Result<()> {
+async fn migrate<S: Service>(asked: &Migrate, config: Loaded<S>) -> anyhow::Result<String> {
     let role = asked.role()?;
     let store = config.open_store()?;
     let patience = Duration::from_secs(asked.wait_secs.into());
@@ -165,14 +173,15 @@ async fn migrate<S: Service>(asked: &Migrate, config: Loaded<S>) -> anyhow::Resu
     if let Schema::Newer { unknown } = store.schema_status().await? {
         bail!(SchemaTooNew(unknown.join(", ")));
     }
-    print(&format!(
-        "{applied} migrations applied, the schema is current"
-    ));
+    let mut said = format!("{applied} migrations applied, the schema is current");
     if let Some(role) = role {
-        store.role_grant(&role).await?;
-        print(&format!("the role {role} can do what the services need"));
+        store
+            .role_grant(&role)
+            .await
+            .with_context(|| format!("{said}, but the role {role} can't do what it needs"))?;
+        said = format!("{said}\nthe role {role} can do what the services need");
     }
-    Ok(())
+    Ok(said)
 }
 
 /// A database that starts beside us comes up later; a mistake does not go away by waiting.
@@ -196,11 +205,6 @@ async fn migrate_when_up(store: &Store, patience: Duration) -> anyhow::Result<us
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-}
-
-async fn own<S: Service>(command: S::Command, config: Loaded<S>) -> anyhow::Result<()> {
-    print(&S::command(command, config).await?);
-    Ok(())
 }
 
 async fn healthcheck<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
@@ -229,16 +233,27 @@ async fn healthcheck<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "what the command was asked to print")]
+/// Prints what the command was asked for. A reader that has seen enough, such as `head`, is no failure.
 fn print(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("can't write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "there may be no log yet, and a person is looking"
-)]
+/// For the person who started the process: there may be no log yet. Waits a moment for a reader that stalls, and fails with
+/// none.
 fn say(text: &str) {
-    eprintln!("{text}");
+    let (said, is_said) = channel();
+    let line = format!("{text}\n");
+    thread::spawn(move || {
+        let _nobody_reads = std::io::stderr().write_all(line.as_bytes());
+        let _gave_up = said.send(());
+    });
+    let _gave_up = is_said.recv_timeout(Duration::from_secs(1));
 }

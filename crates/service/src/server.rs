@@ -15,6 +15,7 @@ use futures_util::future::{join_all, select_all};
 use pipekeeper_core::clock::{SharedClock, SystemClock};
 use pipekeeper_core::config::{Loader, Problems, Sources};
 use pipekeeper_core::store::{Backend, Schema, Store, StoreOptions};
+use pipekeeper_core::vault::Vault;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
@@ -54,6 +55,9 @@ pub trait Service: Send + Sync + Sized + 'static {
 
     /// What the handlers of one HTTP worker find in `Data`, beside the service itself.
     fn worker_data(&self, _routes: &mut web::ServiceConfig) {}
+
+    /// What its tokens are sealed with.
+    fn vault(&self) -> &Vault;
 
     /// What works, but not as it should: for people who look at `/readyz`.
     fn degraded(&self) -> Vec<String> {
@@ -110,6 +114,8 @@ pub struct Loaded<S: Service> {
     pub own: S::Config,
     /// TOML lines, secrets redacted.
     pub effective: String,
+    /// What is most likely a mistake.
+    pub warnings: Vec<String>,
 }
 
 impl<S: Service> Loaded<S> {
@@ -120,11 +126,13 @@ impl<S: Service> Loaded<S> {
         let common = Common::load(&mut loader);
         let own = S::configure(&mut loader);
         let effective = loader.effective();
+        let warnings = loader.warnings().to_vec();
         loader.finish()?;
         Ok(Self {
             common,
             own,
             effective,
+            warnings,
         })
     }
 
@@ -216,7 +224,7 @@ impl Server {
         let openapi = Data::new(openapi::<S>());
         let known = Data::new(KnownPaths::of(&openapi));
         let store = Data::new(store);
-        let degraded = Data::new(Degraded::of({
+        let degraded = Data::new(Degraded::of(service.vault().clone(), {
             let service = Data::clone(&service);
             move || service.degraded()
         }));

@@ -67,7 +67,7 @@ mod tests {
         let stopping = tasks.stopping().clone();
         let task = tasks.spawn(async move { stopping.cancelled().await });
 
-        assert!(tasks.drain(Duration::from_secs(5)).await);
+        assert!(tasks.drain(Duration::from_mins(2)).await);
         assert!(task.is_finished());
     }
 
@@ -84,7 +84,7 @@ mod tests {
         let tasks = Tasks::here();
         let task = tasks.spawn(async { panic!("on purpose") });
 
-        assert!(tasks.drain(Duration::from_secs(5)).await);
+        assert!(tasks.drain(Duration::from_mins(2)).await);
         assert!(task.await.unwrap_err().is_panic());
     }
 }

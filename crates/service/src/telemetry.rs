@@ -1,8 +1,18 @@
 //! Logs to standard output, as JSON lines or for a person's eyes.
 
+mod strangers;
+mod writer;
+
+use std::sync::Once;
+
 use pipekeeper_core::config::Loader;
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use self::strangers::StrangersMistakes;
+use self::writer::Lines;
 
 /// `[telemetry]`.
 #[derive(Debug, Clone)]
@@ -44,15 +54,32 @@ impl Telemetry {
 
     /// The first call of a process counts: a test that runs several services has one log.
     pub fn init(&self) {
-        let filter = EnvFilter::builder().parse_lossy(&self.filter);
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
-        let _already_set = match self.format {
-            Format::Json => subscriber
+        static FIRST: Once = Once::new();
+        FIRST.call_once(|| self.set_up());
+    }
+
+    fn set_up(&self) {
+        let lines = fmt::layer()
+            .with_writer(Lines::to_stdout())
+            .log_internal_errors(false);
+        let lines = match self.format {
+            Format::Json => lines
                 .json()
                 .flatten_event(true)
                 .with_span_list(false)
-                .try_init(),
-            Format::Pretty => subscriber.compact().try_init(),
+                .boxed(),
+            Format::Pretty => lines.compact().boxed(),
         };
+        let filter = EnvFilter::builder().parse_lossy(&self.filter);
+        let _already_set = tracing_subscriber::registry()
+            .with(lines)
+            .with(filter)
+            .with(StrangersMistakes)
+            .try_init();
+    }
+
+    /// Has what was logged so far written, if somebody takes it within a moment.
+    pub fn flush() {
+        writer::flush();
     }
 }

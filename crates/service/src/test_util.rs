@@ -8,8 +8,9 @@ mod database;
 mod life;
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::marker::PhantomData;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -33,7 +34,8 @@ macro_rules! promises_of_a_service {
             a_bad_configuration_ends_before_a_socket_opens
             what_is_in_no_section_is_refused
             config_shows_everything_but_secrets
-            a_number_for_a_secret_is_as_secret
+            a_number_for_a_secret_is_refused
+            values_that_caught_something_on_their_way_are_refused_by_name
             secrets_come_from_files
             files_that_cannot_be_read_are_problems
             aliases_stand_for_their_keys
@@ -42,6 +44,11 @@ macro_rules! promises_of_a_service {
             every_key_of_the_defaults_is_needed
             migrate_says_what_it_did
             a_service_comes_up_says_so_and_goes
+            an_outage_is_logged_once_and_so_is_its_end
+            malformed_requests_are_no_errors_of_ours
+            a_log_whose_reader_is_gone_stops_nothing
+            a_log_whose_reader_stalls_stops_nothing
+            a_reader_that_has_seen_enough_is_no_failure
             a_taken_port_is_told_by_its_key
             a_newer_schema_is_refused
             migrate_waits_as_long_as_it_is_told
@@ -98,6 +105,10 @@ impl Run {
     }
 }
 
+/// How often, and how long, something is waited for that comes at once on an idle machine: two minutes in all.
+const WAITS: u32 = 6000;
+const WAIT: Duration = Duration::from_millis(20);
+
 /// An environment: `section.key` and its value.
 type Settings = Vec<(String, String)>;
 
@@ -139,11 +150,11 @@ impl Serving {
 
     /// Its exit code, if it ends in time.
     fn ended(&mut self) -> Option<i32> {
-        for _ in 0..500 {
+        for _ in 0..WAITS {
             if let Some(status) = self.child.try_wait().expect("it is a child") {
                 return status.code();
             }
-            sleep(Duration::from_millis(20));
+            sleep(WAIT);
         }
         None
     }
@@ -162,6 +173,22 @@ fn set(key: &str, value: impl Into<String>) -> (String, String) {
 
 fn variable(key: &str) -> String {
     format!("PIPEKEEPER__{}", key.replace('.', "__").to_uppercase())
+}
+
+/// What is answered on a connection of its own: everything, up to its end.
+fn ask(addr: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.write_all(request).expect("it reads");
+    let mut answer = Vec::new();
+    // A connection that is closed early has said what it had to say.
+    let _reset = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A request that ends its connection.
+fn get(addr: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    ask(addr, request.as_bytes())
 }
 
 /// Held while it is wanted that nobody else gets it.
@@ -202,7 +229,12 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let log = home.directory.join("log");
         let out = File::create(&log).expect("the test's own directory");
         let err = out.try_clone().expect("a second handle of a file");
-        let child = Command::new(self.binary)
+        let child = self.start(home, settings, out.into(), err.into());
+        Serving { child, log }
+    }
+
+    fn start(&self, home: &Home, settings: &[(String, String)], out: Stdio, err: Stdio) -> Child {
+        Command::new(self.binary)
             .current_dir(&home.directory)
             .env_clear()
             .envs(as_variables(settings))
@@ -210,8 +242,31 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             .stdout(out)
             .stderr(err)
             .spawn()
-            .expect("the binary runs");
-        Serving { child, log }
+            .expect("the binary runs")
+    }
+
+    /// What it takes to be served, and where.
+    fn served(home: &Home) -> (Settings, SocketAddr) {
+        let mut settings = Self::settings(home);
+        let (held, addr) = taken_port();
+        drop(held);
+        settings.push(set("http.listen", addr.to_string()));
+        settings.push(set("http.metrics_listen", "127.0.0.1:0"));
+        settings.push(set("http.workers", "1"));
+        (settings, addr)
+    }
+
+    /// Waits until it is ready.
+    fn await_ready(&self, settings: &[(String, String)]) {
+        let mut ready = self.run_with(&["healthcheck"], settings);
+        for _ in 0..WAITS {
+            if ready.code == Some(0) {
+                return;
+            }
+            sleep(WAIT);
+            ready = self.run_with(&["healthcheck"], settings);
+        }
+        ready.expect_code(0);
     }
 
     /// Every key of the defaults, as `section.key`.

@@ -160,6 +160,11 @@ impl Stack {
         self.database.url()
     }
 
+    /// The stack's database itself.
+    pub fn database(&self) -> &TestDatabase {
+        &self.database
+    }
+
     /// What the services seal with.
     pub fn encryption_keys(&self) -> &Secret {
         &self.plan.keys
@@ -369,7 +374,7 @@ fn test_log_filter() -> String {
 /// Until the schema is seen a service answers 503; from its first 200 here it takes every request.
 async fn await_ready(url: &str) -> anyhow::Result<()> {
     let http = Client::http()?;
-    tokio::time::timeout(std::time::Duration::from_secs(30), async {
+    tokio::time::timeout(std::time::Duration::from_mins(2), async {
         loop {
             let response = http.get(format!("{url}/readyz")).send().await;
             if response.is_ok_and(|response| response.status().is_success()) {

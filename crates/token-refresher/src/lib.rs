@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use pipekeeper_core::config::Loader;
+use pipekeeper_core::vault::Vault;
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::{Context, Loaded, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -169,6 +170,10 @@ impl Service for TokenRefresher {
 
     fn build(config: Config, context: Context) -> anyhow::Result<Self> {
         Self::build_with(config, &context, Parts::default())
+    }
+
+    fn vault(&self) -> &Vault {
+        self.door.vault()
     }
 
     fn degraded(&self) -> Vec<String> {

@@ -262,7 +262,7 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
         )
         .with("reason", "client_misconfigured"),
         RefreshError::Store(error) => {
-            Problem::of_store(error.is_unavailable()).caused_by(error)
+            Problem::of_store(&error).caused_by(error)
         }
         RefreshError::Sealed(error) => error.into(),
     }

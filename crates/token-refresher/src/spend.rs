@@ -153,7 +153,7 @@ mod tests {
         let apps = Apps::load(&mut loader, AppUse::Refresh);
         loader.finish().unwrap();
         let app = apps.iter().next().unwrap();
-        let limit = Duration::from_secs(5);
+        let limit = Duration::from_mins(1);
         let client = http_client::build(Limits {
             connect: limit,
             total: limit,

@@ -23,7 +23,7 @@ pub use plan::{Plan, Registration, SERVICES, SIMULATOR};
 pub use ports::free_base_port;
 
 /// How long a process may take to become ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Running processes; killed when dropped.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! With which credentials an app was last seen: a change of them is worth asking the provider again about what it refused.
 
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 
 use super::connections::AppKey;
@@ -35,6 +36,16 @@ impl Store {
             Err(StoreError::Duplicate) => self.app_credentials_replace(app, fingerprint, now).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// A write that changes nothing: whether the database takes any.
+    pub(super) async fn app_credentials_touch_none(&self) -> Result<(), StoreError> {
+        on_conn!(self, |conn| diesel::update(
+            table.filter(false.into_sql::<Bool>())
+        )
+        .set(a::fingerprint.eq(a::fingerprint))
+        .execute(conn))
+        .map(drop)
     }
 
     async fn app_credentials_replace(

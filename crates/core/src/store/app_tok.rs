@@ -177,6 +177,7 @@ impl AppTok {
     pub fn open(url: &Secret, table: TableName) -> Result<Self, StoreError> {
         let options = StoreOptions {
             max_connections: 2,
+            name: "the old table's database",
             ..StoreOptions::default()
         };
         Ok(Self {

@@ -352,6 +352,17 @@ impl Store {
             .load(conn))
     }
 
+    /// The active row whose tokens were sealed last, as far as the times tell by which rows are due.
+    pub async fn connection_sealed_last(&self) -> Result<Option<Connection>, StoreError> {
+        let found = on_conn!(self, |conn| table
+            .filter(c::state.eq(ConnectionState::Active.as_str()))
+            .order((c::due_at.desc(), c::id.desc()))
+            .limit(1)
+            .select(Connection::as_select())
+            .load(conn))?;
+        Ok(found.into_iter().next())
+    }
+
     pub async fn connection_find_by_keeper(
         &self,
         app: &AppKey,

@@ -45,6 +45,14 @@ impl StoreError {
         matches!(self, Self::Unavailable { .. })
     }
 
+    /// Whether reads may succeed all the same.
+    pub(super) fn refuses_writes(&self) -> bool {
+        let Self::Unavailable { source } = self else {
+            return false;
+        };
+        !source.is::<ConnectError>() && self.obstacle().is_some_and(Obstacle::refuses_writes)
+    }
+
     /// What stands in the way, where that shows.
     pub fn obstacle(&self) -> Option<Obstacle> {
         let first: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
@@ -73,7 +81,9 @@ impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
         match trouble(&error) {
             Trouble::Duplicate => Self::Duplicate,
-            Trouble::Lost | Trouble::Busy => Self::unavailable(error),
+            Trouble::Lost | Trouble::Busy | Trouble::Conflict | Trouble::NotHere => {
+                Self::unavailable(error)
+            }
             Trouble::Refused => Self::Query { source: error },
         }
     }
@@ -126,14 +136,23 @@ impl From<DieselError> for ConnectError {
 
 /// Whether the connection that gave this error is of no further use.
 pub(super) fn is_lost(error: &DieselError) -> bool {
-    trouble(error) == Trouble::Lost
+    matches!(trouble(error), Trouble::Lost | Trouble::NotHere)
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// Whether nothing of the query, or of the transaction, took effect, and the same again may succeed.
+pub(super) fn may_be_repeated(error: &DieselError) -> bool {
+    matches!(trouble(error), Trouble::Conflict | Trouble::NotHere)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Duplicate,
     Lost,
     Busy,
+    /// Undone in favour of another transaction.
+    Conflict,
+    /// This server takes no queries for now; another connection may lead to one that does.
+    NotHere,
     Refused,
 }
 
@@ -151,44 +170,54 @@ fn trouble(error: &DieselError) -> Trouble {
         DatabaseErrorKind::ClosedConnection
         | DatabaseErrorKind::UnableToSendCommand
         | DatabaseErrorKind::ReadOnlyTransaction => Trouble::Lost,
-        DatabaseErrorKind::SerializationFailure => Trouble::Busy,
+        DatabaseErrorKind::SerializationFailure => Trouble::Conflict,
         DatabaseErrorKind::Unknown => trouble_by_message(info.message()),
         _ => Trouble::Refused,
     }
 }
 
-/// diesel-async keeps only the text of what `MySQL`'s driver says, diesel only the text of what `SQLite` says.
+/// diesel-async keeps only the text of what `MySQL`'s driver says, diesel only the text of what `SQLite` says, and it has no
+/// word for some of Postgres's codes. The texts of `MySQL` are English, as the session asks for them.
 fn trouble_by_message(message: &str) -> Trouble {
-    const LOST: [&str; 10] = [
-        "Input/output error",
-        "Driver error",
-        "Server shutdown in progress",
-        "Connection was killed",
-        "The MySQL server is running with the",
-        "The MariaDB server is running with the",
-        "disk I/O error",
-        // The file was taken away or replaced.
-        "no such table",
-        "file is not a database",
-        "attempt to write a readonly database",
+    const STARTS: [(&str, Trouble); 26] = [
+        ("Input/output error", Trouble::Lost),
+        ("Driver error", Trouble::Lost),
+        ("Server shutdown in progress", Trouble::Lost),
+        ("Connection was killed", Trouble::Lost),
+        ("The MySQL server is running with the", Trouble::Lost),
+        ("The MariaDB server is running with the", Trouble::Lost),
+        ("disk I/O error", Trouble::Lost),
+        // A file that is empty, or another one.
+        ("no such table", Trouble::Lost),
+        ("file is not a database", Trouble::Lost),
+        // InnoDB, and Galera's certification of a commit.
+        ("Deadlock found", Trouble::Conflict),
+        ("Lock wait timeout exceeded", Trouble::Conflict),
+        ("Record has changed since last read", Trouble::Conflict),
+        ("WSREP detected deadlock/conflict", Trouble::Conflict),
+        // A Galera node that joins the cluster, or has lost it.
+        ("WSREP has not yet prepared node", Trouble::NotHere),
+        ("database is locked", Trouble::Busy),
+        ("database table is locked", Trouble::Busy),
+        ("database or disk is full", Trouble::Busy),
+        ("unable to open database file", Trouble::Busy),
+        ("attempt to write a readonly database", Trouble::Busy),
+        ("Disk full", Trouble::Busy),
+        ("Disk got full", Trouble::Busy),
+        ("Too many connections", Trouble::Busy),
+        ("Query execution was interrupted", Trouble::Busy),
+        ("Got error 28", Trouble::Busy),
+        ("Error writing file", Trouble::Busy),
+        ("No space left on device", Trouble::Busy),
     ];
-    const BUSY: [&str; 9] = [
-        "Deadlock found",
-        "Lock wait timeout exceeded",
-        "Record has changed since last read",
-        "database is locked",
-        "database table is locked",
-        "database or disk is full",
-        "unable to open database file",
-        "Disk full",
-        "Too many connections",
-    ];
-    if LOST.iter().any(|start| message.starts_with(start)) {
-        Trouble::Lost
-    } else if BUSY.iter().any(|start| message.starts_with(start)) {
-        Trouble::Busy
-    } else {
-        Trouble::Refused
+    // Cancelled by a time limit, a lock that was not to be had, a transaction that ended otherwise.
+    const SQLSTATES: [&str; 4] = ["57014", "55P03", "40000", "40003"];
+    let start = STARTS.iter().find(|(start, _)| message.starts_with(start));
+    let is_state = |state: &&str| message.ends_with(&format!("(SQLSTATE {state})"));
+    match start {
+        Some((_, trouble)) => *trouble,
+        None if SQLSTATES.iter().any(is_state) || message.ends_with("' is full") => Trouble::Busy,
+        None => Trouble::Refused,
     }
 }
 
@@ -196,26 +225,150 @@ fn trouble_by_message(message: &str) -> Trouble {
 mod tests {
     use super::*;
 
-    fn said(kind: DatabaseErrorKind, message: &str) -> StoreError {
-        DieselError::DatabaseError(kind, Box::new(message.to_owned())).into()
+    fn said(kind: DatabaseErrorKind, message: &str) -> DieselError {
+        DieselError::DatabaseError(kind, Box::new(message.to_owned()))
     }
+
+    use DatabaseErrorKind::{
+        CheckViolation, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand,
+        UniqueViolation, Unknown,
+    };
+
+    /// What servers and drivers say, and how diesel classes it.
+    const SAID: [(DatabaseErrorKind, &str, Trouble); 24] = [
+        (UnableToSendCommand, "connection closed", Trouble::Lost),
+        (
+            ReadOnlyTransaction,
+            "cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)",
+            Trouble::Lost,
+        ),
+        (
+            Unknown,
+            "Input/output error: Broken pipe (os error 32)",
+            Trouble::Lost,
+        ),
+        (
+            Unknown,
+            "The MariaDB server is running with the --read-only option so it cannot execute this statement",
+            Trouble::Lost,
+        ),
+        (
+            SerializationFailure,
+            "could not serialize access due to read/write dependencies among transactions (SQLSTATE 40001)",
+            Trouble::Conflict,
+        ),
+        (
+            SerializationFailure,
+            "deadlock detected (SQLSTATE 40P01)",
+            Trouble::Conflict,
+        ),
+        (
+            Unknown,
+            "Deadlock found when trying to get lock; try restarting transaction",
+            Trouble::Conflict,
+        ),
+        (
+            Unknown,
+            "Lock wait timeout exceeded; try restarting transaction",
+            Trouble::Conflict,
+        ),
+        (
+            Unknown,
+            "Record has changed since last read in table 'connections'",
+            Trouble::Conflict,
+        ),
+        (
+            Unknown,
+            "WSREP detected deadlock/conflict and aborted the transaction. Try restarting the transaction",
+            Trouble::Conflict,
+        ),
+        (
+            Unknown,
+            "WSREP has not yet prepared node for application use",
+            Trouble::NotHere,
+        ),
+        (Unknown, "database is locked", Trouble::Busy),
+        (Unknown, "database or disk is full", Trouble::Busy),
+        (
+            Unknown,
+            "attempt to write a readonly database",
+            Trouble::Busy,
+        ),
+        (Unknown, "The table 'connections' is full", Trouble::Busy),
+        (
+            Unknown,
+            "Query execution was interrupted (max_statement_time exceeded)",
+            Trouble::Busy,
+        ),
+        (
+            Unknown,
+            "canceling statement due to statement timeout (SQLSTATE 57014)",
+            Trouble::Busy,
+        ),
+        (
+            Unknown,
+            "canceling statement due to lock timeout (SQLSTATE 55P03)",
+            Trouble::Busy,
+        ),
+        (
+            Unknown,
+            "the commit's outcome is not known (SQLSTATE 40003)",
+            Trouble::Busy,
+        ),
+        (UniqueViolation, "", Trouble::Duplicate),
+        (CheckViolation, "", Trouble::Refused),
+        (Unknown, "no such column: colour", Trouble::Refused),
+        (
+            Unknown,
+            "invalid byte sequence for encoding \"UTF8\": 0x00 (SQLSTATE 22021)",
+            Trouble::Refused,
+        ),
+        (
+            Unknown,
+            "Data too long for column 'scope' at row 1",
+            Trouble::Refused,
+        ),
+    ];
 
     #[test]
     fn what_may_pass_is_told_from_what_stays_wrong() {
-        use DatabaseErrorKind::{CheckViolation, UnableToSendCommand, UniqueViolation, Unknown};
-        for (kind, message) in [
-            (UnableToSendCommand, "connection closed"),
-            (Unknown, "Input/output error: Broken pipe (os error 32)"),
-            (Unknown, "Deadlock found when trying to get lock; try again"),
-            (Unknown, "database is locked"),
-        ] {
-            assert!(said(kind, message).is_unavailable(), "{message}");
+        for (kind, message, expected) in SAID {
+            let error = said(kind, message);
+            assert_eq!(trouble(&error), expected, "{message}");
+            let shown = StoreError::from(error);
+            let may_pass = !matches!(expected, Trouble::Duplicate | Trouble::Refused);
+            assert_eq!(shown.is_unavailable(), may_pass, "{message}");
         }
-        assert!(matches!(said(UniqueViolation, ""), StoreError::Duplicate));
-        assert!(matches!(said(CheckViolation, ""), StoreError::Query { .. }));
-        assert!(matches!(
-            said(Unknown, "no such column: colour"),
-            StoreError::Query { .. }
-        ));
+    }
+
+    #[test]
+    fn a_database_that_takes_no_writes_is_told_from_one_that_is_away() {
+        for (message, obstacle) in [
+            (
+                "cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)",
+                Obstacle::ReadOnly,
+            ),
+            (
+                "The MariaDB server is running with the --read-only option so it cannot execute this statement",
+                Obstacle::ReadOnly,
+            ),
+            (
+                "attempt to write a readonly database",
+                Obstacle::NotWritable,
+            ),
+            ("database or disk is full", Obstacle::DiskFull),
+            (
+                "could not extend file \"base/1/2\": No space left on device (SQLSTATE 53100)",
+                Obstacle::DiskFull,
+            ),
+            ("The table 'connections' is full", Obstacle::DiskFull),
+        ] {
+            let kind = DatabaseErrorKind::UnableToSendCommand;
+            let error = StoreError::from(said(kind, message));
+            assert_eq!(error.obstacle(), Some(obstacle), "{message}");
+            assert!(error.refuses_writes(), "{message}");
+        }
+        let away = StoreError::from(ConnectError::of(Some(Obstacle::NotWritable), "no rights"));
+        assert!(!away.refuses_writes());
     }
 }

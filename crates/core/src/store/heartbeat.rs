@@ -4,8 +4,6 @@
 //! broken connections, or, behind a pooler, another server. So one connection, beside the pool, is asked all the time which
 //! server it talks to. A broken connection of the pool alone proves nothing: firewalls and idle limits close them as well.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +14,7 @@ use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
 
 use super::pool::{Pools, connect_mysql, connect_postgres, unanswered};
 use super::postgres::connection::UnnamedPg;
+use super::sqlite_file::SqliteFile;
 use super::{Store, StoreError};
 
 /// An unanswered question counts as a broken connection.
@@ -54,7 +53,7 @@ enum Asking {
     Postgres(UnnamedPg),
     Mysql(AsyncMysqlConnection),
     /// No server: the file, which may be replaced.
-    Sqlite(Arc<PathBuf>),
+    Sqlite(Arc<SqliteFile>),
 }
 
 impl std::fmt::Debug for Asking {
@@ -124,7 +123,7 @@ impl Asking {
         Ok(match pools {
             Pools::Postgres(_, settings) => Self::Postgres(connect_postgres(settings).await?),
             Pools::Mysql(_, opts) => Self::Mysql(connect_mysql(opts).await?),
-            Pools::Sqlite(_, path) => Self::Sqlite(Arc::clone(path)),
+            Pools::Sqlite(_, file) => Self::Sqlite(Arc::clone(file)),
         })
     }
 
@@ -136,10 +135,7 @@ impl Asking {
         let named: Vec<Server> = match self {
             Self::Postgres(connection) => sql_query(POSTGRES_SERVER).load(connection).await?,
             Self::Mysql(connection) => sql_query(MYSQL_SERVER).load(connection).await?,
-            Self::Sqlite(path) => {
-                let file = std::fs::metadata(path.as_path()).map_err(StoreError::unavailable)?;
-                return Ok(format!("{} {}", file.dev(), file.ino()));
-            }
+            Self::Sqlite(file) => return Ok(format!("{:?}", file.current()?)),
         };
         Ok(named.into_iter().map(|row| row.server).collect())
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use diesel::migration::MigrationSource;
@@ -21,6 +20,7 @@ use super::pool::{self, Pools};
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
 use super::schema::__diesel_schema_migrations as applied;
+use super::sqlite_file::SqliteFile;
 use super::{Store, StoreError, on_conn};
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -155,7 +155,7 @@ impl Store {
                  WHERE type = 'table' AND name = '__diesel_schema_migrations'"
             }
         });
-        let said = on_conn!(self, |conn| question.load::<Said>(conn))?;
+        let said = on_conn!(self, |conn| question.clone().load::<Said>(conn))?;
         Ok(is_yes(&said))
     }
 
@@ -171,9 +171,9 @@ impl Store {
                 let connection = pool::connect_mysql(opts).await?;
                 run!(direction, lock, connection, MYSQL)
             }
-            Pools::Sqlite(_, path) => {
-                let lock = in_time(lock_sqlite(path)).await?;
-                let connection = pool::connect_sqlite(path).await?;
+            Pools::Sqlite(_, file) => {
+                let lock = in_time(lock_sqlite(file)).await?;
+                let connection = pool::connect_sqlite(file).await?;
                 run!(direction, lock, connection, SQLITE)
             }
         }
@@ -210,8 +210,8 @@ async fn lock_mysql(opts: &Opts) -> Result<AsyncMysqlConnection, StoreError> {
     }
 }
 
-async fn lock_sqlite(database: &Path) -> Result<File, StoreError> {
-    let mut path = database.as_os_str().to_owned();
+async fn lock_sqlite(database: &SqliteFile) -> Result<File, StoreError> {
+    let mut path = database.path().as_os_str().to_owned();
     path.push(".migrate.lock");
     let file = OpenOptions::new()
         .write(true)
@@ -219,7 +219,7 @@ async fn lock_sqlite(database: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| pool::cant_use(database, &error))?;
+        .map_err(|error| database.cant_use(&error, false))?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),

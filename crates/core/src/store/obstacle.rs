@@ -33,6 +33,10 @@ pub enum Obstacle {
     NotADatabase,
     NoDirectory,
     NotWritable,
+    /// The file that was the database is no longer there.
+    FileGone,
+    ReadOnly,
+    DiskFull,
 }
 
 impl Obstacle {
@@ -46,7 +50,15 @@ impl Obstacle {
                 | Self::Silent
                 | Self::TooManyConnections
                 | Self::NotReady
+                | Self::FileGone
+                | Self::ReadOnly
+                | Self::DiskFull
         )
+    }
+
+    /// Whether a database may still be read.
+    pub fn refuses_writes(self) -> bool {
+        matches!(self, Self::NotWritable | Self::ReadOnly | Self::DiskFull)
     }
 
     /// What is the matter, in one sentence.
@@ -71,6 +83,9 @@ impl Obstacle {
             Self::NotADatabase => "The database file is none.",
             Self::NoDirectory => "The database file's directory does not exist.",
             Self::NotWritable => "The database file can't be written.",
+            Self::FileGone => "The database file is gone.",
+            Self::ReadOnly => "The database is read-only.",
+            Self::DiskFull => "The database's disk is full.",
         }
     }
 
@@ -138,6 +153,14 @@ impl Obstacle {
                 "this process needs to write the file and its directory: check their owner, and whether the disk is \
                  mounted read-only"
             }
+            Self::FileGone => {
+                "put the file back in its place; only a process that starts makes a new one"
+            }
+            Self::ReadOnly => {
+                "a standby is no primary: check the host in the database URL; a hosted database may be read-only because \
+                 its disk is nearly full; Postgres: default_transaction_read_only, MySQL and MariaDB: read_only"
+            }
+            Self::DiskFull => "make space on the disk of the database",
         }
     }
 
@@ -221,6 +244,8 @@ impl Obstacle {
             "28000" => Some(Self::Login),
             "3D000" => Some(Self::Database),
             "42501" => Some(Self::Permission),
+            "25006" => Some(Self::ReadOnly),
+            "53100" => Some(Self::DiskFull),
             "53300" => Some(Self::TooManyConnections),
             "57P01" | "57P02" | "57P03" => Some(Self::NotReady),
             "08P01" if message.starts_with("database ") && message.ends_with(" not exist") => {
@@ -238,6 +263,8 @@ impl Obstacle {
             1142 | 1143 | 1227 => Some(Self::Permission),
             1040 | 1203 | 1226 => Some(Self::TooManyConnections),
             1053 => Some(Self::NotReady),
+            1290 | 1792 | 1836 => Some(Self::ReadOnly),
+            1021 | 1114 => Some(Self::DiskFull),
             3159 => Some(Self::TlsRequired),
             _ => None,
         }
@@ -245,8 +272,18 @@ impl Obstacle {
 
     /// diesel keeps words alone, and so do poolers and the resolver.
     pub(super) fn of_words(said: &str) -> Option<Self> {
-        const WORDS: [(&str, Obstacle); 22] = [
+        const WORDS: [(&str, Obstacle); 32] = [
             ("SQLSTATE 42501", Obstacle::Permission),
+            ("SQLSTATE 25006", Obstacle::ReadOnly),
+            ("SQLSTATE 53100", Obstacle::DiskFull),
+            ("running with the --read-only", Obstacle::ReadOnly),
+            ("running with the --super-read-only", Obstacle::ReadOnly),
+            ("READ ONLY transaction", Obstacle::ReadOnly),
+            ("Running in read-only mode", Obstacle::ReadOnly),
+            ("database or disk is full", Obstacle::DiskFull),
+            ("No space left on device", Obstacle::DiskFull),
+            ("Disk full", Obstacle::DiskFull),
+            ("' is full", Obstacle::DiskFull),
             (" command denied to user ", Obstacle::Permission),
             ("you need (at least one of) the", Obstacle::Permission),
             ("server does not support TLS", Obstacle::TlsMissing),

@@ -1,10 +1,7 @@
 //! The three pools: how a connection is made, checked and thrown away.
 
 use std::error::Error;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +22,7 @@ use super::heartbeat::PoolEvents;
 use super::obstacle::Obstacle;
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
+use super::sqlite_file::{FileId, SqliteFile};
 use super::target::Target;
 use super::{StoreError, StoreOptions};
 
@@ -41,16 +39,18 @@ const RESTED: Duration = Duration::from_millis(500);
 const SQLITE_CONNECTIONS: usize = 4;
 
 /// The waiting limit comes first, because switching to WAL takes a lock itself. FULL, because with NORMAL a commit can be
-/// lost to a power failure, and with it a refresh token that the provider has already rotated.
+/// lost to a power failure, and with it a refresh token that the provider has already rotated. The read at the end has the
+/// write-ahead log be there.
 const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
-                            PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+                            PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+                            SELECT COUNT(*) FROM sqlite_master;";
 
 /// Each pool beside what its connections are made from: migrations need some of their own.
 #[derive(Clone)]
 pub(super) enum Pools {
     Postgres(Pool<Settings>, Arc<Settings>),
     Mysql(Pool<Opts>, Arc<Opts>),
-    Sqlite(Pool<PathBuf>, Arc<PathBuf>),
+    Sqlite(Pool<SqliteFile>, Arc<SqliteFile>),
 }
 
 pub(super) type Pool<S> = managed::Pool<Manager<S>>;
@@ -59,20 +59,25 @@ pub(super) type Pool<S> = managed::Pool<Manager<S>>;
 pub(super) trait Source: Send + Sync + 'static {
     type Connection: AsyncConnection + Send + 'static;
 
-    fn connect(&self) -> impl Future<Output = Result<Self::Connection, ConnectError>> + Send;
+    fn connect(&self) -> impl Future<Output = Result<Made<Self::Connection>, ConnectError>> + Send;
 
     /// Whether one that has rested for so long is still of use, beside what its open transactions say.
     fn is_good(
         connection: &mut Self::Connection,
         rested: Duration,
     ) -> impl Future<Output = bool> + Send;
+
+    /// The file that connections are made to now, for a database that is one.
+    fn file(&self) -> Option<FileId> {
+        None
+    }
 }
 
 impl Source for Settings {
     type Connection = UnnamedPg;
 
-    async fn connect(&self) -> Result<UnnamedPg, ConnectError> {
-        connect_postgres(self).await
+    async fn connect(&self) -> Result<Made<UnnamedPg>, ConnectError> {
+        connect_postgres(self).await.map(Made::to_a_server)
     }
 
     async fn is_good(connection: &mut UnnamedPg, _rested: Duration) -> bool {
@@ -83,8 +88,8 @@ impl Source for Settings {
 impl Source for Opts {
     type Connection = AsyncMysqlConnection;
 
-    async fn connect(&self) -> Result<AsyncMysqlConnection, ConnectError> {
-        connect_mysql(self).await
+    async fn connect(&self) -> Result<Made<AsyncMysqlConnection>, ConnectError> {
+        connect_mysql(self).await.map(Made::to_a_server)
     }
 
     async fn is_good(connection: &mut AsyncMysqlConnection, rested: Duration) -> bool {
@@ -92,15 +97,60 @@ impl Source for Opts {
     }
 }
 
-impl Source for PathBuf {
+impl Source for SqliteFile {
     type Connection = SqliteConn;
 
-    async fn connect(&self) -> Result<SqliteConn, ConnectError> {
-        connect_sqlite(self).await
+    async fn connect(&self) -> Result<Made<SqliteConn>, ConnectError> {
+        let file = self.prepare()?;
+        let connection = connect_sqlite(self).await?;
+        if self.current()? != file {
+            return Err(ConnectError::of(
+                None,
+                "the database file was just replaced",
+            ));
+        }
+        self.note(file);
+        Ok(Made {
+            connection,
+            file: Some(file),
+        })
     }
 
     async fn is_good(_connection: &mut SqliteConn, _rested: Duration) -> bool {
         true
+    }
+
+    fn file(&self) -> Option<FileId> {
+        self.current().ok()
+    }
+}
+
+/// A connection, and what it was made to.
+pub(super) struct Made<C> {
+    connection: C,
+    file: Option<FileId>,
+}
+
+impl<C> Made<C> {
+    fn to_a_server(connection: C) -> Self {
+        Self {
+            connection,
+            file: None,
+        }
+    }
+}
+
+impl<C> Deref for Made<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.connection
+    }
+}
+
+impl<C> DerefMut for Made<C> {
+    fn deref_mut(&mut self) -> &mut C {
+        &mut self.connection
     }
 }
 
@@ -124,10 +174,10 @@ impl<S: Source> Manager<S> {
 }
 
 impl<S: Source> managed::Manager for Manager<S> {
-    type Type = S::Connection;
+    type Type = Made<S::Connection>;
     type Error = ConnectError;
 
-    async fn create(&self) -> Result<S::Connection, ConnectError> {
+    async fn create(&self) -> Result<Self::Type, ConnectError> {
         self.events.happened();
         let source = Arc::clone(&self.source);
         at_home(self.home.clone(), async move { source.connect().await }).await
@@ -135,18 +185,28 @@ impl<S: Source> managed::Manager for Manager<S> {
 
     async fn recycle(
         &self,
-        connection: &mut S::Connection,
+        made: &mut Self::Type,
         metrics: &Metrics,
     ) -> RecycleResult<ConnectError> {
         let half_finished =
             <S::Connection as AsyncConnection>::TransactionManager::is_broken_transaction_manager(
-                connection,
+                &mut made.connection,
             );
-        if half_finished || !S::is_good(connection, metrics.last_used()).await {
+        if half_finished
+            || !self.is_current(made)
+            || !S::is_good(&mut made.connection, metrics.last_used()).await
+        {
             self.events.happened();
             return Err(RecycleError::message("of no further use"));
         }
         Ok(())
+    }
+}
+
+impl<S: Source> Manager<S> {
+    /// Whether the database's file is still the one that this connection was made to.
+    pub(super) fn is_current(&self, made: &Made<S::Connection>) -> bool {
+        made.file == self.source.file()
     }
 }
 
@@ -187,9 +247,9 @@ impl Pools {
                 Self::Mysql(Manager::pool(&opts, size, events)?, opts)
             }
             Target::Sqlite(path) => {
-                let path = Arc::new(path);
+                let file = Arc::new(SqliteFile::new(path));
                 let size = size.min(SQLITE_CONNECTIONS);
-                Self::Sqlite(Manager::pool(&path, size, events)?, path)
+                Self::Sqlite(Manager::pool(&file, size, events)?, file)
             }
         })
     }
@@ -225,18 +285,11 @@ pub(super) async fn connect_mysql(opts: &Opts) -> Result<AsyncMysqlConnection, C
     explained(made, vec![(opts.ip_or_hostname(), opts.tcp_port())]).await
 }
 
-pub(super) async fn connect_sqlite(path: &Path) -> Result<SqliteConn, ConnectError> {
-    create_private(path).map_err(|error| cant_use(path, &error))?;
-    let mut connection = SqliteConn::establish(&path.to_string_lossy()).await?;
+pub(super) async fn connect_sqlite(file: &SqliteFile) -> Result<SqliteConn, ConnectError> {
+    file.prepare()?;
+    let mut connection = SqliteConn::establish(&file.path().to_string_lossy()).await?;
     connection.batch_execute(SQLITE_SETUP).await?;
     Ok(connection)
-}
-
-pub(super) fn cant_use(path: &Path, error: &io::Error) -> ConnectError {
-    ConnectError::of(
-        Obstacle::of_file(error),
-        format!("{}: {error}", path.display()),
-    )
 }
 
 /// Supabase's direct hosts have IPv6 addresses alone, and few container networks have IPv6.
@@ -292,17 +345,6 @@ impl<T> Drop for Lent<T> {
     }
 }
 
-/// `SQLite` itself would create the file readable by everyone, and gives its `-wal` and `-shm` files the rights of this one.
-fn create_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
-}
-
 async fn in_time<C>(
     connecting: impl Future<Output = Result<C, ConnectError>>,
 ) -> Result<C, ConnectError> {
@@ -318,8 +360,17 @@ async fn in_time<C>(
 
 /// A query that is not answered in time leaves its connection in an unknown state: it counts as lost.
 pub(super) fn unanswered() -> diesel::result::Error {
+    lost("no answer within the time limit")
+}
+
+/// What was read or written may have been in a file that is no longer the database's.
+pub(super) fn replaced() -> diesel::result::Error {
+    lost("the database file was replaced or removed")
+}
+
+fn lost(said: &str) -> diesel::result::Error {
     diesel::result::Error::DatabaseError(
         DatabaseErrorKind::UnableToSendCommand,
-        Box::new("no answer within the time limit".to_owned()),
+        Box::new(said.to_owned()),
     )
 }

@@ -51,23 +51,28 @@ impl Store {
                     )
                 })
                 .collect();
-            let insert = diesel::insert_into(table);
             match &self.pools {
                 Pools::Postgres(pool, _) => {
-                    on_conn!(@run self, pool, conn, insert.values(&rows).execute(conn))?;
+                    on_conn!(@run self, pool, conn, diesel::insert_into(table)
+                        .values(&rows)
+                        .execute(conn))?;
                 }
                 Pools::Mysql(pool, _) => {
-                    on_conn!(@run self, pool, conn, insert.values(&rows).execute(conn))?;
+                    on_conn!(@run self, pool, conn, diesel::insert_into(table)
+                        .values(&rows)
+                        .execute(conn))?;
                 }
                 // Diesel has no statement of several rows for it; what costs there is the commit.
-                Pools::Sqlite(pool, _) => on_conn!(@run self, pool, conn, conn.transaction(
-                    async |conn| -> QueryResult<()> {
-                        for row in &rows {
-                            diesel::insert_into(table).values(row).execute(conn).await?;
+                Pools::Sqlite(pool, _) => {
+                    on_conn!(@run self, pool, conn, conn.transaction(
+                        async |conn| -> QueryResult<usize> {
+                            for row in &rows {
+                                diesel::insert_into(table).values(row).execute(conn).await?;
+                            }
+                            Ok(rows.len())
                         }
-                        Ok(())
-                    }
-                ))?,
+                    ))?;
+                }
             }
         }
         Ok(())

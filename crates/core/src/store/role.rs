@@ -51,7 +51,7 @@ pub enum RoleError {
     NoServer,
     #[error("the name of a role has 1 to {NAME_LIMIT} bytes, none of them a control character")]
     Name,
-    #[error("the role's password is empty, or has control characters")]
+    #[error("the role's password is empty, or has control characters or a byte order mark")]
     Password,
     #[error("MySQL makes no role without a password")]
     PasswordNeeded,
@@ -76,7 +76,8 @@ impl Role {
             return Err(RoleError::Name);
         }
         if password.as_ref().is_some_and(|password| {
-            password.expose().is_empty() || password.expose().contains(char::is_control)
+            let is_foreign = |c: char| c.is_control() || c == '\u{feff}';
+            password.expose().is_empty() || password.expose().contains(is_foreign)
         }) {
             return Err(RoleError::Password);
         }
@@ -275,7 +276,7 @@ mod tests {
         for name in ["", "a\0b", "line\nline", &"n".repeat(33)] {
             assert!(matches!(role(name, None), Err(RoleError::Name)), "{name}");
         }
-        for password in ["", "a\nb"] {
+        for password in ["", "a\nb", "\u{feff}a"] {
             let made = role("services", Some(password));
             assert!(matches!(made, Err(RoleError::Password)), "{password}");
         }

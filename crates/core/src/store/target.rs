@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mysql_async::{Opts, OptsBuilder};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::postgres::tls;
 use crate::secret::Secret;
@@ -16,16 +16,28 @@ pub(super) enum Target {
     Sqlite(PathBuf),
 }
 
-/// Why a database URL can't be used. Says nothing of what it holds: a password with an unescaped `/`, `?` or `#` ends
-/// up in any part of it.
+/// Set on every `MySQL` and `MariaDB` connection when it is made: what a server's defaults and its `init_connect` say of
+/// these is not relied on. With autocommit off every write would be lost; without a strict mode a value that is too long
+/// would be cut; the other modes change what our SQL means; and errors are told apart by their English texts, because
+/// diesel keeps no numbers.
+const MYSQL_SESSION: [&str; 2] = [
+    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', lc_messages = 'en_US', \
+     foreign_key_checks = 1, sql_select_limit = 18446744073709551615",
+    "SET SESSION TRANSACTION READ WRITE",
+];
+
+/// Why a database URL can't be used. Says nothing of what it holds but the name of a parameter: a password with an
+/// unescaped `/`, `?` or `#` ends up in any part of it.
 #[derive(Debug, thiserror::Error)]
 pub enum UrlError {
     #[error("it begins with none of postgres:, postgresql:, mysql:, mariadb:, sqlite:")]
     UnknownScheme,
     #[error("it does not read as a URL (special characters of a password must be percent-encoded)")]
     Malformed,
-    #[error("it has a parameter that is not known here, or a value that makes no sense")]
-    Parameter,
+    #[error("it names several hosts, and one is supported")]
+    SeveralHosts,
+    #[error("its parameter `{0}` is unknown, or has an invalid value")]
+    Parameter(String),
     #[error("it names no file, or has parameters, which sqlite: does not take")]
     SqliteFile,
     #[error(
@@ -68,8 +80,9 @@ fn sqlite(rest: &str) -> Result<PathBuf, UrlError> {
 
 fn mysql(rest: &str) -> Result<Opts, UrlError> {
     let (url, taken) = without_parameters(&format!("mysql:{rest}"), &["ssl_ca", "ssl_host"])?;
-    let opts =
-        Opts::from_url(url.as_str()).map_err(|_may_hold_the_password| UrlError::Parameter)?;
+    let opts = Opts::from_url(url.as_str()).map_err(|_may_hold_the_password| {
+        refused_parameter(&url, |url| Opts::from_url(url).is_ok())
+    })?;
     let mut ssl = opts.ssl_opts().cloned();
     for (name, value) in taken {
         let asked = ssl.unwrap_or_default();
@@ -105,26 +118,150 @@ fn mysql(rest: &str) -> Result<Opts, UrlError> {
             // container or a tunnel that path names another server, or none.
             .prefer_socket(false)
             .tcp_keepalive(Some(30_000_u32))
+            .setup(MYSQL_SESSION.to_vec())
             // diesel-async has a cache of its own, and takes rows matched for rows affected.
             .stmt_cache_size(0)
             .client_found_rows(true),
     ))
 }
 
-/// The URL without the named parameters, and these.
+/// The URL without the named parameters, and these, decoded. What stays is percent-encoded anew: one driver takes a `+`
+/// for a blank and the other for itself, and to libpq it is itself.
 pub(super) fn without_parameters(
-    url: &str,
+    text: &str,
     names: &[&str],
 ) -> Result<(Url, Vec<(String, String)>), UrlError> {
-    let mut url = Url::parse(url).map_err(|_says_nothing_more| UrlError::Malformed)?;
-    let (taken, kept): (Vec<_>, Vec<_>) = url
-        .query_pairs()
-        .into_owned()
-        .partition(|(name, _)| names.contains(&name.as_str()));
-    if kept.is_empty() {
-        url.set_query(None);
-    } else {
-        url.query_pairs_mut().clear().extend_pairs(kept);
+    let mut url = Url::parse(text).map_err(|_says_nothing_more| malformed(text))?;
+    // Nothing of ours has one: it is the rest of a password with an unescaped `#`.
+    if url.fragment().is_some() {
+        return Err(UrlError::Malformed);
     }
+    let (taken, kept): (Vec<_>, Vec<_>) =
+        parameters(&url).partition(|(name, _)| names.contains(&name.as_str()));
+    let kept: Vec<String> = kept.iter().map(encoded).collect();
+    url.set_query((!kept.is_empty()).then(|| kept.join("&")).as_deref());
     Ok((url, taken))
+}
+
+/// The parameters of a URL, decoded.
+fn parameters(url: &Url) -> impl Iterator<Item = (String, String)> {
+    // The parser is one of HTML forms.
+    let query = url.query().unwrap_or_default().replace('+', "%2B");
+    let decoded: Vec<_> = form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect();
+    decoded.into_iter()
+}
+
+fn encoded((name, value): &(String, String)) -> String {
+    let encode = |text: &str| {
+        let encoded: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        encoded.replace('+', "%20")
+    };
+    format!("{}={}", encode(name), encode(value))
+}
+
+/// Which parameter keeps a URL from being read, where that is one alone and its name can be shown.
+pub(super) fn refused_parameter(url: &Url, is_read: impl Fn(&str) -> bool) -> UrlError {
+    // An unescaped `?` in a password leaves the rest of it, up to an `@`, in the query.
+    if url.query().is_some_and(|query| query.contains('@')) {
+        return UrlError::Malformed;
+    }
+    let reads_with = |query: Option<&str>| {
+        let mut url = url.clone();
+        url.set_query(query);
+        is_read(url.as_str())
+    };
+    if !reads_with(None) {
+        return UrlError::Malformed;
+    }
+    let refused = parameters(url).find(|parameter| !reads_with(Some(&encoded(parameter))));
+    match refused {
+        Some((name, _)) if is_name(&name) => UrlError::Parameter(name),
+        _ => UrlError::Malformed,
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.len() <= 40
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+fn malformed(text: &str) -> UrlError {
+    let authority = text.split("://").nth(1).unwrap_or_default();
+    let hosts = authority.rsplit('@').next().unwrap_or_default();
+    let hosts = hosts.split('/').next().unwrap_or_default();
+    if hosts.contains(',') {
+        UrlError::SeveralHosts
+    } else {
+        UrlError::Malformed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        let Err(error) = Target::parse(&Secret::from(url)) else {
+            unreachable!("{url} is refused");
+        };
+        error.to_string()
+    }
+
+    #[test]
+    fn a_parameter_that_is_refused_is_named() {
+        for (url, name) in [
+            ("postgres://u:p@h/d?schema=public", "schema"),
+            ("postgres://u:p@h/d?sslmode=require&ssl=true", "ssl"),
+            ("postgres://u:p@h/d?sslmode=no-verify", "sslmode"),
+            ("postgres://u:p@h/d?sslcrt=x", "sslcrt"),
+            (
+                "postgres://u:p@h/d?connect_timeout=soon&port=1",
+                "connect_timeout",
+            ),
+            ("postgres://u:p@h/d?%73chema=public", "schema"),
+            ("mysql://u:p@h/d?sslmode=require", "sslmode"),
+            ("mysql://u:p@h/d?require_ssl=maybe", "require_ssl"),
+            ("mariadb://u:p@h/d?require_ssl=true&charset=utf8", "charset"),
+        ] {
+            let says = format!("its parameter `{name}` is unknown, or has an invalid value");
+            assert_eq!(refused(url), says, "{url}");
+        }
+        let several = refused("postgres://u:p@a:5432,b:5432/d");
+        assert!(several.contains("several hosts"), "{several}");
+        let unsaid = refused("postgres://u:p@h/d?a%20name%20like%20no%20other=1");
+        assert!(unsaid.contains("does not read as a URL"), "{unsaid}");
+    }
+
+    #[test]
+    fn what_stays_of_a_query_arrives_as_it_was_written() {
+        for (query, kept) in [
+            (
+                "options=-c%20search_path%3Dtools",
+                "options=-c%20search_path%3Dtools",
+            ),
+            ("application_name=my+app", "application_name=my%2Bapp"),
+            (
+                "application_name=my%20app&sslmode=require",
+                "application_name=my%20app",
+            ),
+            ("sslmode=require", ""),
+            ("host=%2Frun%2Fpostgresql", "host=%2Frun%2Fpostgresql"),
+            (
+                "application_name=%C3%A4%26b%3D",
+                "application_name=%C3%A4%26b%3D",
+            ),
+        ] {
+            let text = format!("postgres://u:p@h/d?{query}");
+            let (url, _) = without_parameters(&text, &["sslmode"]).unwrap();
+            assert_eq!(url.query().unwrap_or_default(), kept, "{query}");
+        }
+        let (_, taken) =
+            without_parameters("postgres://u@h/d?sslrootcert=%2Fa+b.pem", &["sslrootcert"])
+                .unwrap();
+        assert_eq!(taken, [("sslrootcert".to_owned(), "/a+b.pem".to_owned())]);
+    }
 }

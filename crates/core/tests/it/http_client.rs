@@ -15,8 +15,8 @@ async fn answering(answer: ResponseTemplate) -> MockServer {
 
 fn client() -> reqwest::Client {
     http_client::build(Limits {
-        connect: Duration::from_secs(1),
-        total: Duration::from_secs(2),
+        connect: Duration::from_mins(1),
+        total: Duration::from_mins(2),
     })
     .unwrap()
 }

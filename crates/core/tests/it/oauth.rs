@@ -72,17 +72,17 @@ fn app_of(server: &MockServer) -> Arc<App> {
 
 fn client() -> Client {
     http_client::build(Limits {
-        connect: Duration::from_secs(1),
-        total: Duration::from_secs(5),
+        connect: Duration::from_mins(1),
+        total: Duration::from_mins(2),
     })
     .unwrap()
 }
 
+/// Gives up on a server that does not answer, and has time to send its request to one that does.
 fn impatient_client() -> Client {
-    let limit = Duration::from_millis(200);
     http_client::build(Limits {
-        connect: limit,
-        total: limit,
+        connect: Duration::from_mins(1),
+        total: Duration::from_secs(1),
     })
     .unwrap()
 }
@@ -148,8 +148,16 @@ fn keeps_secrets(text: &str) {
     }
 }
 
-/// A server whose one answer is these bytes; then it closes the connection, or holds it.
-fn raw_server(answer: &[u8], hold: Duration) -> String {
+/// What a server does after its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closes,
+    /// Until the client has closed the connection.
+    Holds,
+}
+
+/// A server whose one answer is these bytes.
+fn raw_server(answer: &[u8], end: End) -> String {
     let answer = answer.to_vec();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
@@ -158,7 +166,7 @@ fn raw_server(answer: &[u8], hold: Duration) -> String {
         let mut request = [0; 4096];
         let _some = stream.read(&mut request).unwrap();
         stream.write_all(&answer).unwrap();
-        std::thread::sleep(hold);
+        while end == End::Holds && stream.read(&mut request).is_ok_and(|read| read > 0) {}
     });
     url
 }

@@ -10,6 +10,7 @@ mod again;
 mod app_credentials;
 mod app_tok;
 mod commits;
+mod conflicts;
 mod doubt;
 mod endings;
 mod figures;
@@ -19,10 +20,13 @@ mod listing;
 mod logins;
 mod migrations;
 mod obstacles;
+mod odd_defaults;
 mod outages;
 mod plans;
 mod pooler;
+mod read_only;
 mod records;
+mod replaced_file;
 mod role;
 mod rows;
 mod selection;
@@ -167,6 +171,9 @@ contract! { every backend:
         schema_status_tells_behind_from_newer
         overview_shows_no_secrets
     }
+    read_only {
+        a_full_disk_is_told_from_a_database_that_is_away
+    }
     plans {
         every_hot_query_goes_by_its_index
     }
@@ -180,6 +187,11 @@ contract! { every server:
         silent_server_is_given_up_on
         dropped_request_does_not_garble_the_next
         refused_logins_say_why_without_the_password
+    }
+    conflicts {
+        a_query_that_lost_a_conflict_is_repeated
+        a_conflict_without_end_is_given_up_on
+        other_errors_are_not_repeated
     }
     obstacles {
         what_keeps_a_server_from_being_used_is_told

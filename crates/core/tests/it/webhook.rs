@@ -25,7 +25,7 @@ fn row() -> Value {
 
 fn refresher(url: &str, total: Duration) -> Refresher {
     let limits = Limits {
-        connect: Duration::from_secs(1),
+        connect: Duration::from_mins(1),
         total,
     };
     Refresher {
@@ -51,7 +51,7 @@ async fn answered(answer: ResponseTemplate) -> (Result<Refreshed, RefreshRefusal
     Mock::given(any()).respond_with(answer).mount(&server).await;
     let refresher = refresher(
         &format!("{}/webhook/pipedrive/refresh", server.uri()),
-        Duration::from_secs(5),
+        Duration::from_mins(2),
     );
     assert!(!format!("{refresher:?}").contains("hunter2"));
     (ask(&refresher).await, server)
@@ -213,7 +213,7 @@ async fn anything_else_is_a_deployment_to_mend() {
 #[tokio::test]
 async fn silence_and_absence_are_unreachable_and_keep_the_password() {
     let server = MockServer::start().await;
-    let late = ResponseTemplate::new(200).set_delay(Duration::from_secs(2));
+    let late = ResponseTemplate::new(200).set_delay(Duration::from_mins(2));
     Mock::given(any()).respond_with(late).mount(&server).await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -221,7 +221,7 @@ async fn silence_and_absence_are_unreachable_and_keep_the_password() {
         .unwrap();
 
     for url in [server.uri(), format!("http://u:hunter2@{nobody}/")] {
-        let refusal = ask(&refresher(&url, Duration::from_millis(200)))
+        let refusal = ask(&refresher(&url, Duration::from_secs(1)))
             .await
             .unwrap_err();
         assert!(matches!(

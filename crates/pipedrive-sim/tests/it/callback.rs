@@ -36,7 +36,7 @@ impl Callback {
     #[track_caller]
     pub(crate) fn request(&self) -> String {
         self.requests
-            .recv_timeout(Duration::from_secs(5))
+            .recv_timeout(Duration::from_mins(2))
             .expect("a request")
     }
 

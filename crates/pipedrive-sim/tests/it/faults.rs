@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::callback::Callback;
-use crate::sim::Sim;
-
-const A_MOMENT: Duration = Duration::from_millis(300);
+use crate::sim::{HANGS, Sim, until_met};
 
 async fn refreshes(sim: &Sim) -> Value {
     sim.stats().await["refreshes"].clone()
@@ -19,10 +17,13 @@ async fn expect_cut(sim: &Sim, request: RequestBuilder) {
     assert!(error.is_request() && !error.is_timeout(), "{error:?}");
 }
 
-/// Nothing arrives at all.
+/// Once the request has met its fault nothing arrives.
 async fn expect_silence(sim: &Sim, request: RequestBuilder) {
-    let answer = timeout(A_MOMENT, sim.try_send(request)).await;
-    assert!(answer.is_err(), "{answer:?}");
+    let url = sim.simulator.url();
+    tokio::select! {
+        answer = sim.try_send(request) => panic!("{answer:?}"),
+        () = until_met(&sim.http, &url) => {}
+    }
 }
 
 #[tokio::test]
@@ -116,7 +117,8 @@ async fn silence_comes_before_or_after_the_commit() {
     sim.fault(json!({"on": "token", "fault": "commit_then_hang"}))
         .await;
     expect_silence(&sim, sim.refresh_request(&tokens.refresh)).await;
-    assert_eq!(refreshes(&sim).await, 1);
+    let committed = async { while refreshes(&sim).await != 1 {} };
+    timeout(HANGS, committed).await.expect("it is committed");
 }
 
 #[tokio::test]
@@ -127,10 +129,10 @@ async fn a_reset_of_the_simulator_lets_held_connections_go() {
 
     let held = sim.try_send(sim.refresh_request(&tokens.refresh));
     let reset = async {
-        tokio::time::sleep(A_MOMENT).await;
+        until_met(&sim.http, &sim.simulator.url()).await;
         sim.control("/_sim/reset", json!({})).await;
     };
-    let (held, ()) = timeout(Duration::from_secs(5), async { tokio::join!(held, reset) })
+    let (held, ()) = timeout(HANGS, async { tokio::join!(held, reset) })
         .await
         .expect("the connection was let go");
 
@@ -139,20 +141,17 @@ async fn a_reset_of_the_simulator_lets_held_connections_go() {
 
 #[tokio::test]
 async fn stopping_the_simulator_cuts_held_connections() {
-    let Sim { simulator, http } = Sim::start().await;
-    let faults = http.post(format!("{}/_sim/faults", simulator.url()));
-    let armed = faults
-        .json(&json!({"on": "api", "fault": "timeout"}))
-        .send()
-        .await;
-    assert!(armed.expect("an answer").status().is_success());
+    let sim = Sim::start().await;
+    sim.fault(json!({"on": "api", "fault": "timeout"})).await;
 
-    let held = http.get(format!("{}/v1/users/me", simulator.url())).send();
+    let Sim { simulator, http } = sim;
+    let url = simulator.url();
+    let held = http.get(format!("{url}/v1/users/me")).send();
     let stop = async {
-        tokio::time::sleep(A_MOMENT).await;
+        until_met(&http, &url).await;
         simulator.stop().await;
     };
-    let (held, ()) = timeout(Duration::from_secs(5), async { tokio::join!(held, stop) })
+    let (held, ()) = timeout(HANGS, async { tokio::join!(held, stop) })
         .await
         .expect("the simulator stopped");
 

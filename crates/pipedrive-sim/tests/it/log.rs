@@ -21,7 +21,7 @@ async fn answered(sim: &Sim, event: usize) -> Value {
             }
         }
     };
-    timeout(Duration::from_secs(5), asking).await.unwrap()
+    timeout(Duration::from_mins(2), asking).await.unwrap()
 }
 
 #[tokio::test]

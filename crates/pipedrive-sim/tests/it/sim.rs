@@ -9,6 +9,9 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder, StatusCode, redirect};
 use serde_json::Value;
 
+/// Nothing on a slow machine takes so long that does not hang.
+pub(crate) const HANGS: Duration = Duration::from_mins(2);
+
 pub(crate) struct Sim {
     pub(crate) simulator: Simulator,
     pub(crate) http: Client,
@@ -68,7 +71,7 @@ fn client() -> Client {
     Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
-        .timeout(Duration::from_secs(20))
+        .timeout(HANGS)
         .build()
         .expect("a client")
 }
@@ -202,4 +205,21 @@ impl Sim {
         let status = self.me(access_token).await.status;
         status == StatusCode::OK.as_u16()
     }
+}
+
+/// Until no fault is left that waits for its request.
+pub(crate) async fn until_met(http: &Client, simulator: &str) {
+    let url = format!("{simulator}/_sim/faults");
+    let met = async {
+        loop {
+            let answer = http.get(&url).send().await.expect("an answer");
+            let waiting: Value = answer.json().await.expect("JSON");
+            if waiting == Value::Array(Vec::new()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(HANGS, met)
+        .await
+        .expect("the request comes");
 }

@@ -148,15 +148,21 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         }
     }
 
-    pub fn a_number_for_a_secret_is_as_secret(&self) {
+    pub fn a_number_for_a_secret_is_refused(&self) {
         let home = Home::new();
         let mut file = String::new();
+        let mut told = Vec::new();
         for key in Self::secrets() {
             let (section, name) = key.rsplit_once('.').expect("section.key");
             if matches!(section, "webhook" | "refresher" | "login") {
                 file = format!("{file}[{section}]\n{name} = 1234567890123\n");
+                told.push(format!("{key}: is not text; put quotes around the value"));
             }
         }
+        // Of an entry by hand, and of a key that is no secret.
+        file.push_str("[apps.second]\nclient_id = 1e5\n[telemetry]\nfilter = true\n");
+        told.push("apps.second.client_id: is not text".to_owned());
+        told.push("telemetry.filter: is not text".to_owned());
         let mut settings = Self::settings(&home);
         settings.retain(|(key, _)| !key.ends_with("password"));
         let path = home.write("numbers.toml", &file);
@@ -164,7 +170,73 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let run = self.run_with(&["config", "--config", &path], &settings);
 
         assert!(!run.stdout.contains("1234567890123"), "{run:#?}");
-        run.expect_code(0);
+        assert!(!run.stderr.contains("1234567890123"), "{run:#?}");
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        run.expect_stderr(&told).expect_code(64);
+    }
+
+    /// The CR of a Windows file, quotes of `docker --env-file`, a byte order mark of PowerShell, blanks of a copied line.
+    pub fn values_that_caught_something_on_their_way_are_refused_by_name(&self) {
+        let home = Home::new();
+        let carriage_return = "has a control character (U+000D)";
+        for (key, value, says) in [
+            ("apps.pipedrive.client_id", "cid\r", carriage_return),
+            (
+                "apps.pipedrive.client_id",
+                "\"cid\"",
+                "has quotes around it",
+            ),
+            ("apps.pipedrive.client_id", "cid ", "has a blank"),
+            ("database.url", "sqlite:x.db\r", carriage_return),
+            ("database.url", "sqlite:x.db ", "has a blank"),
+            ("http.listen", " 127.0.0.1:0", "has a blank"),
+            (
+                "providers.pipedrive.token_url",
+                "https://x/\r",
+                carriage_return,
+            ),
+        ] {
+            let mut settings = Self::settings(&home);
+            settings.retain(|(known, _)| known != key);
+            settings.push(set(key, value));
+            let line = format!("{key}: {says}");
+            self.run_with(&["serve"], &settings)
+                .expect_stderr(&[&line])
+                .expect_code(64);
+        }
+
+        for secret in Self::secrets() {
+            let value = Self::secret_for(&secret);
+            let mut settings = Self::settings(&home);
+            settings.retain(|(known, _)| *known != secret);
+            let control = format!("{value}\u{7}");
+            settings.push(set(&secret, control));
+            let line = format!("{secret}: has a control character (U+0007)");
+            self.run_with(&["config"], &settings)
+                .keeps_secrets()
+                .expect_stderr(&[&line])
+                .expect_code(64);
+
+            settings.pop();
+            let path = home.write("marked", &format!("\u{feff}{value}\r\n"));
+            settings.push(set(&format!("{secret}_file"), path));
+            let line = format!("{secret}_file: has a byte order mark");
+            self.run_with(&["config"], &settings)
+                .keeps_secrets()
+                .expect_stderr(&[&line])
+                .expect_code(64);
+        }
+
+        // A password may be meant so.
+        let is_password = |secret: &String| secret.ends_with("password");
+        if let Some(secret) = Self::secrets().into_iter().find(is_password) {
+            let mut settings = Self::settings(&home);
+            settings.push(set(&secret, "'quoted'"));
+            let line = format!("warning: {secret}: has quotes around it");
+            self.run_with(&["config"], &settings)
+                .expect_stderr(&[&line])
+                .expect_code(0);
+        }
     }
 
     pub fn secrets_come_from_files(&self) {

@@ -3,12 +3,11 @@
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
 use pipekeeper_core::test_util::{TestDatabase, is_asked_for, role_name};
 
-use super::{Home, MARKER, Program, Serving, Settings, as_variables, set, taken_port};
+use super::{Home, MARKER, Program, Serving, Settings, WAIT, WAITS, as_variables, set, taken_port};
 use crate::server::Service;
 
 const WAITING: &str = "waiting for the database: ";
@@ -146,12 +145,12 @@ impl<S: Service + std::fmt::Debug> Program<S> {
     }
 }
 
-fn until(serving: &Serving, part: &str) {
-    for _ in 0..500 {
+pub(super) fn until(serving: &Serving, part: &str) {
+    for _ in 0..WAITS {
         if serving.log().contains(part) {
             return;
         }
-        sleep(Duration::from_millis(20));
+        sleep(WAIT);
     }
     assert!(serving.log().contains(part), "{part} in {}", serving.log());
 }

@@ -1,11 +1,12 @@
 //! How a process comes up, and how it goes.
 
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Home, MARKER, Program, set, taken_port};
+use super::{Home, MARKER, Program, Serving, WAIT, WAITS, as_variables, ask, get, set, taken_port};
 use crate::server::Service;
 
 impl<S: Service + std::fmt::Debug> Program<S> {
@@ -29,12 +30,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
 
     pub fn a_service_comes_up_says_so_and_goes(&self) {
         let home = Home::new();
-        let mut settings = Self::settings(&home);
-        let (held, addr) = taken_port();
-        drop(held);
-        settings.push(set("http.listen", addr.to_string()));
-        settings.push(set("http.metrics_listen", "127.0.0.1:0"));
-        settings.push(set("http.workers", "1"));
+        let (mut settings, _addr) = Self::served(&home);
         settings.push(set("telemetry.filter", "debug"));
         let healthy = || self.run_with(&["healthcheck"], &settings);
 
@@ -43,15 +39,8 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             .expect_stderr(&["error sending request"])
             .expect_code(1);
         let mut serving = self.serve(&home, &settings);
-        let mut ready = healthy();
-        for _ in 0..100 {
-            if ready.code == Some(0) {
-                break;
-            }
-            sleep(Duration::from_millis(50));
-            ready = healthy();
-        }
-        assert_eq!(ready.code, Some(0), "{ready:#?} {}", serving.log());
+        self.await_ready(&settings);
+        let ready = healthy();
         assert_eq!((ready.stdout.as_str(), ready.stderr.as_str()), ("", ""));
         kill_process(Pid::from_child(&serving.child), Signal::TERM).expect("it runs");
 
@@ -71,6 +60,143 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             .lines()
             .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
         assert!(json, "{log}");
+    }
+
+    pub fn an_outage_is_logged_once_and_so_is_its_end(&self) {
+        let home = Home::new();
+        let (settings, addr) = Self::served(&home);
+        let serving = self.serve(&home, &settings);
+        self.await_ready(&settings);
+        let database = home.directory.join("test.db");
+        let elsewhere = home.directory.join("elsewhere.db");
+
+        fs::rename(&database, &elsewhere).expect("it is there");
+        for _ in 0..50 {
+            let answer = get(addr, "/readyz");
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            assert!(answer.contains("The database file is gone."), "{answer}");
+        }
+        fs::rename(&elsewhere, &database).expect("it is there");
+        for _ in 0..WAITS {
+            assert!(get(addr, "/readyz").starts_with("HTTP/1.1 200"));
+            if serving.log().contains("is available again") {
+                break;
+            }
+            sleep(WAIT);
+        }
+
+        let log = serving.log();
+        let told: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("the database is"))
+            .collect();
+        assert_eq!(told.len(), 2, "{log}");
+        let (began, ended) = (told.concat(), told.last().copied().unwrap_or_default());
+        assert!(began.contains("the database is unavailable"), "{began}");
+        assert!(began.contains("put the file back"), "{began}");
+        let ended: serde_json::Value = serde_json::from_str(ended).expect("a line is JSON");
+        let failures = ended.get("failures").and_then(serde_json::Value::as_u64);
+        assert!(failures >= Some(50), "{ended}");
+        assert_eq!(log.matches("ERROR").count(), 1, "{log}");
+        // At this level the configuration is not in the log.
+        assert!(!log.contains("encryption.keys"), "{log}");
+    }
+
+    pub fn malformed_requests_are_no_errors_of_ours(&self) {
+        let home = Home::new();
+        let (settings, addr) = Self::served(&home);
+        let serving = self.serve(&home, &settings);
+        self.await_ready(&settings);
+
+        let endless = [b"GET /".as_slice(), &vec![b'a'; 300_000]].concat();
+        for request in [
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(),
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"G\x00T / HTTP/1.1\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            b"\r\n\r\n\r\nhello\r\n\r\n",
+            &endless,
+        ] {
+            let answer = ask(addr, request);
+            let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+            assert!(refused, "{answer}");
+        }
+
+        assert!(get(addr, "/healthz").starts_with("HTTP/1.1 200"));
+        let log = serving.log();
+        assert!(!log.contains("ERROR"), "{log}");
+    }
+
+    pub fn a_log_whose_reader_is_gone_stops_nothing(&self) {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.serves_with_its_log_in(writer);
+    }
+
+    pub fn a_log_whose_reader_stalls_stops_nothing(&self) {
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        self.serves_with_its_log_in(writer);
+    }
+
+    /// Comes up, answers more requests than a pipe has room for their lines, and goes when it is told to.
+    fn serves_with_its_log_in(&self, pipe: std::io::PipeWriter) {
+        let home = Home::new();
+        let (mut settings, addr) = Self::served(&home);
+        settings.push(set("telemetry.filter", "trace"));
+        let out = pipe.try_clone().expect("a second handle of a pipe");
+        let child = self.start(&home, &settings, out.into(), pipe.into());
+        let log = home.directory.join("none");
+        let mut serving = Serving { child, log };
+        self.await_ready(&settings);
+
+        for _ in 0..300 {
+            let answer = get(addr, "/readyz");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+
+        kill_process(Pid::from_child(&serving.child), Signal::TERM).expect("it runs");
+        assert_eq!(serving.ended(), Some(0));
+    }
+
+    pub fn a_reader_that_has_seen_enough_is_no_failure(&self) {
+        let home = Home::new();
+        let settings = Self::settings(&home);
+        let run = |out: Stdio| {
+            let mut command = Command::new(self.binary);
+            let command = command
+                .arg("config")
+                .env_clear()
+                .envs(as_variables(&settings))
+                .stdout(out)
+                .stderr(Stdio::piped());
+            command
+                .spawn()
+                .expect("the binary runs")
+                .wait_with_output()
+                .expect("it ends")
+        };
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let enough = run(writer.into());
+        assert_eq!(
+            (enough.status.code(), enough.stderr.as_slice()),
+            (Some(0), b"".as_slice())
+        );
+
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device");
+        let full = run(full.into());
+        let said = String::from_utf8_lossy(&full.stderr).into_owned();
+        assert_eq!(full.status.code(), Some(1), "{said}");
+        assert!(
+            said.starts_with("can't write to standard output: "),
+            "{said}"
+        );
     }
 
     pub fn a_taken_port_is_told_by_its_key(&self) {

@@ -3,39 +3,30 @@
 use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
-use serde_json::{Value, json};
-use stack_tests::Stack;
+use serde_json::json;
 use tools::tasks::in_background;
 
 use crate::support::{
-    EMAIL, NAME, connected, expire, panics_in_services, refreshes, row, settings, until,
+    EMAIL, NAME, connected, expire, hold_refresh, panics_in_services, refreshes, row, settings,
+    until,
 };
-
-/// The instant at which the refresh token is on its way.
-async fn until_it_is_spent(stack: &Stack, connection: &Value) {
-    until("a lease is held", || async {
-        row(stack, connection).await.lease_owner.is_some()
-    })
-    .await;
-}
 
 pub(crate) async fn caller_that_gives_up_does_not_abort_the_refresh(backend: Backend) {
     let (stack, connection) = connected(backend).await;
-    settings(
-        &stack,
-        json!({"token_delay_ms": 500, "rotation": "single_use_with_reuse_detection"}),
-    )
-    .await;
+    let rotation = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&stack, rotation).await;
+    let mut held = hold_refresh(&stack).await;
     expire(&stack).await;
     let body = json!({"connectionId": connection["id"], "generation": 1});
 
     let refresh = stack.client.clone();
     let refresh = in_background(async move { refresh.refresh(&body).await });
-    until_it_is_spent(&stack, &connection).await;
+    held.reached().await;
     refresh.abort();
-    let person = tokio::time::timeout(Duration::from_millis(50), stack.person(EMAIL)).await;
+    let person = tokio::time::timeout(Duration::from_millis(200), stack.person(EMAIL)).await;
 
     assert!(person.is_err() && refresh.await.unwrap_err().is_cancelled());
+    held.release();
     until("the refresh is committed", || async {
         row(&stack, &connection).await.generation == 2
     })
@@ -46,19 +37,16 @@ pub(crate) async fn caller_that_gives_up_does_not_abort_the_refresh(backend: Bac
 
 pub(crate) async fn stop_in_the_middle_of_a_refresh_commits_it(backend: Backend) {
     let (mut stack, connection) = connected(backend).await;
-    settings(
-        &stack,
-        json!({"token_delay_ms": 1000, "rotation": "single_use"}),
-    )
-    .await;
+    settings(&stack, json!({"rotation": "single_use"})).await;
+    let mut held = hold_refresh(&stack).await;
     let (caller, body) = (
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    until_it_is_spent(&stack, &connection).await;
+    held.reached().await;
 
-    stack.stop_refreshers().await;
+    let ((), ()) = tokio::join!(stack.stop_refreshers(), async { held.release() });
 
     let row = row(&stack, &connection).await;
     assert_eq!(
@@ -74,20 +62,17 @@ pub(crate) async fn stop_in_the_middle_of_a_refresh_commits_it(backend: Backend)
 
 pub(crate) async fn stop_in_the_middle_of_an_abandoned_refresh_commits_it(backend: Backend) {
     let (mut stack, connection) = connected(backend).await;
-    settings(
-        &stack,
-        json!({"token_delay_ms": 1000, "rotation": "single_use"}),
-    )
-    .await;
+    settings(&stack, json!({"rotation": "single_use"})).await;
+    let mut held = hold_refresh(&stack).await;
     let (caller, body) = (
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    until_it_is_spent(&stack, &connection).await;
+    held.reached().await;
     waiting.abort();
 
-    stack.stop_refreshers().await;
+    let ((), ()) = tokio::join!(stack.stop_refreshers(), async { held.release() });
 
     let row = row(&stack, &connection).await;
     assert_eq!((row.generation, row.lease_owner), (2, None));
@@ -97,17 +82,14 @@ pub(crate) async fn stop_in_the_middle_of_an_abandoned_refresh_commits_it(backen
 /// A disconnect while the call is under way: what it brings must not live on at the provider.
 pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backend: Backend) {
     let (stack, connection) = connected(backend).await;
-    settings(
-        &stack,
-        json!({"token_delay_ms": 500, "rotation": "single_use"}),
-    )
-    .await;
+    settings(&stack, json!({"rotation": "single_use"})).await;
+    let mut held = hold_refresh(&stack).await;
     let (caller, body) = (
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    until_it_is_spent(&stack, &connection).await;
+    held.reached().await;
     let notice = json!({
         "company": 1, "user": 1, "client_id": stack.client_id, "kill": false,
         // Long after the consent: nobody has to ask the provider whether it is about this one.
@@ -115,6 +97,7 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
         "notify_url": format!("{}/auth/callback", stack.auth_capture),
     });
     stack.sim("uninstall", &notice).await.unwrap();
+    held.release();
 
     let answer = waiting.await.unwrap().unwrap();
 
@@ -131,17 +114,17 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
 pub(crate) async fn refresh_that_loses_to_a_reconnect_leaves_it_alone(backend: Backend) {
     let (stack, connection) = connected(backend).await;
     settings(&stack, json!({"reinstall": "keeps_old_tokens"})).await;
-    let slow = json!({"on": "token", "grant": "refresh_token", "fault": "slow_ms", "ms": 700});
-    stack.sim("faults", &slow).await.unwrap();
+    let mut held = hold_refresh(&stack).await;
     let (caller, body) = (
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    until_it_is_spent(&stack, &connection).await;
+    held.reached().await;
 
     let again = stack.connect(1, 1).await.unwrap();
     let reconnected = row(&stack, &connection).await;
+    held.release();
     let answer = waiting.await.unwrap().unwrap();
 
     assert_eq!(again["generation"], 2);

@@ -154,6 +154,7 @@ async fn api_that_refuses_everything_costs_few_refreshes_in_ten_seconds() {
     )
     .await;
 
+    let begun = tokio::time::Instant::now();
     let mut every = tokio::time::interval(Duration::from_millis(100));
     let mut callers = JoinSet::new();
     for _ in 0..100 {
@@ -166,5 +167,10 @@ async fn api_that_refuses_everything_costs_few_refreshes_in_ten_seconds() {
         answer.expect_problem(503, "REFRESH_BUSY");
     }
     let spent = refreshes(&stack).await;
-    assert!((1..=5).contains(&spent), "{spent} refresh tokens spent");
+    // Ten seconds have room for four of these waits, and a slow machine takes longer.
+    let most = 2 + begun.elapsed().as_secs().max(10).ilog2();
+    assert!(
+        (1..=u64::from(most)).contains(&spent),
+        "{spent} refresh tokens spent"
+    );
 }

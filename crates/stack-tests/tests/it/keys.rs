@@ -2,41 +2,79 @@
 
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::store::Backend;
-use serde_json::json;
-use stack_tests::Client;
+use serde_json::{Value, json};
+use stack_tests::{Answer, Client};
 
 use crate::support::{EMAIL, NAME, connected, refreshes, row};
 
 pub(crate) async fn token_under_an_unknown_key_is_said_and_kept(backend: Backend) {
     let (stack, connection) = connected(backend).await;
-    let other = Keyring::generate("other");
-    let data_api = stack
-        .add_data_api(&[("data-api.encryption.keys", other.expose())])
-        .await;
-    let refresher = stack
-        .add_refresher(&[("token-refresher.encryption.keys", other.expose())])
-        .await;
+    assert_eq!(degraded(&stack, &stack.data_api).await, json!([]));
+    // Another key, and another key of the same id.
+    for (id, told) in [
+        (
+            "other",
+            "is sealed with key `test`, which this service was not given",
+        ),
+        (
+            "test",
+            "does not open: a key has the same id and another value",
+        ),
+    ] {
+        let keys = Keyring::generate(id);
+        let data_api = stack
+            .add_data_api(&[("data-api.encryption.keys", keys.expose())])
+            .await;
+        let refresher = stack
+            .add_refresher(&[("token-refresher.encryption.keys", keys.expose())])
+            .await;
+        let auth_capture = stack
+            .add_auth_capture(&[("auth-capture.encryption.keys", keys.expose())])
+            .await;
 
-    let person = data_api.person(EMAIL).await.unwrap();
-    let refresh = refresher
-        .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
-        .await
-        .unwrap();
+        // Known before a request meets it.
+        for service in [
+            &data_api.data_api,
+            &refresher.token_refresher,
+            &auth_capture.auth_capture,
+        ] {
+            let degraded = degraded(&stack, service).await;
+            let first = degraded[0].as_str().unwrap();
+            assert!(
+                first.starts_with("encryption.keys: ") && first.contains(told),
+                "{degraded}"
+            );
+            assert!(
+                first.contains(connection["id"].as_str().unwrap()),
+                "{degraded}"
+            );
+        }
+        let person = data_api.person(EMAIL).await.unwrap();
+        let refresh = refresher
+            .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
+            .await
+            .unwrap();
 
-    for answer in [person, refresh] {
-        let problem = answer.expect_problem(503, "STORE_UNAVAILABLE");
-        assert!(
-            problem["detail"].as_str().unwrap().contains("`test`"),
-            "{problem}"
+        for answer in [person, refresh] {
+            let problem = answer.expect_problem(503, "STORE_UNAVAILABLE");
+            let names_it = problem["detail"].as_str().unwrap().contains("`test`");
+            assert_eq!(names_it, id == "other", "{problem}");
+        }
+        let kept = row(&stack, &connection).await;
+        assert_eq!(
+            (kept.state.as_str(), kept.generation, kept.lease_owner),
+            ("active", 1, None)
         );
     }
-    let kept = row(&stack, &connection).await;
-    assert_eq!(
-        (kept.state.as_str(), kept.generation, kept.lease_owner),
-        ("active", 1, None)
-    );
     assert_eq!(refreshes(&stack).await, 0);
     assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+}
+
+/// What a service that is ready says of itself.
+async fn degraded(client: &Client, service: &str) -> Value {
+    let ready = client.http.get(format!("{service}/readyz")).send().await;
+    let ready = Answer::of(ready.unwrap()).await.unwrap();
+    ready.expect(200).json()["degraded"].clone()
 }
 
 /// Whoever can read the database can't move one account's tokens to another's row.

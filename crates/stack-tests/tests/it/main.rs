@@ -262,6 +262,9 @@ promises! { every backend:
         row_that_is_not_what_was_imported_is_not_written_to
         guide_is_walked_as_it_is_printed
     }
+    outages {
+        database_that_takes_no_writes_is_named
+    }
     keys {
         token_under_an_unknown_key_is_said_and_kept
         token_moved_to_another_row_does_not_open

@@ -1,4 +1,4 @@
-//! A database that goes away and comes back. Not for `SQLite`, which is a file and no server.
+//! A database that goes away, or takes no writes, and comes back. An outage needs a server: `SQLite` is a file.
 
 use std::sync::Mutex;
 
@@ -10,7 +10,9 @@ use tools::client::REFRESH;
 use tools::tasks::in_background;
 
 use crate::logins::{OPERATOR, begin};
-use crate::support::{EMAIL, NAME, expire, refreshes, row, settings, until};
+use crate::support::{
+    EMAIL, NAME, connected, expire, hold_refresh, refreshes, row, settings, until,
+};
 
 async fn gated(backend: Backend, set: &[(&str, &str)]) -> Stack {
     let setup = Setup {
@@ -81,23 +83,19 @@ pub(crate) async fn outage_is_said_and_heals_by_itself(backend: Backend) {
 pub(crate) async fn refreshed_token_outlives_a_cut_before_its_commit(backend: Backend) {
     let stack = gated(backend, &[]).await;
     let connection = stack.connect(1, 1).await.unwrap();
-    settings(
-        &stack,
-        json!({"rotation": "single_use_with_reuse_detection", "token_delay_ms": 300}),
-    )
-    .await;
+    let rotation = json!({"rotation": "single_use_with_reuse_detection"});
+    settings(&stack, rotation).await;
+    let mut held = hold_refresh(&stack).await;
     let gate = stack.gate.as_ref().unwrap();
     let (caller, body) = (
         stack.client.clone(),
         json!({"connectionId": connection["id"], "generation": 1}),
     );
     let waiting = in_background(async move { caller.refresh(&body).await });
-    until("a lease is held", || async {
-        row(&stack, &connection).await.lease_owner.is_some()
-    })
-    .await;
+    held.reached().await;
 
     gate.cut();
+    held.release();
     until("the provider has answered", || async {
         stack.stats().await.unwrap()["refreshes"] == 1
     })
@@ -151,6 +149,36 @@ pub(crate) async fn new_grant_outlives_a_cut_before_it_is_stored(backend: Backen
         stack.person(EMAIL).await.unwrap().body == NAME
     })
     .await;
+}
+
+/// It answers, and what needs no write goes on.
+pub(crate) async fn database_that_takes_no_writes_is_named(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let degraded = async || {
+        let ready = get(&stack, format!("{}/readyz", stack.token_refresher)).await;
+        ready.expect(200).json()["degraded"].clone()
+    };
+    assert_eq!(degraded().await, json!([]));
+    let refresh = json!({"connectionId": connection["id"], "generation": 1});
+
+    stack.database().fill_disk();
+
+    let refused = stack.refresh(&refresh).await.unwrap();
+    let problem = refused.expect_problem(503, "STORE_UNAVAILABLE");
+    assert_eq!(problem["detail"], "The database's disk is full.");
+    let named = degraded().await;
+    let first = named[0].as_str().unwrap();
+    assert!(first.starts_with("The database's disk is full."), "{named}");
+    assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
+    assert_eq!(refreshes(&stack).await, 0);
+
+    stack.database().clear_disk();
+
+    until("the refresh succeeds", || async {
+        stack.refresh(&refresh).await.unwrap().status == 200
+    })
+    .await;
+    assert_eq!(degraded().await, json!([]));
 }
 
 /// Nothing moves and nothing closes, as behind a network that swallows packets: no caller waits for ever.

@@ -8,7 +8,8 @@ use stack_tests::{Answer, Setup, Stack};
 
 use crate::refresh_answers::of;
 use crate::support::{
-    clear_faults, connected, fault, id_of, refresh_log, refreshes, row, settings, until,
+    clear_faults, connected, fault, hold_refresh, id_of, refresh_log, refreshes, row, settings,
+    until,
 };
 
 pub(crate) async fn wrong_client_secret_is_ours_and_probed_once_a_minute(backend: Backend) {
@@ -283,7 +284,7 @@ pub(crate) async fn tokens_that_the_database_refuses_are_stored_by_the_next_proc
 
 pub(crate) async fn caller_waits_no_longer_than_it_said_and_the_refresh_goes_on(backend: Backend) {
     let (stack, connection) = connected(backend).await;
-    settings(&stack, json!({"token_delay_ms": 400})).await;
+    let held = hold_refresh(&stack).await;
     let mut hurried = of(&connection, 1);
     hurried["deadline_ms"] = json!(50);
 
@@ -291,6 +292,7 @@ pub(crate) async fn caller_waits_no_longer_than_it_said_and_the_refresh_goes_on(
 
     busy.expect_problem(503, "REFRESH_BUSY");
     assert_eq!(busy.retry_after(), 1);
+    held.release();
     let patient = stack.refresh(&of(&connection, 1)).await.unwrap();
     assert_eq!(patient.expect(200).json()["generation"], 2);
     assert_eq!(refreshes(&stack).await, 1);

@@ -9,7 +9,11 @@ use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Backend, Connection, RefreshLogEntry};
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tools::tasks::in_background;
 
 pub(crate) const EMAIL: &str = "jane@example.com";
 pub(crate) const NAME: &str = "Jane Doe";
@@ -82,6 +86,53 @@ pub(crate) async fn crowd(callers: impl IntoIterator<Item = Client>, email: &str
     crowd.join_all().await
 }
 
+/// A token request that the simulator holds before it takes effect: however slow the machine is, what a test does meanwhile
+/// happens meanwhile.
+#[derive(Debug)]
+pub(crate) struct Held {
+    reached: watch::Receiver<bool>,
+    release: watch::Sender<bool>,
+}
+
+/// Has the simulator hold the next refresh.
+pub(crate) async fn hold_refresh(client: &Client) -> Held {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (tell, reached) = watch::channel(false);
+    let (release, mut released) = watch::channel(false);
+    in_background(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _head = stream.read(&mut request).await.unwrap();
+        tell.send_replace(true);
+        // A test that is over lets go, too.
+        drop(released.wait_for(|released| *released).await);
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let _gone = stream.write_all(answer).await;
+    });
+    let call = json!({
+        "on": "token", "grant": "refresh_token", "fault": "call", "url": url, "when": "before_commit",
+    });
+    fault(client, call).await;
+    Held { reached, release }
+}
+
+impl Held {
+    /// The instant at which the refresh token is at the provider.
+    pub(crate) async fn reached(&mut self) {
+        let reached = self.reached.wait_for(|reached| *reached);
+        let reached = tokio::time::timeout(HANGS, reached).await;
+        reached.expect("the refresh comes").unwrap();
+    }
+
+    pub(crate) fn release(&self) {
+        self.release.send_replace(true);
+    }
+}
+
+/// Nothing on a slow machine takes so long that does not hang.
+pub(crate) const HANGS: Duration = Duration::from_mins(2);
+
 /// Asks again and again, a while apart, until something holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let asking = async {
@@ -89,8 +140,8 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
-    assert!(asked.is_ok(), "{what}: not within 20 s");
+    let asked = tokio::time::timeout(HANGS, asking).await;
+    assert!(asked.is_ok(), "{what}: not within {HANGS:?}");
 }
 
 /// A connection's lines of `refresh_log`, once there are so many: they are written after everybody has been answered.

@@ -1,7 +1,5 @@
 //! What every URL of every service has in common: no database makes a difference here.
 
-use std::time::Duration;
-
 use pipekeeper_core::store::Backend;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, ORIGIN};
@@ -11,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tools::client::{CALLBACK, PERSON, REFRESH};
 
-use crate::support::{EMAIL, NAME, connected};
+use crate::support::{EMAIL, HANGS, NAME, connected};
 
 async fn ask(client: &Client, method: &str, url: &str) -> Answer {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -230,7 +228,7 @@ async fn bodies_that_do_not_end_are_not_waited_for() {
             format!("POST {PERSON} HTTP/1.1\r\nhost: x\r\nauthorization: {credentials}\r\n{rest}");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = vec![0; 4096];
-        let reading = tokio::time::timeout(Duration::from_secs(15), stream.read(&mut answer));
+        let reading = tokio::time::timeout(HANGS, stream.read(&mut answer));
         let read = reading
             .await
             .expect("nobody is waited for so long")

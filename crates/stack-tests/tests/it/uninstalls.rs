@@ -79,16 +79,17 @@ async fn disconnect_is_felt_everywhere_within_ten_seconds() {
     );
 
     let fresh = stack.person_of(&connection, EMAIL).await.unwrap();
-    let felt = tokio::time::timeout(
-        std::time::Duration::from_secs(11),
-        until("the cached token is let go of", || async {
-            stack.person(EMAIL).await.unwrap().status == 401
-        }),
-    )
+    let notified = tokio::time::Instant::now();
+    until("the cached token is let go of", || async {
+        let asked = notified.elapsed();
+        let answer = stack.person(EMAIL).await.unwrap();
+        // Who asks later is refused, however long that takes.
+        assert!(answer.status == 401 || asked.as_secs() < 10, "{asked:?}");
+        answer.status == 401
+    })
     .await;
 
     fresh.expect_problem(401, "TOKEN_INVALIDATED");
-    assert!(felt.is_ok());
 }
 
 pub(crate) async fn uninstall_of_one_user_leaves_the_others_alone(backend: Backend) {

@@ -3,9 +3,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::time::Duration;
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::AppKey;
@@ -17,7 +16,7 @@ use tokio::process::{Child, Command};
 use tools::processes::{Plan, free_base_port, sibling};
 use tools::tasks::in_background;
 
-use crate::support::until;
+use crate::support::{HANGS, hold_refresh, until};
 
 /// Nothing of the developer's own registration or settings reaches it.
 fn up(data: &Path, base_port: u16) -> Command {
@@ -35,7 +34,7 @@ fn up(data: &Path, base_port: u16) -> Command {
 }
 
 async fn outcome(mut command: Command) -> Output {
-    let ended = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
+    let ended = tokio::time::timeout(HANGS, command.output()).await;
     ended.expect("it ends by itself").unwrap()
 }
 
@@ -164,8 +163,7 @@ async fn signal_stops_everything_and_secrets_stay() {
         secrets.push(read_secrets(data.path()));
 
         send(&running, signal);
-        let output =
-            tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+        let output = tokio::time::timeout(HANGS, running.wait_with_output()).await;
 
         let output = output.expect("it stops").unwrap();
         assert!(output.status.success(), "{signal:?}: {}", said(&output));
@@ -176,7 +174,7 @@ async fn signal_stops_everything_and_secrets_stay() {
         let secret = data.path().join("secrets").join(name);
         assert_eq!(mode(&secret), 0o600, "{name}");
     }
-    assert_eq!(secrets[0].len(), 4);
+    assert_eq!(secrets[0].len(), 5);
     assert_eq!(mode(&data.path().join("secrets")), 0o700);
     assert_eq!(mode(&data.path().join("pipekeeper.db")), 0o600);
 }
@@ -189,8 +187,9 @@ async fn ctrl_c_in_a_terminal_loses_no_refresh() {
     until_ready(port).await;
     let client = Plan::new(data.path().to_owned(), port).client().unwrap();
     client.connect(1, 1).await.unwrap();
-    let slow = json!({"token_delay_ms": 1500, "rotation": "single_use"});
-    client.sim("settings", &slow).await.unwrap();
+    let rotation = json!({"rotation": "single_use"});
+    client.sim("settings", &rotation).await.unwrap();
+    let mut held = hold_refresh(&client).await;
     let caller = client.clone();
     let refresh = in_background(async move {
         let body = json!({"appId": caller.client_id});
@@ -209,16 +208,14 @@ async fn ctrl_c_in_a_terminal_loses_no_refresh() {
             .unwrap()
             .unwrap()
     };
-    until("the refresh is under way", || async {
-        row().await.lease_owner.is_some()
-    })
-    .await;
+    held.reached().await;
 
     let pid = i32::try_from(running.id().unwrap()).unwrap();
     kill_process_group(Pid::from_raw(pid).unwrap(), Signal::INT).unwrap();
+    held.release();
 
     assert_eq!(refresh.await.unwrap().unwrap().status, 200);
-    let output = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+    let output = tokio::time::timeout(HANGS, running.wait_with_output()).await;
     assert!(output.expect("it stops").unwrap().status.success());
     assert_eq!((row().await.generation, row().await.lease_owner), (2, None));
     assert_free(port);
@@ -236,7 +233,7 @@ async fn signal_in_the_middle_of_the_start_leaves_nothing_running() {
 
     send(&running, Signal::TERM);
 
-    let output = tokio::time::timeout(Duration::from_secs(30), running.wait_with_output()).await;
+    let output = tokio::time::timeout(HANGS, running.wait_with_output()).await;
     let output = output.expect("it stops").unwrap();
     assert!(output.status.success(), "{}", said(&output));
     until("the ports are free", || async {
@@ -252,7 +249,7 @@ async fn started_stack_says_where_it_is_and_shows_no_secret() {
     let mut told = Vec::new();
     let mut from = running.stdout.take().unwrap();
     while !String::from_utf8_lossy(&told).contains("Ctrl-C") {
-        let reading = tokio::time::timeout(Duration::from_secs(30), from.read_buf(&mut told));
+        let reading = tokio::time::timeout(HANGS, from.read_buf(&mut told));
         assert_ne!(reading.await.expect("it goes on").unwrap(), 0);
     }
 
@@ -266,6 +263,52 @@ async fn started_stack_says_where_it_is_and_shows_no_secret() {
     }
     send(&running, Signal::INT);
     assert!(running.wait().await.unwrap().success());
+}
+
+/// Neither the simulator's registration nor a real one, nor anything that was generated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_in_an_environment_or_on_a_command_line() {
+    let registration = [
+        ("PIPE_DRIVE_CLIENT_ID", "cid"),
+        ("PIPE_DRIVE_CLIENT_SECRET", "x-secret-x"),
+        ("PIPE_DRIVE_REDIRECT_URL", "https://app.example/cb"),
+    ];
+    for (environment, processes) in [(&registration[..0], 4), (&registration, 3)] {
+        let (data, port) = (TestDirectory::create(), free_base_port());
+        let mut command = up(data.path(), port);
+        command.envs(environment.iter().copied());
+        let running = command.spawn().unwrap();
+        until_ready(port).await;
+
+        let started = children(running.id().unwrap());
+
+        assert_eq!(started.len(), processes);
+        for process in started {
+            for (name, secret) in read_secrets(data.path()) {
+                let secret = secret.trim();
+                for file in ["environ", "cmdline"] {
+                    let shown = fs::read(process.join(file)).unwrap();
+                    let shown = String::from_utf8_lossy(&shown);
+                    assert!(!shown.contains(secret), "{name}: {shown}");
+                }
+            }
+        }
+        send(&running, Signal::INT);
+        let ended = tokio::time::timeout(HANGS, running.wait_with_output()).await;
+        assert!(ended.expect("it stops").unwrap().status.success());
+    }
+}
+
+/// The directories below `/proc` of the processes that this one has started.
+fn children(of: u32) -> Vec<PathBuf> {
+    let is_child = |process: &PathBuf| {
+        let status = fs::read_to_string(process.join("status"));
+        status.is_ok_and(|status| status.contains(&format!("\nPPid:\t{of}\n")))
+    };
+    let processes = fs::read_dir("/proc")
+        .unwrap()
+        .map(|process| process.unwrap().path());
+    processes.filter(is_child).collect()
 }
 
 #[track_caller]

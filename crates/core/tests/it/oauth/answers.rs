@@ -271,7 +271,7 @@ async fn a_rate_limit_says_how_long_to_wait() {
 #[tokio::test]
 async fn a_date_to_come_back_counts_from_now_where_the_response_has_none() {
     let past = b"HTTP/1.1 429 Slow\r\nretry-after: Sun, 06 Nov 1994 08:50:07 GMT\r\ncontent-length: 0\r\n\r\n";
-    let url = raw_server(past, Duration::ZERO);
+    let url = raw_server(past, End::Closes);
 
     let error = exchange(&client(), &app(&[("token_url", &url)])).await;
 
@@ -395,7 +395,7 @@ async fn header_lines_that_other_clients_take_cost_no_tokens() {
     ] {
         let length = body.len();
         let response = format!("HTTP/1.1 200 OK\r\n{lines}content-length: {length}\r\n\r\n{body}");
-        let url = raw_server(response.as_bytes(), Duration::ZERO);
+        let url = raw_server(response.as_bytes(), End::Closes);
 
         let tokens = exchange(&client(), &app(&[("token_url", &url)])).await;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use wiremock::{MockServer, ResponseTemplate};
 
 use super::{
-    ACCESS, answering, app, client, header, impatient_client, keeps_secrets, only_request,
+    ACCESS, End, answering, app, client, header, impatient_client, keeps_secrets, only_request,
     raw_server, told,
 };
 
@@ -222,7 +222,7 @@ async fn a_refusal_is_told_by_its_status() {
 
 #[tokio::test]
 async fn silence_is_told_without_the_token() {
-    let url = raw_server(b"", std::time::Duration::from_secs(1));
+    let url = raw_server(b"", End::Holds);
     let provider = &app(&[]).provider;
     let origin = url.strip_suffix("/token").unwrap();
     let domain = provider.api_domain(origin).unwrap();

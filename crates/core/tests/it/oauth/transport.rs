@@ -4,13 +4,13 @@ use pipekeeper_core::oauth::{TokenError, Unknown};
 use serde_json::json;
 use wiremock::ResponseTemplate;
 
-use super::{ACCESS, answering, app, app_of, client, exchange, impatient_client, raw_server};
+use super::{ACCESS, End, answering, app, app_of, client, exchange, impatient_client, raw_server};
 
 #[tokio::test]
 async fn a_late_answer_may_be_a_spent_grant() {
     let late = ResponseTemplate::new(200)
         .set_body_json(json!({"access_token": ACCESS}))
-        .set_delay(Duration::from_secs(2));
+        .set_delay(Duration::from_mins(2));
     let server = answering(late).await;
 
     let error = exchange(&impatient_client(), &app_of(&server)).await;
@@ -25,7 +25,7 @@ async fn a_late_answer_may_be_a_spent_grant() {
 async fn a_late_end_of_an_answer_is_a_late_answer() {
     let url = raw_server(
         b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"access_token\"",
-        Duration::from_secs(1),
+        End::Holds,
     );
 
     let error = exchange(&impatient_client(), &app(&[("token_url", &url)])).await;
@@ -72,7 +72,7 @@ async fn a_connection_that_breaks_leaves_the_grant_in_doubt() {
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"acc",
         b"garbage, not HTTP\r\n\r\n",
     ] {
-        let url = raw_server(answer, Duration::ZERO);
+        let url = raw_server(answer, End::Closes);
 
         let error = exchange(&client(), &app(&[("token_url", &url)])).await;
 

@@ -14,14 +14,12 @@ const EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) answered: u32,
-    pub(super) per_second: f64,
     pub(super) slowest: Duration,
     pub(super) failures: Vec<String>,
 }
 
 /// Three of four ask data-api for a person, the fourth begins a login.
 pub(super) async fn run(client: Client, stop: CancellationToken) -> Tally {
-    let started = Instant::now();
     let mut ticks = tokio::time::interval(EVERY);
     let mut requests = JoinSet::new();
     let mut sent = 0_u32;
@@ -40,10 +38,8 @@ pub(super) async fn run(client: Client, stop: CancellationToken) -> Tally {
             (sent_at.elapsed(), answer)
         });
     }
-    let elapsed = started.elapsed();
     let mut tally = Tally {
         answered: 0,
-        per_second: f64::from(sent) / elapsed.as_secs_f64(),
         slowest: Duration::ZERO,
         failures: Vec::new(),
     };

@@ -60,13 +60,18 @@ impl Project {
         project.environment.extend(given);
         let home = project.directory.path();
         fs::remove_file(project.env_file()).unwrap();
-        fs::create_dir(home.join("scripts")).unwrap();
-        for file in ["scripts/env", ".env.example"] {
-            fs::copy(root().join(file), home.join(file)).unwrap();
-        }
+        super::env::copy_to(home);
         let mut command = Command::new(home.join("scripts/env"));
         command.args(arguments);
         project.said(&mut command);
+        // Of the directory that the file lies in, which is another one than that of docker-compose.yml here.
+        let secrets = format!(
+            "SECRETS_DIRECTORY={}",
+            home.join("secrets/compose").display()
+        );
+        let env = fs::read_to_string(project.env_file()).unwrap();
+        let env = env.replace("SECRETS_DIRECTORY=./secrets/compose", &secrets);
+        fs::write(project.env_file(), env).unwrap();
         // From here on only the file counts.
         project.environment.clear();
         project
@@ -132,7 +137,17 @@ impl Project {
     }
 
     fn run(&self, command: &mut Command) -> Output {
-        let kept = ["PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG"];
+        let kept = [
+            "PATH",
+            "HOME",
+            "DOCKER_HOST",
+            "DOCKER_CONFIG",
+            "CADDY_IMAGE",
+            "DEBIAN_IMAGE",
+            "MARIADB_IMAGE",
+            "POSTGRES_IMAGE",
+            "RUST_IMAGE",
+        ];
         let kept = kept
             .iter()
             .filter_map(|name| Some((*name, variable(name)?)));
@@ -178,8 +193,9 @@ impl Project {
         let container = &self.containers(Some(service))[0];
         let pid = self.inspect(container)["State"]["Pid"].clone();
         let kill = format!("kill -9 {pid}");
-        let image = "debian:bookworm-slim";
-        self.docker(&["run", "--rm", "--pid", "host", image, "sh", "-c", &kill]);
+        let image = "pipekeeper/auth-capture";
+        let run = ["run", "--rm", "--pid", "host", "--user", "0"];
+        self.docker(&[&run[..], &["--entrypoint", "sh", image, "-c", &kill]].concat());
         crate::support::until("the container is started again", || async {
             let state = &self.inspect(container)["State"];
             state["Running"] == true && state["Pid"] != pid
@@ -245,7 +261,7 @@ pub(super) fn address_of(container: &Value) -> String {
 }
 
 /// `docker compose` where there is one, else `docker-compose`.
-fn compose_command() -> Vec<&'static str> {
+pub(super) fn compose_command() -> Vec<&'static str> {
     let plugin = Command::new("docker").args(["compose", "version"]).output();
     if plugin.is_ok_and(|output| output.status.success()) {
         vec!["docker", "compose"]

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::requests::Request;
 
 /// Longer than the longest answer may take: token-refresher waits eight seconds for another's refresh.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One connection at a time, to one service at a time.
 #[derive(Default)]

@@ -174,7 +174,7 @@ impl Shell {
             }
             panic!("{step} ended the shell:\n{said}");
         };
-        let read = tokio::time::timeout(Duration::from_mins(1), reading).await;
+        let read = tokio::time::timeout(Duration::from_mins(5), reading).await;
         assert!(read.is_ok(), "{step} does not end");
         said
     }

@@ -21,7 +21,7 @@ use crate::support::settings;
 pub(crate) const ALIAS: &str = "n8n-word-for-it";
 
 /// Longer than any command takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What stays of a place between commands.
 pub(crate) struct Home {

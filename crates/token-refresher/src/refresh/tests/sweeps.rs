@@ -126,7 +126,7 @@ async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
     world.leased_by("other/1").await;
     let door = world.door();
     let swept = async || {
-        let patience = Duration::from_secs(20);
+        let patience = Duration::from_mins(2);
         let end = door.refresh(&world.id, Some(1), Trigger::Sweep, patience);
         tokio::time::timeout(patience / 4, end).await.unwrap()
     };
@@ -321,7 +321,7 @@ async fn a_new_consent_is_not_revoked_with_the_old_one() {
             .unwrap()
     );
 
-    let patience = Duration::from_secs(5);
+    let patience = Duration::from_mins(2);
     let door = world.door();
     let end = door
         .refresh(&world.id, Some(read), Trigger::Revocation, patience)

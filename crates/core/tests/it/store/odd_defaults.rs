@@ -1,0 +1,90 @@
+//! Nothing is relied on that an administrator may have set for all sessions of a server.
+
+use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{AppTok, Backend, DueFor, NewConnection, Obstacle};
+use pipekeeper_core::test_util::{OddDefaults, is_asked_for, open};
+
+use super::{app, at, consent, get, insert};
+
+#[tokio::test]
+async fn sessions_of_mysql_are_what_we_make_them() {
+    if !is_asked_for(Backend::Mysql) {
+        return;
+    }
+    let server = OddDefaults::start();
+    // For an administrator `init_connect` is not run.
+    let urls = [
+        server.database("one"),
+        server.database_of("services", "two"),
+    ];
+    for url in &urls {
+        every_write_is_there_for_others(url).await;
+    }
+    old_table_is_written_for_others_to_see(&server.database_of("n8n", "three")).await;
+    read_only_is_told(&server, &urls[1]).await;
+}
+
+async fn every_write_is_there_for_others(url: &Secret) {
+    let store = open(url);
+    store.migrate().await.unwrap();
+    let id = insert(&store, consent("acme", "jane")).await;
+    insert(&store, consent("acme", "joe")).await;
+    store.connection_touch(&id, at(1), at(1)).await.unwrap();
+
+    let others = open(url);
+    assert_eq!(get(&others, &id).await.last_used_at, Some(at(1)));
+    let all = others.connections_due(DueFor::Refresh, at(86_400), None, 10);
+    assert_eq!(all.await.unwrap().len(), 2);
+    // What does not fit is refused rather than cut.
+    let mut long = consent("acme", "jack");
+    long.company_id = "c".repeat(1000);
+    let new = NewConnection {
+        id: ConnectionId::generate(),
+        app: app(),
+        consent: long,
+    };
+    others.connection_insert(&new, at(0)).await.unwrap_err();
+}
+
+async fn old_table_is_written_for_others_to_see(url: &Secret) {
+    OddDefaults::run_at(
+        url,
+        "CREATE TABLE App_tok (id INT PRIMARY KEY, AppId TEXT, Platform TEXT, acc_token TEXT, ref_token VARCHAR(30), \
+         created_at DATETIME, updated_at DATETIME)",
+    );
+    OddDefaults::run_at(
+        url,
+        "INSERT INTO App_tok VALUES (1, 'a', 'Pipedrive', 'old', 'refresh', '2026-01-01', '2026-01-01')",
+    );
+    let table = || AppTok::open(url, "App_tok".parse().unwrap()).unwrap();
+    let row = async || table().row("1").await.unwrap().unwrap();
+
+    let new = Secret::from("new");
+    let written = table().access_token_write(&row().await, &new, at(0)).await;
+
+    assert!(written.unwrap());
+    let seen = row().await;
+    assert_eq!(seen.access_token.expose(), "new");
+    let long = Secret::new("t".repeat(65));
+    let cut = table().tokens_write(&seen, &new, &long, at(0)).await;
+    cut.unwrap_err();
+    assert_eq!(row().await.refresh_token.expose(), "refresh");
+}
+
+/// An administrator may write all the same.
+async fn read_only_is_told(server: &OddDefaults, url: &Secret) {
+    let store = open(url);
+    let id = insert(&store, consent("acme", "jim")).await;
+    assert_eq!(store.refuses_writes().await, None);
+
+    server.run("SET GLOBAL read_only = 1");
+
+    assert_eq!(store.refuses_writes().await, Some(Obstacle::ReadOnly));
+    let error = store.connection_touch(&id, at(1), at(1)).await.unwrap_err();
+    assert_eq!(error.obstacle(), Some(Obstacle::ReadOnly), "{error:?}");
+    assert_eq!(get(&store, &id).await.last_used_at, None);
+    server.run("SET GLOBAL read_only = 0");
+    store.connection_touch(&id, at(1), at(1)).await.unwrap();
+    assert_eq!(store.refuses_writes().await, None);
+}
