@@ -1,19 +1,23 @@
-//! `scripts/chaos`: the refresh protocol under faults, and the four statements that have to hold afterwards.
+//! `scripts/chaos`: the refresh protocol under faults, and the rules that it is held to afterwards.
 
 pub mod account;
 mod actions;
 mod calm;
-pub mod chronicle;
-pub mod crew;
+pub mod checker;
 pub mod database;
+pub mod event_log;
 pub mod evidence;
-mod journaled;
+pub mod in_call;
+pub mod injected;
 pub mod journals;
-pub mod judge;
 pub mod load;
 pub mod report;
+pub mod responses;
+pub mod sabotage;
 pub mod schedule;
+pub mod supervisor;
 pub mod trigger;
+mod watch;
 pub mod world;
 
 use std::io::Write;
@@ -21,24 +25,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::store::Backend;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use evidence::Evidence;
-use judge::{Verdict, judge};
-use load::Answers;
-use report::Figures;
-use world::World;
+use self::checker::{Moment, Verdict, check};
+use self::evidence::Evidence;
+use self::report::Figures;
+use self::sabotage::Sabotage;
+use self::world::World;
 
 /// The refreshers' times, as short as they may be.
 const CALL_TIMEOUT_SECS: u16 = 1;
 const LEASE_SECS: u16 = 5;
 const ORPHAN_GRACE_SECS: u16 = 2;
 
+/// How often a sabotaged run is looked at while it lasts.
+const CHECKED_EVERY: Duration = Duration::from_secs(3);
+
 /// What is played.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub backend: Backend,
+    pub program: Program,
     pub length: Duration,
     pub seed: u64,
     pub connections: usize,
@@ -48,73 +58,133 @@ pub struct Options {
     pub base_port: Option<u16>,
 }
 
+/// What is started as token-refresher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The product's own program.
+    Product,
+    /// The product's library on a disk and a clock of the run's own.
+    Injected { sabotage: Option<Sabotage> },
+}
+
 /// What became of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub figures: Figures,
     pub verdict: Verdict,
+    /// From the first process's start.
+    pub took: Duration,
 }
 
-/// Plays one run, tells `out` about it, and leaves what it is understood by in its directory.
+/// Plays one run, tells `out` about it, and leaves what it is understood by in its directory. A sabotaged run ends at the first
+/// violation.
 ///
 /// # Errors
 /// What kept it from being played to its end; what does not hold is in the verdict.
 pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Result<Outcome> {
+    let clock = SystemClock::shared();
+    let sabotage = match options.program {
+        Program::Product => None,
+        Program::Injected { sabotage } => sabotage,
+    };
     let length_ms = u64::try_from(options.length.as_millis())?;
-    let steps = schedule::draw(options.seed, length_ms, &World::targets(options));
+    let steps = schedule::draw(options.seed, length_ms, &World::targets(options), sabotage);
     let schedule: Vec<_> = steps.iter().map(ToString::to_string).collect();
     let schedule = schedule.join("\n");
     std::fs::create_dir_all(&options.directory)?;
     std::fs::write(options.directory.join("schedule.txt"), &schedule)?;
     writeln!(
         out,
-        "seed {} on {}, {} connections, {} s, {} steps\n{schedule}\n",
+        "seed {} on {}, {:?}, {} connections, {} s, {} steps\n{schedule}\n",
         options.seed,
         options.backend,
+        options.program,
         options.connections,
         options.length.as_secs(),
         steps.len()
     )?;
 
-    let world = Arc::new(World::start(options).await?);
+    let (world, hits) = World::start(options).await?;
+    let world = Arc::new(world);
     writeln!(out, "journals: {:?}; playing …", world.journals.how())?;
-    let answers = Arc::new(Answers::default());
+    let mut aside = JoinSet::new();
+    aside.spawn(in_call::serve(Arc::clone(&world), hits));
+    aside.spawn(watch::rows(Arc::clone(&world)));
+    aside.spawn(watch::timers(Arc::clone(&world)));
+    if sabotage == Some(Sabotage::JournalDeleted) {
+        aside.spawn(watch::delete_journals(Arc::clone(&world)));
+    }
+    let (evidence, moment) = tokio::select! {
+        played = play(options, &world, &steps, out) => (played?, Moment::AtRest),
+        found = first_violation(&world), if sabotage.is_some() => (found?, Moment::During),
+    };
+    evidence.keep(&options.directory)?;
+    world
+        .database
+        .keep(&options.directory.join("pipekeeper.db"))?;
+    world.journals.keep(&options.directory.join("journals"))?;
+    let verdict = check(&evidence, moment);
+    let figures = Figures::of(&evidence, &verdict);
+    let took = clock.monotonic();
+    tell(out, &figures, &verdict)?;
+    report::table(options, &figures, &verdict).write(
+        out,
+        "\nAs docs/measured/chaos.md has it, a row for each run:",
+    )?;
+    Ok(Outcome {
+        figures,
+        verdict,
+        took,
+    })
+}
+
+/// Plays all steps under load, and waits for rest.
+async fn play(
+    options: &Options,
+    world: &Arc<World>,
+    steps: &[schedule::Step],
+    out: &mut (dyn Write + Send),
+) -> anyhow::Result<Evidence> {
     let stop = CancellationToken::new();
-    let load = load::play(&world, options.seed, &answers, &stop);
+    let load = load::play(world, options.seed, &stop);
     let faults = async {
-        actions::play(&world, &steps).await;
-        calm::put_back(&world).await?;
+        actions::play(world, steps).await;
+        calm::put_back(world).await?;
         stop.cancel();
         Ok::<_, anyhow::Error>(())
     };
     let (faults, ()) = tokio::join!(faults, load);
     faults?;
     writeln!(out, "played; waiting for rest …")?;
-    let restless = calm::settle(&world).await?;
-    let at_rest = calm::ask_all(&world).await?;
-
-    let mut evidence = Evidence::collect(&world, &answers, restless).await?;
+    let restless = calm::settle(world).await?;
+    let at_rest = calm::ask_all(world).await?;
+    let mut evidence = Evidence::collect(world, restless).await?;
     evidence.data.extend(at_rest);
-    evidence.keep(&options.directory)?;
-    world.journals.keep(&options.directory.join("journals"))?;
-    let verdict = judge(&evidence);
-    let figures = Figures::of(&evidence, &verdict);
-    tell(out, &figures, &verdict)?;
-    report::table(options, &figures, &verdict).write(
-        out,
-        "\nAs docs/measured/chaos.md has it, a row for each run:",
-    )?;
-    Ok(Outcome { figures, verdict })
+    Ok(evidence)
+}
+
+/// Looks at the run now and then, until a rule is broken.
+async fn first_violation(world: &World) -> anyhow::Result<Evidence> {
+    loop {
+        tokio::time::sleep(CHECKED_EVERY).await;
+        // The database may be away.
+        let Ok(evidence) = Evidence::collect(world, Vec::new()).await else {
+            continue;
+        };
+        if !check(&evidence, Moment::During).violations.is_empty() {
+            return Ok(evidence);
+        }
+    }
 }
 
 fn tell(out: &mut dyn Write, figures: &Figures, verdict: &Verdict) -> std::io::Result<()> {
-    writeln!(out, "\nReuses of a refresh token that the provider saw:")?;
+    writeln!(out, "\nRefresh tokens that were presented again:")?;
     for reuse in &verdict.reuses {
         writeln!(out, "  {reuse}")?;
     }
     writeln!(out, "\n{figures}")?;
     if verdict.violations.is_empty() {
-        return writeln!(out, "All four statements hold.");
+        return writeln!(out, "All rules hold.");
     }
     writeln!(out, "{} violations:", verdict.violations.len())?;
     for violation in &verdict.violations {

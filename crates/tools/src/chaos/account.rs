@@ -3,19 +3,23 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::disconnect::disconnect;
+use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Connection;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::chronicle::{Micros, What};
+use super::event_log::{Event, Micros, Severed};
 use super::world::World;
 use crate::client::{Client, fingerprint};
 
 /// How often a consent or a disconnect is tried again that something kept from being stored.
 const TRIES: u32 = 60;
+
+/// The owner of the accounts that log in.
+const OWNER: &str = "chaos";
 
 #[derive(Debug)]
 pub struct Account {
@@ -25,9 +29,19 @@ pub struct Account {
     pub id: ConnectionId,
     /// As auth-capture shows it.
     pub connection: Value,
+    consents_by: ConsentBy,
     /// What is done to it is done one after the other.
     turn: tokio::sync::Mutex<()>,
-    being_mended: AtomicBool,
+    is_reconnecting: AtomicBool,
+}
+
+/// How the user's consent begins.
+#[derive(Debug, Clone)]
+pub enum ConsentBy {
+    /// From the provider's Marketplace.
+    Install,
+    /// From our login, which the operator starts for an account that he names: user name and password.
+    Login((String, Secret)),
 }
 
 /// A row without its secrets.
@@ -47,16 +61,43 @@ pub struct Row {
     pub last_error: Option<String>,
 }
 
+impl ConsentBy {
+    async fn consent(&self, client: &Client, company: u32) -> anyhow::Result<Value> {
+        let operator = match self {
+            Self::Install => return client.connect(company, company).await,
+            Self::Login(operator) => operator,
+        };
+        let query = format!("account_id=company-{company}&owner={OWNER}");
+        let (location, cookie) = client.start_login_by(operator, &query).await?;
+        let back = client
+            .consent(&location, "approve", company, company)
+            .await?;
+        let answer = client.finish_login(&back, Some(&cookie)).await?;
+        ensure!(
+            answer.status == 200,
+            "the callback answered {}: {}",
+            answer.status,
+            answer.body
+        );
+        Ok(answer.json()["connection"].clone())
+    }
+}
+
 impl Account {
-    pub async fn connect(client: &Client, company: u32) -> anyhow::Result<Self> {
-        let connection = client.connect(company, company).await?;
+    pub async fn connect(
+        client: &Client,
+        company: u32,
+        consents_by: ConsentBy,
+    ) -> anyhow::Result<Self> {
+        let connection = consents_by.consent(client, company).await?;
         let id = connection["id"].as_str().context("no id")?.parse()?;
         Ok(Self {
             company,
             id,
             connection,
+            consents_by,
             turn: tokio::sync::Mutex::default(),
-            being_mended: AtomicBool::new(false),
+            is_reconnecting: AtomicBool::new(false),
         })
     }
 
@@ -95,8 +136,8 @@ impl Account {
     }
 
     /// A new consent, if a caller was told that one is needed and it still is; what the row said before.
-    pub async fn mend(&self, world: &World) -> Option<Row> {
-        if self.being_mended.swap(true, Ordering::Relaxed) {
+    pub async fn reconnect_if_ended(&self, world: &World) -> Option<Row> {
+        if self.is_reconnecting.swap(true, Ordering::Relaxed) {
             return None;
         }
         let _turn = self.turn.lock().await;
@@ -107,69 +148,56 @@ impl Account {
         if ended.is_some() {
             self.consent(world).await;
         }
-        self.being_mended.store(false, Ordering::Relaxed);
+        self.is_reconnecting.store(false, Ordering::Relaxed);
         ended
     }
 
     async fn consent(&self, world: &World) {
+        let company = self.company;
+        world.event_log.add(Event::Consenting { company });
         for _ in 0..TRIES {
-            let began_us = world.chronicle.now_us();
-            // An outage has auth-capture hold the tokens, and its caller wait.
-            if world
-                .client
-                .connect(self.company, self.company)
-                .await
-                .is_ok()
-            {
-                world.chronicle.add(What::Mended {
-                    company: self.company,
-                    began_us,
-                });
+            let began_us = world.event_log.now_us();
+            // In an outage auth-capture keeps the tokens, and its caller waits.
+            let consented = self.consents_by.consent(&world.client, company).await;
+            if consented.is_ok() {
+                world.event_log.add(Event::Consented { company, began_us });
                 return;
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
-        world.chronicle.add(What::Failed {
-            what: format!("connect company {} again", self.company),
+        world.event_log.add(Event::Failed {
+            what: format!("connect company {company} again"),
         });
     }
 
-    fn severed(&self, world: &World, how: &str) {
-        world.chronicle.add(What::Severed {
+    /// Ends the connection, or its grant; `notify`: whether the provider tells us of an uninstall.
+    pub async fn sever(&self, world: &World, how: Severed, notify: bool) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        world.event_log.add(Event::Severed {
             company: self.company,
-            how: how.to_owned(),
+            how,
         });
-    }
-
-    /// The user uninstalls the app at the provider.
-    pub async fn uninstall(&self, world: &World, notify: bool) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        self.severed(world, "uninstalled");
-        let body = json!({
-            "company": self.company, "user": self.company, "notify": notify,
-            // Long after any consent: auth-capture does not ask the provider whether the notice is about this one.
-            "timestamp": "2999-01-01T00:00:00Z",
-        });
-        world.client.sim("uninstall", &body).await?;
+        let selection = json!({"company": self.company, "user": self.company});
+        match how {
+            Severed::Disconnected => return self.disconnect(world).await,
+            Severed::Uninstalled => {
+                let mut uninstall = selection;
+                uninstall["notify"] = notify.into();
+                // Long after any consent: auth-capture does not ask the provider whether the notice is about this one.
+                uninstall["timestamp"] = "2999-01-01T00:00:00Z".into();
+                world.client.sim("uninstall", &uninstall).await?;
+            }
+            Severed::Revoked => {
+                world.client.sim("revoke", &selection).await?;
+            }
+        }
         Ok(())
     }
 
-    /// The provider ends the grant and tells nobody.
-    pub async fn revoke(&self, world: &World) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        self.severed(world, "revoked by the provider");
-        let body = json!({"company": self.company, "user": self.company});
-        world.client.sim("revoke", &body).await?;
-        Ok(())
-    }
-
-    /// Ends it here; the provider has to be told by whoever sees the row.
-    pub async fn disconnect(&self, world: &World) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
-        self.severed(world, "disconnected");
+    async fn disconnect(&self, world: &World) -> anyhow::Result<()> {
         let mut tries = 0;
         loop {
-            match self.end_here(world).await {
+            match self.disconnect_once(world).await {
                 Ok(()) => return Ok(()),
                 // As an operator does while the database is away.
                 Err(_) if tries < TRIES => {
@@ -181,9 +209,9 @@ impl Account {
         }
     }
 
-    async fn end_here(&self, world: &World) -> anyhow::Result<()> {
+    async fn disconnect_once(&self, world: &World) -> anyhow::Result<()> {
         let row = self.find(world).await?;
-        let now = row.updated_at.max(world.chronicle.now());
+        let now = row.updated_at.max(world.event_log.now());
         disconnect(&world.store, &row.id, now).await?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::account::Row;
+use super::event_log::Event;
 use super::load::{Answered, Outcome, ask};
 use super::world::{DATA_APIS, World};
 
@@ -17,28 +18,40 @@ const ACCESS_TTL_SECS: u64 = 3_600;
 
 /// Faults end, processes are there, access tokens live long again.
 pub(super) async fn put_back(world: &World) -> anyhow::Result<()> {
-    let faults = format!("{}/_sim/faults", world.client.simulator);
-    world.client.http.delete(faults).send().await?;
+    world.armed.clear();
+    // Every step that is under way shares it.
+    let _alone = world.exclusive.write().await;
+    end_faults(world).await?;
     let settings = json!({"access_ttl_secs": ACCESS_TTL_SECS});
     world.client.sim("settings", &settings).await?;
-    world.crew.all_ready().await
+    world.event_log.add(Event::TokenLifetime {
+        secs: ACCESS_TTL_SECS,
+    });
+    world.supervisor.all_ready().await
+}
+
+/// The simulator's.
+pub(super) async fn end_faults(world: &World) -> anyhow::Result<()> {
+    let faults = format!("{}/_sim/faults", world.client.simulator);
+    world.client.http.delete(faults).send().await?;
+    Ok(())
 }
 
 /// Waits until every row is at rest, but not for those that the mass-rejection guard keeps from it for ten minutes; those
 /// that are not, and why.
 pub(super) async fn settle(world: &World) -> anyhow::Result<Vec<String>> {
-    let begun = world.chronicle.now_us();
+    let begun = world.event_log.now_us();
     let patience_us = i64::try_from(PATIENCE.as_micros())?;
     loop {
         let (mut restless, mut hope) = (Vec::new(), false);
         for account in &world.accounts {
             let row = account.row(world).await?;
-            if let Some(why) = unrest(&row, world.chronicle.now_us()) {
+            if let Some(why) = unrest(&row, world.event_log.now_us()) {
                 restless.push(format!("company {}: {why}", row.company));
                 hope |= row.last_error.as_deref() != Some("mass_rejection");
             }
         }
-        if !hope || world.chronicle.now_us() - begun > patience_us {
+        if !hope || world.event_log.now_us() - begun > patience_us {
             return Ok(restless);
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -63,7 +76,7 @@ fn unrest(row: &Row, now_us: i64) -> Option<String> {
     }
 }
 
-/// One request for every connection that lives: its own data, at once.
+/// One request for every connection that is active: its own data, at once.
 pub(super) async fn ask_all(world: &Arc<World>) -> anyhow::Result<Vec<Answered>> {
     let mut answers = Vec::new();
     for (account, data_api) in world.accounts.iter().zip(DATA_APIS.iter().cycle()) {

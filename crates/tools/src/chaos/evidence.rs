@@ -1,4 +1,4 @@
-//! What the judge goes by: the simulator's log and books, the rows, the journals, and what the run did and was told.
+//! What the checker goes by: the simulator's log and books, the rows, what was durable, and what the run did and was told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::account::Row;
-use super::chronicle::{Entry, Micros};
-use super::load::{Answered, Answers};
+use super::event_log::{Entry, Life, Micros};
+use super::load::{Answered, Asked};
+use super::responses::Responses;
 use super::world::World;
 
 #[derive(Debug, Clone, Default)]
@@ -22,15 +23,16 @@ pub struct Evidence {
     pub grants: Vec<Grant>,
     /// All rows at the end, once things had calmed down.
     pub rows: Vec<Row>,
-    /// Rows as they were when a new consent was about to mend them.
-    pub deaths: Vec<Row>,
-    /// By directory: when each answer that is written down was received, by the fingerprint of the refresh token in it.
-    pub journals: BTreeMap<String, BTreeMap<String, Micros>>,
-    /// The directory that each refresher reads.
-    pub reach: BTreeMap<String, String>,
-    pub chronicle: Vec<Entry>,
+    /// Rows as they were when a new consent was about to replace them.
+    pub ended: Vec<Row>,
+    pub responses: Responses,
+    /// The journal that each refresher writes and reads.
+    pub journal_of: BTreeMap<String, String>,
+    /// The refresher that each data-api asks.
+    pub refresher_of: BTreeMap<String, String>,
+    pub event_log: Vec<Entry>,
     pub data: Vec<Answered>,
-    pub refreshes: Vec<Answered>,
+    pub refreshes: Vec<Asked>,
     /// Connections that did not come to rest, and why.
     pub restless: Vec<String>,
 }
@@ -50,15 +52,21 @@ pub struct Call {
     /// A grant that was alive is dead since.
     pub ended: bool,
     pub fault: Option<String>,
-    /// `from=PROCESS`
+    /// `from=PROCESS&life=N`
     pub query: String,
     pub answered_at_us: Option<Micros>,
 }
 
 impl Call {
-    /// The process that called.
-    pub fn from(&self) -> &str {
-        self.query.strip_prefix("from=").unwrap_or_default()
+    /// The process that called, and in which of its lives.
+    pub fn sender(&self) -> Option<(&str, Life)> {
+        let (process, life) = self.query.strip_prefix("from=")?.split_once("&life=")?;
+        Some((process, life.parse().ok()?))
+    }
+
+    /// When it reached the provider.
+    pub fn arrived_us(&self) -> Micros {
+        self.arrived_at_us.unwrap_or(self.at_us)
     }
 }
 
@@ -82,36 +90,28 @@ struct Stats {
 }
 
 impl Evidence {
-    pub async fn collect(
-        world: &World,
-        answers: &Answers,
-        restless: Vec<String>,
-    ) -> anyhow::Result<Self> {
-        let mut calls = Vec::new();
-        let mut next = 0;
-        loop {
-            let page: Page = ask(world, &format!("log?since={next}")).await?;
-            next = page.next;
-            if page.events.is_empty() {
-                break;
-            }
-            calls.extend(page.events);
-        }
-        let Stats { books } = ask(world, "stats").await?;
+    /// All that is known at this moment; `restless` is what did not come to rest.
+    pub async fn collect(world: &World, restless: Vec<String>) -> anyhow::Result<Self> {
         let mut rows = Vec::new();
         for account in &world.accounts {
             rows.push(account.row(world).await?);
         }
+        let (data, refreshes) = (world.answers.data(), world.answers.refreshes());
+        let ended = world.answers.ended();
+        // Later than what comes of it, and so on.
+        let (calls, _) = calls_since(world, 0).await?;
+        let Stats { books } = ask(world, "stats").await?;
         Ok(Self {
             calls,
             grants: books,
             rows,
-            deaths: answers.deaths(),
-            journals: super::journaled::all(world)?,
-            reach: World::reach(),
-            chronicle: world.chronicle.entries(),
-            data: answers.data(),
-            refreshes: answers.refreshes(),
+            ended,
+            responses: world.responses()?,
+            journal_of: World::journal_of(),
+            refresher_of: World::refresher_of(),
+            event_log: world.event_log.entries(),
+            data,
+            refreshes,
             restless,
         })
     }
@@ -121,12 +121,15 @@ impl Evidence {
         lines(&directory.join("simulator.jsonl"), &self.calls)?;
         lines(&directory.join("books.jsonl"), &self.grants)?;
         lines(&directory.join("rows.jsonl"), &self.rows)?;
-        lines(&directory.join("deaths.jsonl"), &self.deaths)?;
-        lines(&directory.join("chronicle.jsonl"), &self.chronicle)?;
+        lines(&directory.join("ended.jsonl"), &self.ended)?;
+        lines(&directory.join("events.jsonl"), &self.event_log)?;
         lines(&directory.join("data.jsonl"), &self.data)?;
         lines(&directory.join("refreshes.jsonl"), &self.refreshes)?;
-        let journals: Vec<_> = self.journals.iter().collect();
-        lines(&directory.join("journals.jsonl"), &journals)
+        let (synced, refused) = (&self.responses.synced, &self.responses.refused);
+        let synced: Vec<_> = synced.iter().collect();
+        lines(&directory.join("synced.jsonl"), &synced)?;
+        let refused: Vec<_> = refused.iter().collect();
+        lines(&directory.join("refused.jsonl"), &refused)
     }
 
     /// The companies that the run is about.
@@ -142,6 +145,19 @@ fn lines<T: Serialize>(path: &Path, items: &[T]) -> anyhow::Result<()> {
         file.write_all(b"\n")?;
     }
     Ok(file.flush()?)
+}
+
+/// The simulator's log from one number on, and where it goes on.
+pub(super) async fn calls_since(world: &World, since: u64) -> anyhow::Result<(Vec<Call>, u64)> {
+    let (mut calls, mut next) = (Vec::new(), since);
+    loop {
+        let page: Page = ask(world, &format!("log?since={next}")).await?;
+        next = page.next;
+        if page.events.is_empty() {
+            return Ok((calls, next));
+        }
+        calls.extend(page.events);
+    }
 }
 
 async fn ask<T: DeserializeOwned>(world: &World, control: &str) -> anyhow::Result<T> {

@@ -1,57 +1,81 @@
-//! The refreshers' journal directories: small file systems of their own that can be filled up.
+//! The refreshers' journal directories: they can be filled up, copied and emptied.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 
 /// More than a run writes.
 const SIZE_MB: usize = 96;
 
-/// Takes all the room that is left.
-const FILLER: &str = "filler";
+/// Takes all the room that is left, or says that none is.
+const FULL: &str = "full";
 
 /// The directories of one run; unmounted when dropped.
 #[derive(Debug)]
 pub struct Journals {
     directories: Vec<PathBuf>,
     how: How,
-}
-
-/// What the chronicle calls the outage of this directory.
-pub(super) fn outage_of(name: &str) -> String {
-    format!("journal {name}")
+    /// Slots that are copies; they are not copied again.
+    copies: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// How a directory is made to take nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
+    /// The refreshers' own disk looks for a file beside the directory.
+    Told,
     /// Each is a tmpfs, and full: no entry can be written.
     Full,
     /// Nobody may mount here. A file takes the directory's place: what is open goes on, nothing can be opened or made.
     Replaced,
 }
 
+/// What the event log calls the outage of this directory.
+pub(super) fn outage_of(name: &str) -> String {
+    format!("journal {name}")
+}
+
 impl Journals {
-    pub fn make(directories: Vec<PathBuf>) -> anyhow::Result<Self> {
-        for directory in &directories {
-            fs::create_dir_all(directory)?;
-        }
-        let mounted = directories
-            .iter()
-            .take_while(|directory| mount(directory))
-            .count();
-        let how = if mounted == directories.len() {
-            How::Full
-        } else {
+    /// For refreshers whose disk can be told that it is full.
+    pub fn told(directories: Vec<PathBuf>) -> anyhow::Result<Self> {
+        Self::made(directories, |_| How::Told)
+    }
+
+    /// For refreshers that write to the machine's own file system.
+    pub fn mounted(directories: Vec<PathBuf>) -> anyhow::Result<Self> {
+        Self::made(directories, |directories| {
+            let mounted = directories
+                .iter()
+                .take_while(|directory| mount(directory))
+                .count();
+            if mounted == directories.len() {
+                return How::Full;
+            }
             for directory in directories.iter().take(mounted) {
                 unmount(directory);
             }
             How::Replaced
-        };
-        Ok(Self { directories, how })
+        })
+    }
+
+    fn made(
+        directories: Vec<PathBuf>,
+        how: impl FnOnce(&[PathBuf]) -> How,
+    ) -> anyhow::Result<Self> {
+        for directory in &directories {
+            fs::create_dir_all(directory)?;
+        }
+        let how = how(&directories);
+        Ok(Self {
+            directories,
+            how,
+            copies: Mutex::default(),
+        })
     }
 
     pub fn how(&self) -> How {
@@ -73,11 +97,17 @@ impl Journals {
         found.map(PathBuf::as_path).context("no such journal")
     }
 
+    /// The file that tells a refresher's disk that it is full.
+    pub fn full_file(directory: &Path) -> PathBuf {
+        directory.with_extension(FULL)
+    }
+
     pub fn shut(&self, index: usize) -> anyhow::Result<()> {
         let directory = self.directory(index)?;
         match self.how {
+            How::Told => drop(File::create(Self::full_file(directory))?),
             How::Full => {
-                let mut filler = File::create(directory.join(FILLER))?;
+                let mut filler = File::create(directory.join(FULL))?;
                 // First in large pieces, then in small ones.
                 for piece in [1024 * 1024, 4096, 1] {
                     let zeros = vec![0; piece];
@@ -92,16 +122,19 @@ impl Journals {
         Ok(())
     }
 
-    /// Changes nothing for one that is open.
+    /// Changes nothing for a directory that is open.
     pub fn open(&self, index: usize) -> anyhow::Result<()> {
         let directory = self.directory(index)?;
-        match self.how {
-            How::Full => {
-                let filler = directory.join(FILLER);
-                if filler.exists() {
-                    fs::remove_file(filler)?;
-                }
+        let remove = |file: PathBuf| {
+            if file.exists() {
+                fs::remove_file(file)
+            } else {
+                Ok(())
             }
+        };
+        match self.how {
+            How::Told => remove(Self::full_file(directory))?,
+            How::Full => remove(directory.join(FULL))?,
             How::Replaced if away(directory).exists() => {
                 fs::remove_file(directory)?;
                 fs::rename(away(directory), directory)?;
@@ -111,12 +144,42 @@ impl Journals {
         Ok(())
     }
 
+    /// Copies the slots of one directory into another, as cloning its volume does.
+    pub fn copy_slots(&self, from: usize, to: usize) -> anyhow::Result<()> {
+        let (from, to) = (self.directory(from)?, self.directory(to)?);
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let copy = to.join(entry.file_name());
+            let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+            if entry.file_type()?.is_dir() && !copies.contains(&entry.path()) {
+                copy_directory(&entry.path(), &copy)?;
+                copies.insert(copy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes all segments.
+    pub fn delete_segments(&self) {
+        let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+        for directory in &self.directories {
+            for file in entries(directory).flat_map(|slot| entries(&slot.path())) {
+                if file.path().extension().is_some_and(|is| is == "jsonl") {
+                    // Its owner may be faster.
+                    drop(fs::remove_file(file.path()));
+                }
+            }
+        }
+    }
+
     /// Copies what is in them: a tmpfs ends with the run.
     pub fn keep(&self, to: &Path) -> anyhow::Result<()> {
         for (index, directory) in self.directories.iter().enumerate() {
             self.open(index)?;
-            let name = directory.file_name().context("a directory with a name")?;
-            copy(directory, &to.join(name))?;
+            if self.how == How::Full {
+                let name = directory.file_name().context("a directory with a name")?;
+                copy_directory(directory, &to.join(name))?;
+            }
         }
         Ok(())
     }
@@ -136,15 +199,18 @@ fn away(directory: &Path) -> PathBuf {
     directory.with_extension("away")
 }
 
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// File by file, each of them whole.
+fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
+            copy_directory(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target)?;
+            let unfinished = target.with_extension("unfinished");
+            fs::copy(entry.path(), &unfinished)?;
+            fs::rename(unfinished, target)?;
         }
     }
     Ok(())
@@ -180,7 +246,8 @@ mod tests {
     #[test]
     fn a_journal_that_is_shut_takes_nothing_and_keeps_what_it_has() {
         let home = TestDirectory::create();
-        let journals = Journals::make(vec![home.path().join("a"), home.path().join("b")]).unwrap();
+        let both = vec![home.path().join("a"), home.path().join("b")];
+        let journals = Journals::mounted(both).unwrap();
         let a = home.path().join("a");
         fs::write(a.join("before"), "kept").unwrap();
 
@@ -191,5 +258,20 @@ mod tests {
 
         assert!(can_write(&a));
         assert_eq!(fs::read_to_string(a.join("before")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn slots_are_copied_with_all_that_is_in_them_and_copies_are_not_copied_again() {
+        let home = TestDirectory::create();
+        let at = |path: &str| home.path().join(path);
+        let journals = Journals::told(vec![at("a"), at("b"), at("c")]).unwrap();
+        fs::create_dir(at("a/slot")).unwrap();
+        fs::write(at("a/slot/lock"), "who").unwrap();
+
+        journals.copy_slots(0, 1).unwrap();
+        journals.copy_slots(1, 2).unwrap();
+
+        assert_eq!(fs::read_to_string(at("b/slot/lock")).unwrap(), "who");
+        assert!(!at("c/slot").exists());
     }
 }

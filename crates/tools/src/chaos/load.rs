@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pipekeeper_core::webhook::RefreshOutcome;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Row};
-use super::chronicle::Micros;
+use super::event_log::Micros;
 use super::world::{DATA_APIS, REFRESHERS, World};
 use crate::client::{Answer, Client};
 use crate::dice::Dice;
@@ -21,7 +22,7 @@ const EMAIL: &str = "jane@example.com";
 /// Callers of each data-api; there is one of each token-refresher.
 const CALLERS: usize = 4;
 
-/// What came of one request.
+/// One request, and what came of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answered {
     pub process: String,
@@ -34,7 +35,7 @@ pub struct Answered {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// This account's data.
+    /// This account's data, or its newer generation.
     Right,
     /// A 200 with anything else.
     Wrong { said: String },
@@ -43,16 +44,27 @@ pub enum Outcome {
         code: String,
         said: String,
     },
-    /// No answer, or half of one.
+    /// No response, or half of one.
     Broken { how: String },
+}
+
+/// A call of the refresh webhook.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    #[serde(flatten)]
+    pub answered: Answered,
+    /// The generation that it named as the one that had failed.
+    pub generation: Option<i64>,
+    /// What a 200 said: the newer generation, and who made it.
+    pub newer: Option<(i64, RefreshOutcome)>,
 }
 
 /// What the callers were told.
 #[derive(Debug, Default)]
 pub struct Answers {
     data: Mutex<Vec<Answered>>,
-    refreshes: Mutex<Vec<Answered>>,
-    deaths: Mutex<Vec<Row>>,
+    refreshes: Mutex<Vec<Asked>>,
+    ended: Mutex<Vec<Row>>,
 }
 
 fn all<T: Clone>(list: &Mutex<Vec<T>>) -> Vec<T> {
@@ -70,39 +82,42 @@ impl Answers {
         all(&self.data)
     }
 
-    pub fn refreshes(&self) -> Vec<Answered> {
+    pub fn refreshes(&self) -> Vec<Asked> {
         all(&self.refreshes)
     }
 
-    /// Rows that were `reauth_required` before a new consent mended them.
-    pub fn deaths(&self) -> Vec<Row> {
-        all(&self.deaths)
+    /// Rows that were `reauth_required` when a caller gave a new consent.
+    pub fn ended(&self) -> Vec<Row> {
+        all(&self.ended)
     }
 }
 
 /// Calls until it is told to stop, and then finishes what it has begun.
-pub async fn play(world: &Arc<World>, seed: u64, answers: &Arc<Answers>, stop: &CancellationToken) {
+pub async fn play(world: &Arc<World>, seed: u64, stop: &CancellationToken) {
     let mut callers = JoinSet::new();
-    for (index, (data_api, refresher)) in DATA_APIS.iter().zip(REFRESHERS).enumerate() {
-        let index = u64::try_from(index).unwrap_or_default();
-        let caller = |number: u64| Caller {
-            world: Arc::clone(world),
-            answers: Arc::clone(answers),
-            client: world.client_of(data_api, refresher),
-            dice: Dice::new(seed ^ (index << 32 | number << 16 | 0xca11)),
-            stop: stop.clone(),
-        };
-        for number in (1..).take(CALLERS) {
-            callers.spawn(caller(number).ask_for_data(data_api));
+    let caller = |number: u64, client: Client| Caller {
+        world: Arc::clone(world),
+        client,
+        dice: Dice::new(seed ^ (number << 16 | 0xca11)),
+        stop: stop.clone(),
+    };
+    let mut numbers = 0..;
+    for data_api in DATA_APIS {
+        for number in numbers.by_ref().take(CALLERS) {
+            let client = world.client_of(data_api, "token-refresher");
+            callers.spawn(caller(number, client).ask_for_data(data_api));
         }
-        callers.spawn(caller(0).ask_for_refreshes(refresher));
+    }
+    for (number, refresher) in numbers.zip(REFRESHERS) {
+        let client = world.client_of("data-api", refresher);
+        callers.spawn(caller(number, client).ask_for_refreshes(refresher));
     }
     while callers.join_next().await.is_some() {}
 }
 
 /// One request for an account's data.
 pub async fn ask(world: &World, client: &Client, data_api: &str, account: &Account) -> Answered {
-    let began_us = world.chronicle.now_us();
+    let began_us = world.event_log.now_us();
     let answer = client.person_of(&account.connection, EMAIL).await;
     let outcome = match answer {
         Ok(answer) if answer.status == 200 && answer.body == account.person() => Outcome::Right,
@@ -112,9 +127,48 @@ pub async fn ask(world: &World, client: &Client, data_api: &str, account: &Accou
         process: data_api.to_owned(),
         company: account.company,
         began_us,
-        ended_us: world.chronicle.now_us(),
+        ended_us: world.event_log.now_us(),
         outcome,
     }
+}
+
+/// Asks a token-refresher for a token newer than this generation's, and keeps what it said.
+pub async fn ask_for_refresh(
+    world: &World,
+    client: &Client,
+    refresher: &str,
+    account: &Account,
+    generation: Option<i64>,
+) -> Asked {
+    let mut body = json!({"connectionId": account.id.as_str()});
+    if let Some(generation) = generation {
+        body["generation"] = json!(generation);
+    }
+    let began_us = world.event_log.now_us();
+    let answer = client.refresh(&body).await;
+    let newer = answer.as_ref().ok().filter(|answer| answer.status == 200);
+    let newer = newer.and_then(|answer| {
+        let told = answer.json();
+        let outcome = serde_json::from_value(told["outcome"].clone()).ok()?;
+        Some((told["generation"].as_i64()?, outcome))
+    });
+    let answered = Answered {
+        process: refresher.to_owned(),
+        company: account.company,
+        began_us,
+        ended_us: world.event_log.now_us(),
+        outcome: match newer {
+            Some(_) => Outcome::Right,
+            None => outcome_of(answer),
+        },
+    };
+    let asked = Asked {
+        answered,
+        generation,
+        newer,
+    };
+    push(&world.answers.refreshes, asked.clone());
+    asked
 }
 
 fn outcome_of(answer: anyhow::Result<Answer>) -> Outcome {
@@ -137,7 +191,6 @@ fn outcome_of(answer: anyhow::Result<Answer>) -> Outcome {
 
 struct Caller {
     world: Arc<World>,
-    answers: Arc<Answers>,
     client: Client,
     dice: Dice,
     stop: CancellationToken,
@@ -145,8 +198,7 @@ struct Caller {
 
 impl Caller {
     fn account(&mut self) -> Option<Arc<Account>> {
-        let end = u64::try_from(self.world.accounts.len()).unwrap_or(1);
-        let index = usize::try_from(self.dice.between(0, end)).ok()?;
+        let index = self.dice.below(self.world.accounts.len());
         self.world.accounts.get(index).cloned()
     }
 
@@ -160,55 +212,40 @@ impl Caller {
     }
 
     async fn ask_for_data(mut self, data_api: &'static str) {
-        let mut mending = JoinSet::new();
+        let mut reconnecting = JoinSet::new();
         while self.pause(40, 160).await {
             let Some(account) = self.account() else { break };
             let answered = ask(&self.world, &self.client, data_api, &account).await;
             if matches!(answered.outcome, Outcome::Status { status: 401, .. }) {
                 let pause = Duration::from_millis(self.dice.between(200, 1_500));
-                let (world, answers) = (Arc::clone(&self.world), Arc::clone(&self.answers));
-                mending.spawn(async move {
+                let world = Arc::clone(&self.world);
+                reconnecting.spawn(async move {
                     tokio::time::sleep(pause).await;
-                    if let Some(row) = account.mend(&world).await
+                    let _shared = world.exclusive.read().await;
+                    if let Some(row) = account.reconnect_if_ended(&world).await
                         && row.state == "reauth_required"
                     {
-                        push(&answers.deaths, row);
+                        push(&world.answers.ended, row);
                     }
                 });
-                while mending.try_join_next().is_some() {}
+                while reconnecting.try_join_next().is_some() {}
             }
-            push(&self.answers.data, answered);
+            push(&self.world.answers.data, answered);
         }
-        while mending.join_next().await.is_some() {}
+        while reconnecting.join_next().await.is_some() {}
     }
 
     /// Asks for a token newer than the newest that this caller has heard of.
     async fn ask_for_refreshes(mut self, refresher: &'static str) {
-        let mut newest = BTreeMap::new();
+        let mut newest: BTreeMap<u32, i64> = BTreeMap::new();
         while self.pause(100, 400).await {
             let Some(account) = self.account() else { break };
-            let mut body = json!({"connectionId": account.id.as_str()});
-            if let Some(generation) = newest.get(&account.company) {
-                body["generation"] = json!(generation);
+            let known = newest.get(&account.company).copied();
+            let asked =
+                ask_for_refresh(&self.world, &self.client, refresher, &account, known).await;
+            if let Some((generation, _)) = asked.newer {
+                newest.insert(account.company, generation);
             }
-            let began_us = self.world.chronicle.now_us();
-            let answer = self.client.refresh(&body).await;
-            let outcome = match answer {
-                Ok(answer) if answer.status == 200 => {
-                    let generation = answer.json()["generation"].as_i64().unwrap_or_default();
-                    newest.insert(account.company, generation);
-                    Outcome::Right
-                }
-                other => outcome_of(other),
-            };
-            let answered = Answered {
-                process: refresher.to_owned(),
-                company: account.company,
-                began_us,
-                ended_us: self.world.chronicle.now_us(),
-                outcome,
-            };
-            push(&self.answers.refreshes, answered);
         }
     }
 }

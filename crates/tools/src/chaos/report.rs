@@ -3,126 +3,158 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Options;
-use super::chronicle::{Blow, What};
+use super::checker::{Cause, Verdict};
+use super::event_log::{Event, Signal};
 use super::evidence::Evidence;
-use super::judge::{Cause, Verdict};
 use super::load::{Answered, Outcome};
+use super::{Options, Program};
 use crate::measured::{Table, backend_name, grouped};
 
 /// The figures of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Figures {
     pub kills: usize,
-    /// Of these, while the provider was answering the killed process.
-    pub kills_at_commit_points: BTreeMap<String, usize>,
+    /// Of these, those that were aimed at a token call, by the point of the call.
+    pub kills_in_calls: BTreeMap<String, usize>,
     pub stops: usize,
     pub restarts: usize,
     /// Starts that came to nothing, for want of a journal.
     pub refused_starts: usize,
     pub outages: usize,
+    /// Connections that were ended.
+    pub severed: usize,
     /// Token calls of refreshes, by what came of them.
     pub refreshes: BTreeMap<String, usize>,
     pub faults: usize,
-    pub reuses_explained: usize,
-    pub reuses_out_of_reach: usize,
-    /// Of calls that the provider kept waiting, and whose senders were lost.
-    pub reuses_overtaken: usize,
-    pub reuses_unexplained: usize,
+    pub reuses: Reuses,
     /// Rows that were `reauth_required` at some time, by reason.
-    pub deaths: BTreeMap<String, usize>,
+    pub ended: BTreeMap<String, usize>,
     pub consents: usize,
     pub data: BTreeMap<String, usize>,
     pub webhook: BTreeMap<String, usize>,
+    /// Hundredths of a per cent of the data requests that had all they need.
+    pub availability: usize,
+}
+
+/// Reuses of refresh tokens by their cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reuses {
+    pub never_arrived: usize,
+    pub interrupted: usize,
+    pub out_of_reach: usize,
+    pub disk_refused: usize,
+    pub overtaken: usize,
+    pub disconnected: usize,
+    pub without_cause: usize,
 }
 
 /// A run as one row, beside which others of the same length stand.
-pub fn table(options: &Options, figures: &Figures, verdict: &Verdict) -> Table<10> {
+pub fn table(options: &Options, figures: &Figures, verdict: &Verdict) -> Table<14> {
     let mut table = Table::new([
         "database",
+        "token-refresher",
         "seed",
         "kills and stops",
-        "… at the provider's commit points",
+        "… in token calls",
         "refreshes",
-        "refresh tokens seen again: after an answer that was never fsynced",
-        "… whose journal was out of reach",
-        "… by a call that took effect after its sender was lost",
-        "… otherwise",
-        "statements that did not hold",
+        "tokens presented again: the response never arrived",
+        "… killed or stopped before the fsync",
+        "… fsynced out of reach",
+        "… refused by the disk",
+        "… the first call was overtaken",
+        "… disconnected in doubt",
+        "data requests that succeeded",
+        "violations",
     ]);
+    let reuses = figures.reuses;
+    let program = match options.program {
+        Program::Product => "the product's",
+        Program::Injected { .. } => "injected",
+    };
+    let [whole, hundredths] = [figures.availability / 100, figures.availability % 100];
     table.row([
         backend_name(options.backend).to_owned(),
+        program.to_owned(),
         options.seed.to_string(),
         grouped(figures.kills_and_stops()),
-        grouped(figures.at_commit_points()),
+        grouped(figures.in_calls()),
         grouped(figures.refreshed()),
-        grouped(figures.reuses_explained),
-        grouped(figures.reuses_out_of_reach),
-        grouped(figures.reuses_overtaken),
-        grouped(figures.reuses_unexplained),
+        grouped(reuses.never_arrived),
+        grouped(reuses.interrupted),
+        grouped(reuses.out_of_reach),
+        grouped(reuses.disk_refused),
+        grouped(reuses.overtaken),
+        grouped(reuses.disconnected),
+        format!("{whole}.{hundredths:02} %"),
         grouped(verdict.violations.len()),
     ]);
     table
 }
 
-/// The points of a token call at which the simulator had the caller killed before it had the whole answer.
-const COMMIT_POINTS: [&str; 3] = ["before_commit", "after_commit", "mid_answer"];
-
 impl Figures {
     pub fn of(evidence: &Evidence, verdict: &Verdict) -> Self {
+        let refreshes: Vec<Answered> = evidence
+            .refreshes
+            .iter()
+            .map(|asked| asked.answered.clone())
+            .collect();
         let mut figures = Self {
             data: tally(&evidence.data),
-            webhook: tally(&evidence.refreshes),
+            webhook: tally(&refreshes),
+            availability: verdict.availability.per_ten_thousand(),
             ..Self::default()
         };
-        for entry in &evidence.chronicle {
-            match &entry.what {
-                What::Struck { blow, why, .. } => match blow {
-                    Blow::Kill => {
-                        figures.kills += 1;
-                        if COMMIT_POINTS.contains(&why.as_str()) {
-                            count(&mut figures.kills_at_commit_points, why);
-                        }
-                    }
-                    Blow::Stop => figures.stops += 1,
-                    Blow::Terminate => figures.restarts += 1,
-                    Blow::Continue => {}
-                },
-                What::Ended {
-                    by_itself: true, ..
-                } => figures.refused_starts += 1,
-                What::Outage { .. } => figures.outages += 1,
-                What::Mended { .. } => figures.consents += 1,
-                _ => {}
-            }
+        for entry in &evidence.event_log {
+            figures.count_event(&entry.event);
         }
         for call in evidence.calls.iter().filter(|call| call.call == "refresh") {
             count(&mut figures.refreshes, &call.outcome);
             figures.faults += usize::from(call.fault.is_some());
         }
+        let reuses = &mut figures.reuses;
         for reuse in &verdict.reuses {
-            match &reuse.cause {
-                Cause::Lost(_) => figures.reuses_explained += 1,
-                Cause::Overtaken(_) => figures.reuses_overtaken += 1,
-                Cause::OutOfReach(_) => figures.reuses_out_of_reach += 1,
-                _ => figures.reuses_unexplained += 1,
-            }
+            *match &reuse.cause {
+                Ok(Cause::NeverArrived(_)) => &mut reuses.never_arrived,
+                Ok(Cause::Interrupted(_)) => &mut reuses.interrupted,
+                Ok(Cause::OutOfReach(_)) => &mut reuses.out_of_reach,
+                Ok(Cause::DiskRefused(_)) => &mut reuses.disk_refused,
+                Ok(Cause::Overtaken(_)) => &mut reuses.overtaken,
+                Ok(Cause::Disconnected(_)) => &mut reuses.disconnected,
+                Err(_) => &mut reuses.without_cause,
+            } += 1;
         }
-        let at_rest = evidence.rows.iter();
-        for row in at_rest.chain(&evidence.deaths) {
-            if row.state == "reauth_required" {
-                count(
-                    &mut figures.deaths,
-                    row.reason.as_deref().unwrap_or("no reason"),
-                );
-            }
+        let rows = evidence.rows.iter().chain(&evidence.ended);
+        for row in rows.filter(|row| row.state == "reauth_required") {
+            let reason = row.reason.as_deref().unwrap_or("no reason");
+            count(&mut figures.ended, reason);
         }
         figures
     }
 
-    /// Kills at points that the provider chose.
-    pub fn at_commit_points(&self) -> usize {
-        self.kills_at_commit_points.values().sum()
+    fn count_event(&mut self, event: &Event) {
+        match event {
+            Event::Signal { signal, why, .. } => match signal {
+                Signal::Kill => {
+                    self.kills += 1;
+                    if why != "at random" {
+                        count(&mut self.kills_in_calls, why);
+                    }
+                }
+                Signal::Stop => self.stops += 1,
+                Signal::Terminate => self.restarts += 1,
+                Signal::Continue => {}
+            },
+            Event::Ended { unasked: true, .. } => self.refused_starts += 1,
+            Event::Outage { .. } => self.outages += 1,
+            Event::Severed { .. } => self.severed += 1,
+            Event::Consented { .. } => self.consents += 1,
+            _ => {}
+        }
+    }
+
+    /// Kills at points of a token call that the provider chose.
+    pub fn in_calls(&self) -> usize {
+        self.kills_in_calls.values().sum()
     }
 
     pub fn kills_and_stops(&self) -> usize {
@@ -146,7 +178,7 @@ fn tally(answers: &[Answered]) -> BTreeMap<String, usize> {
             Outcome::Right => count(&mut tally, "200"),
             Outcome::Wrong { .. } => count(&mut tally, "wrong"),
             Outcome::Status { status, code, .. } => count(&mut tally, &format!("{status} {code}")),
-            Outcome::Broken { .. } => count(&mut tally, "no answer"),
+            Outcome::Broken { .. } => count(&mut tally, "no response"),
         }
     }
     tally
@@ -164,27 +196,43 @@ impl fmt::Display for Figures {
         writeln!(f, "kills                {}", self.kills)?;
         writeln!(
             f,
-            "  at commit points   {} ({})",
-            self.at_commit_points(),
-            list(&self.kills_at_commit_points)
+            "  in token calls     {} ({})",
+            self.in_calls(),
+            list(&self.kills_in_calls)
         )?;
         writeln!(f, "stops                {}", self.stops)?;
         writeln!(f, "rolling restarts     {}", self.restarts)?;
         writeln!(f, "outages              {}", self.outages)?;
         writeln!(f, "  starts refused     {}", self.refused_starts)?;
+        writeln!(f, "connections ended    {}", self.severed)?;
         writeln!(f, "refreshes            {}", list(&self.refreshes))?;
         writeln!(f, "  with a fault       {}", self.faults)?;
-        writeln!(
-            f,
-            "reuses               {} never fsynced, {} out of reach, {} by delayed calls of the lost, {} unexplained",
-            self.reuses_explained,
-            self.reuses_out_of_reach,
-            self.reuses_overtaken,
-            self.reuses_unexplained
-        )?;
-        writeln!(f, "ended connections    {}", list(&self.deaths))?;
+        writeln!(f, "presented again      {}", self.reuses)?;
+        writeln!(f, "reauth_required      {}", list(&self.ended))?;
         writeln!(f, "new consents         {}", self.consents)?;
         writeln!(f, "data requests        {}", list(&self.data))?;
+        writeln!(
+            f,
+            "  that had all       {}.{:02} % succeeded",
+            self.availability / 100,
+            self.availability % 100
+        )?;
         writeln!(f, "refresh webhooks     {}", list(&self.webhook))
+    }
+}
+
+impl fmt::Display for Reuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} never arrived, {} killed or stopped before the fsync, {} out of reach, {} refused by the disk, {} overtaken, {} disconnected in doubt, {} without a cause",
+            self.never_arrived,
+            self.interrupted,
+            self.out_of_reach,
+            self.disk_refused,
+            self.overtaken,
+            self.disconnected,
+            self.without_cause
+        )
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use super::event_log::Severed;
+use super::sabotage::Sabotage;
 use crate::dice::Dice;
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Since the start.
+    /// Since the start. A step that sends a signal waits until its process has been ready for a second.
     pub at_ms: u64,
     pub action: Action,
 }
@@ -21,10 +23,19 @@ pub enum Action {
     },
     /// `kill -9` of whichever refresher makes the next token call, at this point of the call; `delay_ms` later for
     /// [`Point::AfterAnswer`].
-    Aim {
+    KillInCall {
         point: Point,
         delay_ms: u64,
         down_ms: u64,
+    },
+    /// `kill -9` of whichever refresher makes the next token call, when the response is journaled and the database, which is
+    /// away, has not taken it.
+    KillBeforeStored {
+        down_ms: u64,
+    },
+    /// SIGSTOP at the same moment, past the lease.
+    StopBeforeStored {
+        for_ms: u64,
     },
     /// SIGSTOP, and SIGCONT after a while.
     Stop {
@@ -39,6 +50,10 @@ pub enum Action {
     Database {
         outage: Outage,
         for_ms: u64,
+    },
+    /// The database goes back to what it held so long before, as after a failover that lost the last commits.
+    Restore {
+        back_ms: u64,
     },
     /// The provider's token endpoint, for refreshes alone.
     Provider {
@@ -55,23 +70,39 @@ pub enum Action {
         directory: usize,
         for_ms: u64,
     },
-    /// A new consent for a connection that lives.
-    Reconnect {
-        connection: usize,
+    /// The slots of one journal appear in another one's directory, as when a volume is cloned.
+    CopyJournal {
+        from: usize,
+        to: usize,
+        copied: CopiedWhile,
     },
-    /// At the provider; the notice may get lost.
-    Uninstall {
-        connection: usize,
-        notify: bool,
+    /// The wall clock of one refresher, or of all, is wrong by so much for a while.
+    Clock {
+        refresher: Option<usize>,
+        offset_ms: i64,
+        for_ms: u64,
     },
-    /// Here; the provider is told by the sweep.
-    Disconnect {
+    OnConnection {
         connection: usize,
+        what: OnConnection,
     },
-    /// At the provider, who tells nobody.
-    Revoke {
-        connection: usize,
+    /// The connection whose refresh comes next is ended while the provider's response is on its way; its refresher may be
+    /// killed, too.
+    SeverInCall {
+        how: Severed,
+        killed_for_ms: Option<u64>,
     },
+}
+
+/// What happens to one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConnection {
+    /// Every refresher is asked at once for a newer token, while the provider is slow.
+    Rush,
+    /// A new consent, although it is active.
+    Reconnect,
+    /// It is ended; the provider's notice of an uninstall may get lost.
+    Sever { how: Severed, notify: bool },
 }
 
 /// Where in a token call the caller dies.
@@ -108,6 +139,14 @@ pub enum Outage {
     Cut,
     /// Nothing moves. On `SQLite` as [`Outage::Cut`].
     Stalled,
+}
+
+/// What the refresher does into whose journal slots are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopiedWhile {
+    Running,
+    /// It is started afterwards.
+    Down,
 }
 
 /// The simulator's faults that a run plays; all of them pass.
@@ -161,83 +200,204 @@ const POINTS: [Point; 4] = [
     Point::AfterAnswer,
 ];
 
-/// How many there are of what can be hit.
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+
+const CLOCK_OFFSETS_MS: [i64; 6] = [
+    -DAY_MS,
+    -55 * MINUTE_MS,
+    -5 * MINUTE_MS,
+    5 * MINUTE_MS,
+    55 * MINUTE_MS,
+    DAY_MS,
+];
+
+/// How many there are of what can be hit, and what can be done to them.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
     pub refreshers: usize,
     pub data_apis: usize,
     pub journals: usize,
     pub connections: usize,
+    /// Whether the run can put the refreshers' clocks wrong.
+    pub has_clocks: bool,
+    /// Whether the run can have the database go back.
+    pub has_snapshots: bool,
 }
 
-/// A kind of action: its mean distance in milliseconds, and how one is drawn.
-type Kind = (u64, fn(&mut Dice, &Targets) -> Action);
+/// A kind of action.
+struct Kind {
+    name: KindName,
+    /// The mean time between two.
+    mean_ms: u64,
+    draw: fn(&mut Dice, &Targets) -> Action,
+}
 
-const KINDS: [Kind; 12] = [
-    (1_000, kill),
-    (900, aim),
-    (11_000, stop),
-    (8_000, restart),
-    (30_000, database),
-    (7_000, provider),
-    (9_000, api),
-    (45_000, journal_full),
-    (4_000, reconnect),
-    (7_000, uninstall),
-    (7_000, disconnect),
-    (150_000, revoke),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KindName {
+    Kill,
+    KillInCall,
+    KillBeforeStored,
+    StopBeforeStored,
+    Stop,
+    Restart,
+    Database,
+    Restore,
+    Provider,
+    Api,
+    JournalFull,
+    CopyJournal,
+    Clock,
+    Rush,
+    Reconnect,
+    Uninstall,
+    Disconnect,
+    Revoke,
+    SeverInCall,
+}
+
+const fn kind(name: KindName, mean_ms: u64, draw: fn(&mut Dice, &Targets) -> Action) -> Kind {
+    Kind {
+        name,
+        mean_ms,
+        draw,
+    }
+}
+
+const KINDS: [Kind; 19] = [
+    kind(KindName::Kill, 1_200, kill),
+    kind(KindName::KillInCall, 1_000, kill_in_call),
+    kind(KindName::KillBeforeStored, 20_000, kill_before_stored),
+    kind(KindName::StopBeforeStored, 40_000, stop_before_stored),
+    kind(KindName::Stop, 14_000, stop),
+    kind(KindName::Restart, 8_000, restart),
+    kind(KindName::Database, 30_000, database),
+    kind(KindName::Restore, 60_000, restore),
+    kind(KindName::Provider, 7_000, provider),
+    kind(KindName::Api, 9_000, api),
+    kind(KindName::JournalFull, 40_000, journal_full),
+    kind(KindName::CopyJournal, 20_000, copy_journal),
+    kind(KindName::Clock, 20_000, clock),
+    kind(KindName::Rush, 10_000, rush),
+    kind(KindName::Reconnect, 4_000, reconnect),
+    kind(KindName::Uninstall, 7_000, uninstall),
+    kind(KindName::Disconnect, 7_000, disconnect),
+    kind(KindName::Revoke, 150_000, revoke),
+    kind(KindName::SeverInCall, 6_000, sever_in_call),
 ];
 
-/// Everything that goes wrong within this time, in order. Every kind does so once at least.
-pub fn draw(seed: u64, length_ms: u64, targets: &Targets) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for (index, (mean_ms, action)) in (0..).zip(KINDS) {
-        // Each kind has dice of its own: a change of one leaves the others as they are.
-        let mut dice = Dice::new(seed.wrapping_mul(31).wrapping_add(index));
-        let mut at_ms = dice.between(0, (mean_ms * 2).min(length_ms * 3 / 4));
-        while at_ms < length_ms {
-            let action = action(&mut dice, targets);
-            steps.push(Step { at_ms, action });
-            at_ms += dice.between(mean_ms / 4, mean_ms * 7 / 4);
+impl KindName {
+    fn is_played(self, targets: &Targets) -> bool {
+        (self != Self::Clock || targets.has_clocks)
+            && (self != Self::Restore || targets.has_snapshots)
+    }
+}
+
+/// How often the steps come that aim at what a sabotage breaks.
+const AIMED_MEAN_MS: u64 = 1_000;
+
+impl Sabotage {
+    /// The steps that aim at what is broken.
+    fn aimed(self) -> &'static [KindName] {
+        match self {
+            Self::JournalNotWritten
+            | Self::JournalNotSynced
+            | Self::JournalAfterCommit
+            | Self::JournalDeleted
+            | Self::JournalsNotSearched => &[KindName::KillBeforeStored],
+            Self::GenerationsNotCompared => &[KindName::Rush, KindName::StopBeforeStored],
+            Self::LeasesIgnored => &[KindName::Rush],
+            Self::DoubtIgnored => &[KindName::KillInCall],
+            Self::RevokedRevived => &[KindName::SeverInCall],
         }
     }
+}
+
+/// Everything that goes wrong within this time, in order. Every kind does so once at least.
+pub fn draw(seed: u64, length_ms: u64, targets: &Targets, sabotage: Option<Sabotage>) -> Vec<Step> {
+    let kinds = (0..).zip(KINDS);
+    let played = kinds.filter(|(_, kind)| kind.name.is_played(targets));
+    let mut steps: Vec<Step> = played
+        .flat_map(|(index, kind)| {
+            // Each kind has dice of its own: a change of one leaves the others as they are.
+            let dice = Dice::new(seed.wrapping_mul(31).wrapping_add(index));
+            kind.steps(dice, length_ms, targets, sabotage)
+        })
+        .collect();
     steps.sort_by_key(|step| step.at_ms);
     steps
 }
 
-fn index(dice: &mut Dice, end: usize) -> usize {
-    usize::try_from(dice.between(0, u64::try_from(end).unwrap_or(1))).unwrap_or(0)
+impl Kind {
+    fn steps(
+        &self,
+        mut dice: Dice,
+        length_ms: u64,
+        targets: &Targets,
+        sabotage: Option<Sabotage>,
+    ) -> Vec<Step> {
+        let is_aimed = sabotage.is_some_and(|sabotage| sabotage.aimed().contains(&self.name));
+        let mean_ms = if is_aimed {
+            AIMED_MEAN_MS
+        } else {
+            self.mean_ms
+        };
+        let mut steps = Vec::new();
+        let mut at_ms = dice.between(0, (mean_ms * 2).min(length_ms * 3 / 4));
+        while at_ms < length_ms {
+            let action = (self.draw)(&mut dice, targets);
+            steps.push(Step { at_ms, action });
+            at_ms += dice.between(mean_ms / 4, mean_ms * 7 / 4);
+        }
+        steps
+    }
 }
 
 fn kill(dice: &mut Dice, targets: &Targets) -> Action {
     Action::Kill {
-        refresher: index(dice, targets.refreshers),
+        refresher: dice.below(targets.refreshers),
         down_ms: dice.between(0, 300),
     }
 }
 
-fn aim(dice: &mut Dice, _: &Targets) -> Action {
+fn kill_in_call(dice: &mut Dice, _: &Targets) -> Action {
     let point = dice.one_of(&POINTS);
     let delay_ms = match point {
-        // Between the answer's arrival and its commit there are a few milliseconds.
+        // Between the response's arrival and its commit there are a few milliseconds.
         Point::AfterAnswer => dice.between(0, 12),
         Point::BeforeCommit | Point::AfterCommit | Point::MidAnswer => 0,
     };
-    Action::Aim {
+    Action::KillInCall {
         point,
         delay_ms,
         down_ms: dice.between(0, 300),
     }
 }
 
-/// Past the lease length, and at times past the orphan's grace too.
+fn kill_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+    Action::KillBeforeStored {
+        down_ms: dice.between(0, 300),
+    }
+}
+
+fn stop_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+    Action::StopBeforeStored {
+        for_ms: past_the_lease(dice),
+    }
+}
+
 fn stop(dice: &mut Dice, targets: &Targets) -> Action {
+    Action::Stop {
+        refresher: dice.below(targets.refreshers),
+        for_ms: past_the_lease(dice),
+    }
+}
+
+/// Past the lease, and at times past the orphan's grace too.
+fn past_the_lease(dice: &mut Dice) -> u64 {
     let lease_ms = u64::from(super::LEASE_SECS) * 1000;
     let grace_ms = u64::from(super::ORPHAN_GRACE_SECS) * 1000;
-    Action::Stop {
-        refresher: index(dice, targets.refreshers),
-        for_ms: lease_ms + dice.between(200, grace_ms * 3 / 2),
-    }
+    lease_ms + dice.between(200, grace_ms * 3 / 2)
 }
 
 fn restart(dice: &mut Dice, targets: &Targets) -> Action {
@@ -249,7 +409,7 @@ fn restart(dice: &mut Dice, targets: &Targets) -> Action {
     let (service, several) = dice.one_of(&services);
     Action::Restart {
         service,
-        number: index(dice, several),
+        number: dice.below(several),
     }
 }
 
@@ -258,6 +418,12 @@ fn database(dice: &mut Dice, _: &Targets) -> Action {
     Action::Database {
         outage: dice.one_of(&outages),
         for_ms: dice.between(1_000, 6_000),
+    }
+}
+
+fn restore(dice: &mut Dice, _: &Targets) -> Action {
+    Action::Restore {
+        back_ms: dice.between(500, 2_500),
     }
 }
 
@@ -277,31 +443,68 @@ fn api(dice: &mut Dice, _: &Targets) -> Action {
 
 fn journal_full(dice: &mut Dice, targets: &Targets) -> Action {
     Action::JournalFull {
-        directory: index(dice, targets.journals),
+        directory: dice.below(targets.journals),
         for_ms: dice.between(2_000, 6_000),
     }
 }
 
-fn reconnect(dice: &mut Dice, targets: &Targets) -> Action {
-    let connection = index(dice, targets.connections);
-    Action::Reconnect { connection }
-}
-
-fn uninstall(dice: &mut Dice, targets: &Targets) -> Action {
-    Action::Uninstall {
-        connection: index(dice, targets.connections),
-        notify: dice.percent(90),
+/// From any journal into one that a single refresher reads.
+fn copy_journal(dice: &mut Dice, targets: &Targets) -> Action {
+    let to = 1 + dice.below(targets.journals - 1);
+    let from = (to + 1 + dice.below(targets.journals - 1)) % targets.journals;
+    Action::CopyJournal {
+        from,
+        to,
+        copied: dice.one_of(&[CopiedWhile::Running, CopiedWhile::Down]),
     }
 }
 
+fn clock(dice: &mut Dice, targets: &Targets) -> Action {
+    let one = dice.below(targets.refreshers);
+    Action::Clock {
+        refresher: dice.percent(75).then_some(one),
+        offset_ms: dice.one_of(&CLOCK_OFFSETS_MS),
+        for_ms: dice.between(2_000, 8_000),
+    }
+}
+
+fn on_connection(dice: &mut Dice, targets: &Targets, what: OnConnection) -> Action {
+    Action::OnConnection {
+        connection: dice.below(targets.connections),
+        what,
+    }
+}
+
+fn rush(dice: &mut Dice, targets: &Targets) -> Action {
+    on_connection(dice, targets, OnConnection::Rush)
+}
+
+fn reconnect(dice: &mut Dice, targets: &Targets) -> Action {
+    on_connection(dice, targets, OnConnection::Reconnect)
+}
+
+fn uninstall(dice: &mut Dice, targets: &Targets) -> Action {
+    let notify = dice.percent(90);
+    let how = Severed::Uninstalled;
+    on_connection(dice, targets, OnConnection::Sever { how, notify })
+}
+
 fn disconnect(dice: &mut Dice, targets: &Targets) -> Action {
-    let connection = index(dice, targets.connections);
-    Action::Disconnect { connection }
+    let (how, notify) = (Severed::Disconnected, false);
+    on_connection(dice, targets, OnConnection::Sever { how, notify })
 }
 
 fn revoke(dice: &mut Dice, targets: &Targets) -> Action {
-    let connection = index(dice, targets.connections);
-    Action::Revoke { connection }
+    let (how, notify) = (Severed::Revoked, false);
+    on_connection(dice, targets, OnConnection::Sever { how, notify })
+}
+
+fn sever_in_call(dice: &mut Dice, _: &Targets) -> Action {
+    let down_ms = dice.between(0, 300);
+    Action::SeverInCall {
+        how: dice.one_of(&[Severed::Disconnected, Severed::Uninstalled]),
+        killed_for_ms: dice.percent(50).then_some(down_ms),
+    }
 }
 
 impl fmt::Display for Step {
@@ -322,14 +525,22 @@ impl fmt::Display for Action {
             Self::Kill { refresher, down_ms } => {
                 write!(f, "kill refresher {refresher}, back after {down_ms} ms")
             }
-            Self::Aim {
+            Self::KillInCall {
                 point,
                 delay_ms,
                 down_ms,
             } => write!(
                 f,
-                "kill the next to refresh at {} + {delay_ms} ms, back after {down_ms} ms",
+                "kill the next refresher that calls at {} + {delay_ms} ms, back after {down_ms} ms",
                 point.name()
+            ),
+            Self::KillBeforeStored { down_ms } => write!(
+                f,
+                "kill the next refresher that calls between journal and database, back after {down_ms} ms"
+            ),
+            Self::StopBeforeStored { for_ms } => write!(
+                f,
+                "stop the next refresher that calls between journal and database for {for_ms} ms"
             ),
             Self::Stop { refresher, for_ms } => {
                 write!(f, "stop refresher {refresher} for {for_ms} ms")
@@ -338,6 +549,7 @@ impl fmt::Display for Action {
             Self::Database { outage, for_ms } => {
                 write!(f, "database away ({outage:?}) for {for_ms} ms")
             }
+            Self::Restore { back_ms } => write!(f, "database goes back by {back_ms} ms"),
             Self::Provider { fault, times } => {
                 write!(f, "token endpoint: {} {times} times", fault.name)
             }
@@ -345,14 +557,43 @@ impl fmt::Display for Action {
             Self::JournalFull { directory, for_ms } => {
                 write!(f, "journal {directory} can't be written for {for_ms} ms")
             }
-            Self::Reconnect { connection } => write!(f, "reconnect connection {connection}"),
-            Self::Uninstall { connection, notify } => {
-                let notice = if *notify { "" } else { ", the notice is lost" };
-                write!(f, "uninstall connection {connection}{notice}")
-            }
-            Self::Disconnect { connection } => write!(f, "disconnect connection {connection}"),
-            Self::Revoke { connection } => {
-                write!(f, "the provider revokes connection {connection}")
+            Self::CopyJournal { from, to, copied } => write!(
+                f,
+                "copy the slots of journal {from} into journal {to} ({copied:?})"
+            ),
+            Self::Clock {
+                refresher,
+                offset_ms,
+                for_ms,
+            } => match refresher {
+                Some(refresher) => write!(
+                    f,
+                    "clock of refresher {refresher} wrong by {offset_ms} ms for {for_ms} ms"
+                ),
+                None => write!(f, "all clocks wrong by {offset_ms} ms for {for_ms} ms"),
+            },
+            Self::OnConnection { connection, what } => match what {
+                OnConnection::Rush => {
+                    write!(f, "all refreshers are asked for connection {connection}")
+                }
+                OnConnection::Reconnect => write!(f, "reconnect connection {connection}"),
+                OnConnection::Sever { how, notify } => {
+                    let notice = match how {
+                        Severed::Uninstalled if !notify => ", the notice is lost",
+                        Severed::Disconnected | Severed::Uninstalled | Severed::Revoked => "",
+                    };
+                    write!(f, "connection {connection}: {how:?}{notice}")
+                }
+            },
+            Self::SeverInCall { how, killed_for_ms } => {
+                write!(
+                    f,
+                    "the next connection that is refreshed: {how:?} meanwhile"
+                )?;
+                match killed_for_ms {
+                    Some(ms) => write!(f, ", its refresher killed, back after {ms} ms"),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -363,56 +604,77 @@ mod tests {
     use super::*;
 
     const TARGETS: Targets = Targets {
-        refreshers: 3,
+        refreshers: 4,
         data_apis: 3,
-        journals: 2,
+        journals: 3,
         connections: 100,
+        has_clocks: true,
+        has_snapshots: true,
     };
 
     #[test]
     fn the_same_seed_makes_the_same_schedule_and_another_one_another() {
-        let schedule = |seed| draw(seed, 60_000, &TARGETS);
+        let schedule = |seed| draw(seed, 60_000, &TARGETS, None);
 
         assert_eq!(schedule(7), schedule(7));
         assert_ne!(schedule(7), schedule(8));
     }
 
     #[test]
-    fn ten_minutes_have_more_than_a_thousand_kills_and_stops_and_three_hundred_at_commit_points() {
+    fn ten_minutes_have_a_thousand_signals_and_four_hundred_in_token_calls() {
         for seed in 0..20 {
-            let steps = draw(seed, 600_000, &TARGETS);
+            let steps = draw(seed, 600_000, &TARGETS, None);
             let count =
                 |of: fn(&Action) -> bool| steps.iter().filter(|step| of(&step.action)).count();
-            let aimed = count(
-                |action| matches!(action, Action::Aim { point, .. } if *point != Point::AfterAnswer),
+            let in_calls = count(
+                |action| matches!(action, Action::KillInCall { point, .. } if *point != Point::AfterAnswer),
             );
-            let struck = count(|action| {
+            let signals = count(|action| {
                 matches!(
                     action,
-                    Action::Kill { .. } | Action::Aim { .. } | Action::Stop { .. }
+                    Action::Kill { .. }
+                        | Action::KillInCall { .. }
+                        | Action::KillBeforeStored { .. }
+                        | Action::StopBeforeStored { .. }
+                        | Action::Stop { .. }
                 )
             });
-            assert!(struck >= 1_200, "{struck}");
-            assert!(aimed >= 400, "{aimed}");
+            assert!(signals >= 1_000, "{signals}");
+            assert!(in_calls >= 400, "{in_calls}");
         }
     }
 
     #[test]
     fn everything_goes_wrong_within_half_a_minute_too() {
         for seed in 0..20 {
-            let steps = draw(seed, 20_000, &TARGETS);
-            let mut kinds: Vec<_> = steps
-                .iter()
-                .map(|step| std::mem::discriminant(&step.action))
-                .collect();
-            kinds.dedup();
-            let mut seen = Vec::new();
-            for kind in kinds {
-                if !seen.contains(&kind) {
-                    seen.push(kind);
+            for kind in KINDS {
+                let steps = kind.steps(Dice::new(seed), 20_000, &TARGETS, None);
+                assert!(!steps.is_empty(), "{:?}", kind.name);
+            }
+        }
+    }
+
+    #[test]
+    fn no_journal_is_copied_into_itself_or_into_the_shared_one() {
+        let mut dice = Dice::new(1);
+        for _ in 0..100 {
+            let action = copy_journal(&mut dice, &TARGETS);
+            let Action::CopyJournal { from, to, .. } = action else {
+                panic!("{action}");
+            };
+            assert!(from != to && to > 0 && from < 3 && to < 3, "{action}");
+        }
+    }
+
+    #[test]
+    fn a_sabotage_is_aimed_at_every_second() {
+        for sabotage in Sabotage::all() {
+            for kind in KINDS {
+                if sabotage.aimed().contains(&kind.name) {
+                    let steps = kind.steps(Dice::new(1), 20_000, &TARGETS, Some(sabotage));
+                    assert!(steps.len() >= 10, "{sabotage:?} {:?}", kind.name);
                 }
             }
-            assert_eq!(seen.len(), KINDS.len());
         }
     }
 }

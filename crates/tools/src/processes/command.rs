@@ -15,7 +15,10 @@ use super::plan::{Plan, SIMULATOR, number_of, service_of};
 impl Plan {
     /// How a process is started.
     pub fn command(&self, process: &str) -> anyhow::Result<Command> {
-        let binary = sibling(service_of(process))?;
+        let binary = sibling(match service_of(process) {
+            "token-refresher" => &self.refresher,
+            service => service,
+        })?;
         let log = File::options()
             .create(true)
             .append(true)

@@ -28,6 +28,8 @@ pub struct Plan {
     /// Second, third and fourth processes of token-refresher and data-api: `data-api-2`. A data-api asks the token-refresher
     /// of its own number, if there is one.
     pub more: Vec<String>,
+    /// The program that is started as token-refresher.
+    pub refresher: String,
     /// `SERVICE.SECTION.KEY` and its value, or `PROCESS.SECTION.KEY` for one of several.
     pub set: Vec<(String, String)>,
 }
@@ -49,6 +51,7 @@ impl Plan {
             registration: None,
             without: Vec::new(),
             more: Vec::new(),
+            refresher: "token-refresher".to_owned(),
             set: Vec::new(),
         }
     }

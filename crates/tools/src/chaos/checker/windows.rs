@@ -1,8 +1,8 @@
-//! When what was away: connections that had ended, processes that were down.
+//! Spans of time: when connections had ended, when processes were down, when journals took nothing.
 
 use std::collections::BTreeMap;
 
-use crate::chaos::chronicle::{Blow, Micros, What};
+use crate::chaos::event_log::{Event, Micros, Signal};
 use crate::chaos::evidence::Evidence;
 use crate::chaos::load::Answered;
 
@@ -14,25 +14,46 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Open still.
+    pub(super) fn since(from: Micros) -> Self {
+        Self { from, until: None }
+    }
+
+    /// Closes those that are open.
+    pub(super) fn close(windows: &mut [Self], at_us: Micros) {
+        for window in windows.iter_mut().filter(|window| window.until.is_none()) {
+            window.until = Some(at_us);
+        }
+    }
+
     pub(super) fn holds(&self, at_us: Micros) -> bool {
-        self.from <= at_us && self.until.is_none_or(|until| at_us <= until)
+        self.overlaps(at_us, at_us)
+    }
+
+    pub(super) fn overlaps(&self, from: Micros, until: Micros) -> bool {
+        self.from <= until && self.until.is_none_or(|end| from <= end)
     }
 
     /// Whether some of the time of this request lies in it.
     pub(super) fn touches(&self, answered: &Answered) -> bool {
-        answered.ended_us >= self.from && self.until.is_none_or(|until| answered.began_us <= until)
+        self.overlaps(answered.began_us, answered.ended_us)
     }
+}
+
+/// Whether some of the request's time lies in one of these.
+pub(super) fn any_touches(windows: Option<&Vec<Window>>, answered: &Answered) -> bool {
+    windows.is_some_and(|windows| windows.iter().any(|window| window.touches(answered)))
 }
 
 /// When each connection was over: from what ended it, here or at the provider, to the next consent.
 pub(super) fn ended(evidence: &Evidence) -> BTreeMap<u32, Vec<Window>> {
     let mut ends: BTreeMap<u32, Vec<Micros>> = BTreeMap::new();
-    let mut mends: BTreeMap<u32, Vec<(Micros, Micros)>> = BTreeMap::new();
-    for entry in &evidence.chronicle {
-        match &entry.what {
-            What::Severed { company, .. } => ends.entry(*company).or_default().push(entry.at_us),
-            What::Mended { company, began_us } => {
-                mends
+    let mut consents: BTreeMap<u32, Vec<(Micros, Micros)>> = BTreeMap::new();
+    for entry in &evidence.event_log {
+        match &entry.event {
+            Event::Severed { company, .. } => ends.entry(*company).or_default().push(entry.at_us),
+            Event::Consented { company, began_us } => {
+                consents
                     .entry(*company)
                     .or_default()
                     .push((*began_us, entry.at_us));
@@ -45,12 +66,15 @@ pub(super) fn ended(evidence: &Evidence) -> BTreeMap<u32, Vec<Window>> {
             ends.entry(company).or_default().push(call.at_us);
         }
     }
-    let mut windows = replaced(evidence, &mends);
+    let mut windows = replaced(evidence, &consents);
     for (company, ends) in ends {
-        let mends = mends.get(&company).map(Vec::as_slice).unwrap_or_default();
+        let consents = consents
+            .get(&company)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let window = |from: Micros| Window {
             from,
-            until: mends
+            until: consents
                 .iter()
                 .find(|(began, _)| *began >= from)
                 .map(|(_, stored)| *stored),
@@ -67,10 +91,10 @@ pub(super) fn ended(evidence: &Evidence) -> BTreeMap<u32, Vec<Window>> {
 /// between to its storing the connection was over, by the provider's word.
 fn replaced(
     evidence: &Evidence,
-    mends: &BTreeMap<u32, Vec<(Micros, Micros)>>,
+    consents: &BTreeMap<u32, Vec<(Micros, Micros)>>,
 ) -> BTreeMap<u32, Vec<Window>> {
     let mut windows: BTreeMap<u32, Vec<Window>> = BTreeMap::new();
-    // A fault that only tells us of the call leaves the answer the provider's own.
+    // A fault that only tells us of the call leaves the response the provider's own.
     let is_own = |fault: &Option<String>| {
         let fault = fault.as_deref();
         fault.is_none_or(|fault| fault.starts_with("call "))
@@ -83,16 +107,18 @@ fn replaced(
         let Some(company) = call.company_id else {
             continue;
         };
-        let mends = mends.get(&company).map(Vec::as_slice).unwrap_or_default();
-        let within = mends
+        let consents = consents
+            .get(&company)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let within = consents
             .iter()
             .find(|(began, stored)| *began <= call.at_us && call.at_us <= *stored);
         if let Some((_, stored)) = within {
-            let window = Window {
+            windows.entry(company).or_default().push(Window {
                 from: call.at_us,
                 until: Some(*stored),
-            };
-            windows.entry(company).or_default().push(window);
+            });
         }
     }
     windows
@@ -101,32 +127,27 @@ fn replaced(
 /// When each process was not there, or on its way out.
 pub(super) fn down(evidence: &Evidence) -> BTreeMap<&str, Vec<Window>> {
     let mut down: BTreeMap<&str, Vec<Window>> = BTreeMap::new();
-    for entry in &evidence.chronicle {
-        match &entry.what {
-            What::Struck {
+    for entry in &evidence.event_log {
+        match &entry.event {
+            Event::Signal {
                 process,
-                blow: Blow::Kill | Blow::Terminate | Blow::Stop,
+                signal: Signal::Kill | Signal::Terminate | Signal::Stop,
                 ..
-            } => {
+            }
+            | Event::Ended { process, .. } => {
                 let windows = down.entry(process).or_default();
                 if windows.last().is_none_or(|last| last.until.is_some()) {
-                    windows.push(Window {
-                        from: entry.at_us,
-                        until: None,
-                    });
+                    windows.push(Window::since(entry.at_us));
                 }
             }
-            What::Ready { process }
-            | What::Struck {
+            Event::Ready { process, .. }
+            | Event::Signal {
                 process,
-                blow: Blow::Continue,
+                signal: Signal::Continue,
                 ..
             } => {
-                if let Some(last) = down
-                    .get_mut(process.as_str())
-                    .and_then(|all| all.last_mut())
-                {
-                    last.until.get_or_insert(entry.at_us);
+                if let Some(windows) = down.get_mut(process.as_str()) {
+                    Window::close(windows, entry.at_us);
                 }
             }
             _ => {}
@@ -135,25 +156,17 @@ pub(super) fn down(evidence: &Evidence) -> BTreeMap<&str, Vec<Window>> {
     down
 }
 
-/// When each refresher's journal took nothing, and a moment more: who is refused its journal needs a while to end.
+/// When each refresher's journal took nothing, and a moment more: a process that is refused its journal needs a while to end.
 pub(super) fn journals_away(evidence: &Evidence) -> BTreeMap<&str, Vec<Window>> {
     let moment = 500_000;
     let mut away: BTreeMap<&str, Vec<Window>> = BTreeMap::new();
-    for (refresher, journal) in &evidence.reach {
-        let name = super::super::journals::outage_of(journal);
+    for (refresher, journal) in &evidence.journal_of {
+        let name = crate::chaos::journals::outage_of(journal);
         let windows = away.entry(refresher).or_default();
-        for entry in &evidence.chronicle {
-            match &entry.what {
-                What::Outage { of } if *of == name => windows.push(Window {
-                    from: entry.at_us,
-                    until: None,
-                }),
-                What::Back { of } if *of == name => {
-                    let until = entry.at_us + moment;
-                    for window in windows.iter_mut().filter(|window| window.until.is_none()) {
-                        window.until = Some(until);
-                    }
-                }
+        for entry in &evidence.event_log {
+            match &entry.event {
+                Event::Outage { of } if *of == name => windows.push(Window::since(entry.at_us)),
+                Event::Back { of } if *of == name => Window::close(windows, entry.at_us + moment),
                 _ => {}
             }
         }

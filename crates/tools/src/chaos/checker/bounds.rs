@@ -1,0 +1,165 @@
+//! Bounds: how often tokens are renewed, for whom, and how many requests succeed.
+
+use std::collections::BTreeMap;
+
+use pipekeeper_core::webhook::RefreshOutcome;
+
+use super::timeline::Timeline;
+use super::windows::{Window, any_touches, down, ended};
+use super::{Rule, Violation, clock};
+use crate::chaos::event_log::Micros;
+use crate::chaos::evidence::{Call, Evidence};
+use crate::chaos::load::{Answered, Outcome};
+
+/// Renewals of one access token within its lifetime that no caller has asked for.
+const RENEWALS: usize = 2;
+
+/// After the database was away, or back in time, refreshers spend nothing for so long.
+const RECOVERS_WITHIN_US: Micros = 6_000_000;
+
+/// Of so many requests a share says something.
+const ENOUGH: usize = 100;
+
+/// Within one lifetime of an access token there are two more refreshes at most, and one more for each caller that asked for
+/// one meanwhile.
+pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec<Violation> {
+    let mut minted: BTreeMap<u32, Vec<&Call>> = BTreeMap::new();
+    for call in &evidence.calls {
+        if let Some(company) = call.company_id
+            && call.outcome == "ok"
+            && matches!(call.call.as_str(), "refresh" | "exchange")
+        {
+            minted.entry(company).or_default().push(call);
+        }
+    }
+    let mut asked: BTreeMap<u32, Vec<&Answered>> = BTreeMap::new();
+    for ask in &evidence.refreshes {
+        let of_company = asked.entry(ask.answered.company).or_default();
+        of_company.push(&ask.answered);
+    }
+    let mut violations = Vec::new();
+    for (company, minted) in &minted {
+        let asked = asked.get(company).map(Vec::as_slice).unwrap_or_default();
+        for (index, call) in minted.iter().enumerate() {
+            let until = call.at_us + lifetime_at(timeline, call.at_us);
+            let later = minted.iter().skip(index + 1);
+            let renewals = later
+                .take_while(|later| later.at_us < until)
+                .filter(|later| later.call == "refresh")
+                .count();
+            let window = Window {
+                from: call.at_us,
+                until: Some(until),
+            };
+            let callers = asked.iter().filter(|ask| window.touches(ask)).count();
+            if renewals > RENEWALS + callers {
+                violations.push(Violation {
+                    rule: Rule::FewRefreshes,
+                    what: format!(
+                        "company {company}: {renewals} refreshes between {} and {}, and {callers} callers asked for one",
+                        clock(call.at_us),
+                        clock(until)
+                    ),
+                });
+                // The next windows say the same.
+                break;
+            }
+        }
+    }
+    violations
+}
+
+fn lifetime_at(timeline: &Timeline<'_>, at_us: Micros) -> Micros {
+    let lifetimes = timeline.lifetimes.iter().rev();
+    let mut since = lifetimes.filter(|(from, _)| *from <= at_us);
+    since.next().map_or(0, |(_, lifetime)| *lifetime)
+}
+
+/// A refresh for a caller who names a generation makes the next one, or one more if a journal holds the next one and that has
+/// had its time. Anything newer was there before: then nothing is refreshed.
+pub(super) fn old_generations_are_not_refreshed(
+    evidence: &Evidence,
+    timeline: &Timeline<'_>,
+) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for asked in &evidence.refreshes {
+        let (Some(named), Some((newer, RefreshOutcome::Refreshed))) =
+            (asked.generation, asked.newer)
+        else {
+            continue;
+        };
+        let Answered {
+            company,
+            process,
+            began_us,
+            ended_us,
+            ..
+        } = &asked.answered;
+        let gone_back = timeline
+            .restored_between(began_us - RECOVERS_WITHIN_US, *ended_us)
+            .is_some();
+        if newer > named + 2 && !gone_back {
+            violations.push(Violation {
+                rule: Rule::OldGenerationsAreNotRefreshed,
+                what: format!(
+                    "company {company}: {process} was asked at {} by a caller with generation {named}, and refreshed to generation {newer}",
+                    clock(*began_us)
+                ),
+            });
+        }
+    }
+    violations
+}
+
+/// How many of the requests succeeded that had all they need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Availability {
+    /// For grants that were good, while the data-api, the refresher that it asks and the database were up.
+    pub requests: usize,
+    pub succeeded: usize,
+}
+
+impl Availability {
+    pub(super) fn of(evidence: &Evidence, timeline: &Timeline<'_>) -> Self {
+        let (ended, down) = (ended(evidence), down(evidence));
+        let away: Vec<Window> = timeline
+            .database_away
+            .iter()
+            .map(|window| Window {
+                until: window.until.map(|until| until + RECOVERS_WITHIN_US),
+                ..*window
+            })
+            .collect();
+        let is_down = |process: &str, answered: &Answered| any_touches(down.get(process), answered);
+        let has_all = |answered: &&Answered| {
+            let refresher = evidence.refresher_of.get(&answered.process);
+            !any_touches(ended.get(&answered.company), answered)
+                && !any_touches(Some(&away), answered)
+                && !is_down(&answered.process, answered)
+                && !refresher.is_some_and(|refresher| is_down(refresher, answered))
+        };
+        let mut availability = Self::default();
+        for answered in evidence.data.iter().filter(has_all) {
+            availability.requests += 1;
+            availability.succeeded += usize::from(answered.outcome == Outcome::Right);
+        }
+        availability
+    }
+
+    /// In hundredths of a per cent, rounded down.
+    pub fn per_ten_thousand(self) -> usize {
+        self.succeeded * 10_000 / self.requests.max(1)
+    }
+
+    pub(super) fn violation(self) -> Option<Violation> {
+        let Self {
+            requests,
+            succeeded,
+        } = self;
+        let too_few = requests >= ENOUGH && succeeded * 100 < requests * 95;
+        too_few.then(|| Violation {
+            rule: Rule::DataIsAvailable,
+            what: format!("{succeeded} of {requests} data requests succeeded"),
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! How often tokens are renewed, for whom, and how many requests succeed.
+
+use super::*;
+
+#[test]
+fn token_that_is_renewed_three_times_in_its_lifetime_is_named_unless_callers_asked() {
+    let mut run = Run::good();
+    for (number, token) in (3..).zip(["t4", "t5", "t6"]) {
+        let presented = format!("t{number}");
+        run.exchanged((number + 3) * SECOND, "one", &presented, token);
+    }
+    run.0.rows[0].refresh_token = Some("t6".to_owned());
+    run.0.grants[0].refresh_token_fingerprint = Some("t6".to_owned());
+    run.breaks(Rule::FewRefreshes, "3 refreshes");
+
+    run.asked(7 * SECOND, 5, (6, RefreshOutcome::Refreshed));
+    run.holds();
+}
+
+#[test]
+fn refresh_for_a_caller_with_an_older_generation_is_named() {
+    let mut run = Run::good();
+    run.asked(9 * SECOND, 1, (9, RefreshOutcome::AlreadyNewer));
+    // What a journal held had had its time.
+    run.asked(9 * SECOND, 1, (3, RefreshOutcome::Refreshed));
+    run.holds();
+
+    run.asked(10 * SECOND, 1, (4, RefreshOutcome::Refreshed));
+    run.breaks(
+        Rule::OldGenerationsAreNotRefreshed,
+        "with generation 1, and refreshed to generation 4",
+    );
+
+    let snapshot_us = 6 * SECOND;
+    run.event(9 * SECOND, Event::Restored { snapshot_us });
+    run.holds();
+}
+
+/// A run with so many requests at 9 s, of which some succeeded.
+fn requests(succeeded: usize, failed: usize) -> Run {
+    let mut run = Run::good();
+    run.0.data.clear();
+    for _ in 0..succeeded {
+        run.request(9 * SECOND, Outcome::Right);
+    }
+    for _ in 0..failed {
+        run.request(9 * SECOND, status(503, "REFRESH_BUSY"));
+    }
+    run
+}
+
+#[test]
+fn fewer_than_95_of_a_hundred_requests_are_too_few() {
+    assert_eq!(
+        requests(950, 50).holds().availability.per_ten_thousand(),
+        9_500
+    );
+    requests(949, 51).breaks(Rule::DataIsAvailable, "949 of 1000");
+}
+
+#[test]
+fn requests_count_only_while_all_that_they_need_is_up() {
+    let of = crate::chaos::database::DATABASE.to_owned();
+    let outage = [
+        (8, Event::Outage { of: of.clone() }),
+        (10, Event::Back { of }),
+    ];
+    let signal = |process: &str, signal| Event::Signal {
+        process: process.to_owned(),
+        life: 1,
+        signal,
+        why: String::new(),
+    };
+    let severed = Event::Severed {
+        company: COMPANY,
+        how: Severed::Revoked,
+    };
+    let excuses: [&[(Micros, Event)]; 4] = [
+        &outage,
+        &[
+            (8, signal("one", Signal::Stop)),
+            (10, signal("one", Signal::Continue)),
+        ],
+        &[(8, signal("data-api", Signal::Terminate))],
+        &[(8, severed)],
+    ];
+    for excuse in excuses {
+        let mut run = requests(0, 1_000);
+        for (second, event) in excuse {
+            run.event(second * SECOND, event.clone());
+        }
+        assert_eq!(run.holds().availability.requests, 0, "{excuse:?}");
+    }
+    // The refresher that another data-api asks.
+    let mut run = requests(0, 1_000);
+    run.event(8 * SECOND, signal("three", Signal::Stop));
+    run.breaks(Rule::DataIsAvailable, "0 of 1000");
+}
