@@ -9,6 +9,7 @@ use diesel::result::Error as DieselError;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
+use super::outages::{Effect, Outcome};
 use super::{Backend, Store, StoreError, StoreOptions, on_conn};
 use crate::clock::Timestamp;
 use crate::crypto::sha256_hex;
@@ -167,6 +168,12 @@ struct RawRow {
     created_at: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     updated_at: Option<String>,
+}
+
+impl Outcome for RowWrite {
+    fn effect(&self) -> Effect {
+        Effect::Wrote(usize::from(*self == Self::Written))
+    }
 }
 
 impl AppTok {

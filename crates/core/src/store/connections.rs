@@ -273,31 +273,31 @@ impl Store {
             })
             .collect();
         let written = on_conn!(self, |conn| conn.transaction(async |conn| {
-            if let Some((delete, follow)) = removal {
-                if delete.execute(conn).await? != 1 {
+            if let Some((delete, follow)) = &removal {
+                if delete.clone().execute(conn).await? != 1 {
                     return Err(DieselError::RollbackTransaction);
                 }
                 if let Some(follow) = follow {
-                    follow.execute(conn).await?;
+                    follow.clone().execute(conn).await?;
                 }
             }
             let mut written = 0;
             if let Some(insert) = insert {
                 written += insert.execute(conn).await?;
             }
-            if let Some(update) = update {
-                written += update.execute(conn).await?;
+            if let Some(update) = &update {
+                written += update.clone().execute(conn).await?;
             }
             if written != 1 {
                 return Err(DieselError::RollbackTransaction);
             }
-            for default in defaults {
-                default.execute(conn).await?;
+            for default in &defaults {
+                (*default).execute(conn).await?;
             }
-            Ok(())
+            Ok(written)
         }));
         match written {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(StoreError::Query {
                 source: DieselError::RollbackTransaction,
             }) => Ok(false),

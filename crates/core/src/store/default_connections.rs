@@ -113,7 +113,7 @@ impl Store {
     ) -> Result<Vec<DefaultConnection>, StoreError> {
         let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
         on_conn!(self, |conn| table
-            .filter(d::connection_id.eq_any(ids))
+            .filter(d::connection_id.eq_any(&ids))
             .order((d::platform, d::app_id, d::account_id))
             .select(DefaultConnection::as_select())
             .load(conn))

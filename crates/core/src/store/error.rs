@@ -363,7 +363,7 @@ mod tests {
             ),
             ("The table 'connections' is full", Obstacle::DiskFull),
         ] {
-            let kind = DatabaseErrorKind::UnableToSendCommand;
+            let kind = UnableToSendCommand;
             let error = StoreError::from(said(kind, message));
             assert_eq!(error.obstacle(), Some(obstacle), "{message}");
             assert!(error.refuses_writes(), "{message}");

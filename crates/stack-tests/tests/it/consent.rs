@@ -373,7 +373,7 @@ pub(crate) async fn callbacks_that_nobody_started_share_their_limits(backend: Ba
         let back = client.consent(&location, "approve", 1, 1).await.unwrap();
         client.finish_login(&back, Some(&cookie)).await.unwrap()
     });
-    let held = arrived.accept().await.unwrap();
+    let exchange = arrived.accept().await.unwrap();
     let client = limited.clone();
     let second = in_background(async move { client.connect(2, 1).await });
     let operators = async {
@@ -383,7 +383,7 @@ pub(crate) async fn callbacks_that_nobody_started_share_their_limits(backend: Ba
     tokio::join!(operators, async { drop(arrived.accept().await.unwrap()) });
     let waits = tokio::time::timeout(Duration::from_millis(300), arrived.accept()).await;
     assert!(waits.is_err(), "two exchanges at one time");
-    drop(held);
+    drop(exchange);
     first.await.unwrap().expect(200);
     drop(arrived.accept().await.unwrap());
     second.await.unwrap().unwrap();
@@ -406,10 +406,9 @@ pub(crate) async fn callback_url_is_sent_as_it_was_configured(backend: Backend) 
         let begun = request.header(HOST, host).send().await.unwrap();
         let location = Answer::of(begun).await.unwrap().expect(303);
         let location = Url::parse(location.header("location")).unwrap();
-        let sent = location
-            .query_pairs()
-            .find(|(key, _)| key == "redirect_uri");
-        assert_eq!(sent.unwrap().1, text);
+        let mut query = location.query_pairs();
+        let redirect_uri = query.find(|(key, _)| key == "redirect_uri");
+        assert_eq!(redirect_uri.unwrap().1, text);
     }
     // … and in the exchange: the simulator compares, too.
     let upper = REDIRECT_URL.replace("127.0.0.1", "LOCALHOST");

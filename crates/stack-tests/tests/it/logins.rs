@@ -213,7 +213,12 @@ pub(crate) async fn state_with_our_prefix_is_a_good_one_or_refused(backend: Back
     let sealed = state_of(&sealed);
     stack.sql("UPDATE logins SET expires_at = created_at");
     let mut tampered = sealed.clone();
-    tampered.replace_range(40..41, if &sealed[40..41] == "A" { "B" } else { "A" });
+    let other_letter = if sealed.as_bytes()[40] == b'A' {
+        "B"
+    } else {
+        "A"
+    };
+    tampered.replace_range(40..41, other_letter);
     let code = stack.marketplace_consent("approve", 1, 1).await.unwrap();
     for (state, cookie) in [
         (state_of(&stored), &other),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use actix_web::web::{self, Data};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::config::Loader;
+use pipekeeper_core::vault::Vault;
 use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use serde::Deserialize;
 use token_refresher::{Parts, Rules, TokenRefresher};
@@ -85,6 +86,10 @@ impl Service for ChaosRefresher {
         };
         let service = TokenRefresher::build_with(config.refresher, &context, parts)?;
         Ok(Self(Data::new(service)))
+    }
+
+    fn vault(&self) -> &Vault {
+        self.0.vault()
     }
 
     fn degraded(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::content_coding::ContentCoding;
 use pipekeeper_core::crypto::Fingerprint;
 use pipekeeper_core::vault::{AnswerTo, Vault};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,8 @@ fn token(line: Value, vault: &Vault) -> anyhow::Result<Option<(String, Micros)>>
         generation: entry.generation,
         spent: Fingerprint::from_hex(&entry.spent).context("no fingerprint")?,
         received_at: Timestamp::from_unix_micros(entry.at).context("no time")?,
+        // The simulator packs nothing.
+        coding: &ContentCoding::default(),
     };
     let body = vault.answer(to, &STANDARD_NO_PAD.decode(body)?)?;
     // A provider's error page with status 200 is journaled, too.
@@ -161,6 +164,7 @@ mod tests {
             generation: 3,
             spent,
             received_at: Timestamp::from_unix_micros(7).unwrap(),
+            coding: &ContentCoding::default(),
         };
         let body = json!({"refresh_token": token}).to_string();
         let body = STANDARD_NO_PAD.encode(vault.seal_answer(to, body.as_bytes()));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
 use super::{
-    ACCESS, REFRESH, answering, app, app_of, client, exchange, keeps_secrets, raw_server, told,
+    ACCESS, End, REFRESH, answering, app, app_of, client, exchange, keeps_secrets, raw_server, told,
 };
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";

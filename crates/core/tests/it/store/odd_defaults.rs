@@ -2,7 +2,9 @@
 
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppTok, Backend, DueFor, NewConnection, Obstacle};
+use pipekeeper_core::store::{
+    AppTok, Backend, DueFor, NewConnection, Obstacle, RowTokens, RowWrite,
+};
 use pipekeeper_core::test_util::{OddDefaults, is_asked_for, open};
 
 use super::{app, at, consent, get, insert};
@@ -58,17 +60,25 @@ async fn old_table_is_written_for_others_to_see(url: &Secret) {
         "INSERT INTO App_tok VALUES (1, 'a', 'Pipedrive', 'old', 'refresh', '2026-01-01', '2026-01-01')",
     );
     let table = || AppTok::open(url, "App_tok".parse().unwrap()).unwrap();
-    let row = async || table().row("1").await.unwrap().unwrap();
+    let row = async || table().rows_with("1").await.unwrap().remove(0);
 
     let new = Secret::from("new");
-    let written = table().access_token_write(&row().await, &new, at(0)).await;
+    let seen = row().await;
+    let tokens = RowTokens {
+        access_token: &new,
+        refresh_token: &seen.refresh_token,
+    };
+    let written = table().write(&seen, tokens, at(0)).await;
 
-    assert!(written.unwrap());
+    assert_eq!(written.unwrap(), RowWrite::Written);
     let seen = row().await;
     assert_eq!(seen.access_token.expose(), "new");
     let long = Secret::new("t".repeat(65));
-    let cut = table().tokens_write(&seen, &new, &long, at(0)).await;
-    cut.unwrap_err();
+    let tokens = RowTokens {
+        access_token: &new,
+        refresh_token: &long,
+    };
+    table().write(&seen, tokens, at(0)).await.unwrap_err();
     assert_eq!(row().await.refresh_token.expose(), "refresh");
 }
 

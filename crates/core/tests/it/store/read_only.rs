@@ -9,13 +9,13 @@ use super::{at, consent, get, insert};
 async fn is_refused_and_taken_again(
     store: &Store,
     obstacle: Obstacle,
-    begin: impl FnOnce(),
+    begin: impl AsyncFnOnce(),
     end: impl FnOnce(),
 ) {
     let id = insert(store, consent("acme", "jane")).await;
     assert_eq!(store.refuses_writes().await, None);
 
-    begin();
+    begin().await;
 
     let error = store.connection_touch(&id, at(1), at(1)).await.unwrap_err();
     assert!(error.is_unavailable(), "{error:?}");
@@ -40,7 +40,7 @@ pub(crate) async fn a_full_disk_is_told_from_a_database_that_is_away(backend: Ba
     is_refused_and_taken_again(
         &store,
         Obstacle::DiskFull,
-        || database.fill_disk(),
+        async || database.fill_disk(),
         || database.clear_disk(),
     )
     .await;
@@ -78,11 +78,13 @@ async fn a_default_of_postgres_that_forbids_writes_is_told_without_a_request() {
     is_refused_and_taken_again(
         &store,
         Obstacle::ReadOnly,
-        || {
+        async || {
             set("on");
             let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                           WHERE datname = current_database() AND pid <> pg_backend_pid()";
             database.lines(others).unwrap();
+            // Its connections of before end in their own time.
+            while store.refuses_writes().await != Some(Obstacle::ReadOnly) {}
         },
         || set("off"),
     )

@@ -13,6 +13,7 @@ pub(crate) async fn the_stores_promises_hold_for_a_service_role(backend: Backend
     let left_out = [
         "six_processes",
         "migrations_run",
+        "migration_keeps",
         "up_down_up",
         "schema_status",
         "every_hot_query",

@@ -375,17 +375,21 @@ async fn served_before(store: &Store, rows: &[(Row, i64, ConnectionState)], app:
     }
 }
 
+/// What an import has begun with.
+const IMPORTING: Row = ("~import", "5ha256");
+
+/// Rows as the older schema had them, and the defaults that they become.
+type Migrated = (
+    &'static [(Row, i64, ConnectionState)],
+    &'static [(Option<&'static str>, &'static str)],
+);
+
 pub(crate) async fn migration_keeps_what_callers_got(backend: Backend) {
     use ConnectionState::{Active, ReauthRequired, Revoked};
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     store.revert_from("0009").await.unwrap();
-    const IMPORTING: Row = ("~import", "5ha256");
-    type Case = (
-        &'static [(Row, i64, ConnectionState)],
-        &'static [(Option<&'static str>, &'static str)],
-    );
-    let cases: [Case; 9] = [
+    let cases: [Migrated; 9] = [
         (
             &[(LOGIN, 1, Active)],
             &[(None, "acme jane"), (Some("acme"), "acme jane")],
