@@ -58,6 +58,7 @@ async fn steady_callers_never_wait_for_a_refresh() {
             .saturating_add(minute)
             .unix_micros();
         stack.sql(&format!("UPDATE connections SET expires_at = {end}"));
+        age(&stack, Backend::Sqlite, 3600);
         let client = stack.add_data_api(&[]).await;
         look_up(&client).await;
         held.reached().await;
