@@ -30,6 +30,7 @@ use crate::journal::Journal;
 use crate::rules::{Rule, Rules};
 
 mod backoff;
+mod broken;
 mod commit;
 mod continuity;
 mod end;
@@ -366,6 +367,7 @@ impl Refresher {
         match (trigger, row.state) {
             (Trigger::Recheck, ConnectionState::ReauthRequired) => {}
             (Trigger::Recheck, ConnectionState::Active) => return Ok(true),
+            (_, ConnectionState::Revoked) if !self.stays_revoked(row) => {}
             _ => {
                 if let Some(ended) = ended(row) {
                     return Err(ended);

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipekeeper_core::clock::SystemClock;
-use pipekeeper_core::store::Backend;
+use pipekeeper_core::store::{Backend, StoreError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +76,8 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Plays one run, tells `out` about it, and leaves what it is understood by in its directory. A sabotaged run ends at the first
-/// violation.
+/// Plays one run, tells `out` about it, and leaves what it is understood by in its directory. A sabotaged run ends when the rule
+/// is broken that the sabotage is about.
 ///
 /// # Errors
 /// What kept it from being played to its end; what does not hold is in the verdict.
@@ -105,26 +105,30 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
     )?;
 
     let (world, hits) = World::start(options).await?;
+    let _timers = watch::Timers::start(&world.event_log, &options.directory.join("probe"))?;
     let world = Arc::new(world);
     writeln!(out, "journals: {:?}; playing …", world.journals.how())?;
     let mut aside = JoinSet::new();
     aside.spawn(in_call::serve(Arc::clone(&world), hits));
     aside.spawn(watch::rows(Arc::clone(&world)));
-    aside.spawn(watch::timers(Arc::clone(&world)));
     if sabotage == Some(Sabotage::JournalDeleted) {
         aside.spawn(watch::delete_journals(Arc::clone(&world)));
     }
     let (evidence, moment) = tokio::select! {
         played = play(options, &world, &steps, out) => (played?, Moment::AtRest),
-        found = first_violation(&world), if sabotage.is_some() => (found?, Moment::During),
+        found = noticed(&world, sabotage) => (found?, Moment::During),
     };
     evidence.keep(&options.directory)?;
     world
         .database
         .keep(&options.directory.join("pipekeeper.db"))?;
     world.journals.keep(&options.directory.join("journals"))?;
-    let verdict = check(&evidence, moment);
-    let figures = Figures::of(&evidence, &verdict);
+    let (verdict, figures) = tokio::task::spawn_blocking(move || {
+        let verdict = check(&evidence, moment);
+        let figures = Figures::of(&evidence, &verdict);
+        (verdict, figures)
+    })
+    .await?;
     let took = clock.monotonic();
     tell(out, &figures, &verdict)?;
     report::table(options, &figures, &verdict).write(
@@ -163,18 +167,37 @@ async fn play(
     Ok(evidence)
 }
 
-/// Looks at the run now and then, until a rule is broken.
-async fn first_violation(world: &World) -> anyhow::Result<Evidence> {
+/// Looks at a sabotaged run now and then, until the rule is broken that the sabotage is about; at others never ends.
+async fn noticed(world: &Arc<World>, sabotage: Option<Sabotage>) -> anyhow::Result<Evidence> {
+    let Some(sabotage) = sabotage else {
+        return std::future::pending().await;
+    };
     loop {
         tokio::time::sleep(CHECKED_EVERY).await;
-        // The database may be away.
-        let Ok(evidence) = Evidence::collect(world, Vec::new()).await else {
-            continue;
+        let evidence = match Evidence::collect(world, Vec::new()).await {
+            Ok(evidence) => evidence,
+            Err(error) if database_is_away(&error) => continue,
+            Err(error) => return Err(error.context("look at the run")),
         };
-        if !check(&evidence, Moment::During).violations.is_empty() {
+        let (evidence, is_noticed) = tokio::task::spawn_blocking(move || {
+            let violations = check(&evidence, Moment::During).violations;
+            let expected = sabotage.expected();
+            let is_noticed = violations.iter().any(|found| found.rule == expected);
+            (evidence, is_noticed)
+        })
+        .await?;
+        if is_noticed {
             return Ok(evidence);
         }
     }
+}
+
+fn database_is_away(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let store = cause.downcast_ref::<StoreError>();
+        store.is_some_and(StoreError::is_unavailable)
+    })
 }
 
 fn tell(out: &mut dyn Write, figures: &Figures, verdict: &Verdict) -> std::io::Result<()> {

@@ -141,8 +141,6 @@ pub struct RemovedRow<'a> {
 pub struct Commit {
     /// The lease that the token was spent under, for whoever spent it: only its holder knows that nobody else has.
     pub spent_under: Option<String>,
-    /// Whether it may write a row that was revoked: false, but for a refresher that was told to break this rule.
-    pub revives_revoked: bool,
     pub access_token: Sealed,
     pub refresh_token: Sealed,
     /// `None` leaves the column as it is.
@@ -417,11 +415,7 @@ impl Store {
             table
                 .find(id.as_str())
                 .filter(c::generation.eq(generation))
-                .filter(
-                    c::state
-                        .ne(ConnectionState::Revoked.as_str())
-                        .or(commit.revives_revoked.into_sql::<Bool>()),
-                ),
+                .filter(c::state.ne(ConnectionState::Revoked.as_str())),
         )
         .set((
             c::access_token.eq(&commit.access_token),

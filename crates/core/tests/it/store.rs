@@ -261,7 +261,6 @@ pub(crate) fn consent(account_id: &str, owner: &str) -> Consent {
 pub(crate) fn commit() -> Commit {
     Commit {
         spent_under: None,
-        revives_revoked: false,
         access_token: sealed("access-2"),
         refresh_token: sealed("refresh-2"),
         scope: Some("base".to_owned()),

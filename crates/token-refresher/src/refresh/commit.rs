@@ -116,6 +116,7 @@ impl Refresher {
             }
             Ok(committed) => committed,
         };
+        let committed = committed || self.revive(row, &commit).await?;
         if committed {
             self.settled(row, spent);
             let current = if how.spent_under.is_some() {
@@ -171,18 +172,12 @@ impl Refresher {
         W: Future<Output = Result<bool, StoreError>>,
     {
         let written = self.insist(row, || write(row.generation)).await?;
-        let (compare, keep_revoked) = (
-            self.rules.keep(Rule::CompareGenerations),
-            self.rules.keep(Rule::KeepRevoked),
-        );
-        if written || (compare && keep_revoked) {
+        if written || self.rules.keep(Rule::CompareGenerations) {
             return Ok(written);
         }
         match self.reread(row).await? {
-            Some(current) if !compare || current.state == ConnectionState::Revoked => {
-                self.insist(row, || write(current.generation)).await
-            }
-            _ => Ok(false),
+            Some(current) => self.insist(row, || write(current.generation)).await,
+            None => Ok(false),
         }
     }
 
@@ -233,7 +228,6 @@ impl Refresher {
             .is_some_and(|last| at.saturating_since(last) < STREAK);
         Commit {
             spent_under: how.spent_under.clone(),
-            revives_revoked: !self.rules.keep(Rule::KeepRevoked),
             access_token: self.vault.seal_access_token(to, &tokens.access_token),
             refresh_token: self
                 .vault

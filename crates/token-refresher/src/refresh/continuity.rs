@@ -261,13 +261,13 @@ impl Refresher {
                     .lease_acquire(&row.id, row.generation, row.state, mine)
                     .await?;
                 // One that has lasted too long may have been taken over.
-                if taken && (held.in_doubt || ended || !is_respected) {
+                if taken && self.doubt(held.in_doubt || ended || !is_respected) {
                     self.store.lease_take_over(&row.id, mine, mine).await?;
                 }
             }
             // Two believe that they hold it. That of the one from whom the other took it over has lasted too long.
             Some(other) if other != mine && is_respected => {
-                self.store.lease_take_over(&row.id, other, mine).await?;
+                self.take_over(row, other, mine).await?;
             }
             Some(_) => {}
         }
@@ -330,9 +330,10 @@ impl Refresher {
         let Some(found) = answers.into_iter().find_map(|answer| received(answer, app)) else {
             return Ok(false);
         };
+        let stays_revoked = self.stays_revoked(&row);
         let written = match &found.tokens.refresh_token {
-            None if ended => return Ok(false),
-            Some(newest) if ended => self.leave_to_revoke(&row, newest).await,
+            None if stays_revoked => return Ok(false),
+            Some(newest) if stays_revoked => self.leave_to_revoke(&row, newest).await,
             _ => {
                 let how = Provenance {
                     asked_for: row.last_used_at,

@@ -92,20 +92,17 @@ impl Refresher {
         let (asked_at, asked_at_wall) = (self.clock.monotonic(), self.clock.now());
         let flight = hex::encode(random::bytes::<8>());
         let mine = format!("{}/{flight}", self.journal.process());
-        let acquire = || {
-            self.store
-                .lease_acquire(&row.id, row.generation, row.state, &mine)
-        };
         let acquired = match &row.lease_owner {
-            None => acquire().await?,
-            Some(owner) if !self.rules.keep(Rule::RememberDoubt) => {
-                self.store.lease_release(&row.id, owner).await?;
-                acquire().await?
+            None => {
+                let generation = self.lease_generation(row).await?;
+                self.store
+                    .lease_acquire(&row.id, generation, row.state, &mine)
+                    .await?
             }
             Some(owner) => {
                 tracing::warn!(connection.id = %row.id, generation = row.generation, "taking over the lease of a holder that is gone");
                 metrics::counter!("pipekeeper_refresh_orphans_total").increment(1);
-                self.store.lease_take_over(&row.id, owner, &mine).await?
+                self.take_over(row, owner, &mine).await?
             }
         };
         if acquired {
@@ -117,11 +114,6 @@ impl Refresher {
             asked_at,
             asked_at_wall,
         }))
-    }
-
-    /// Whether the token may have been spent by a holder that got lost.
-    pub(super) fn doubt(&self, in_doubt: bool) -> bool {
-        in_doubt && self.rules.keep(Rule::RememberDoubt)
     }
 
     /// Whether a call begun now ends, and its answer is in the journal, while the lease is still respected.

@@ -110,7 +110,7 @@ impl Refresher {
         if ended && came_too_late(row) {
             return Ok(Fate::Settled);
         }
-        if ended {
+        if self.stays_revoked(row) {
             return Ok(match &found.tokens.refresh_token {
                 Some(token) if !self.leave_to_revoke(row, token).await? => Fate::Kept,
                 _ => Fate::Settled,

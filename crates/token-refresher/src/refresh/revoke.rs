@@ -39,7 +39,7 @@ impl Refresher {
         if self.may_have_lost_commits().await {
             return Err(RefreshError::Busy);
         }
-        if row.in_doubt || row.lease_owner.is_some() {
+        if self.doubt(row.in_doubt || row.lease_owner.is_some()) {
             self.settle_doubt(app, row, report).await
         } else {
             self.revoke_token(app, row).await

@@ -18,6 +18,7 @@ use super::*;
 use crate::journal::MachineDisk;
 use crate::sweep::Swept;
 
+mod broken;
 mod continuity;
 mod disconnects;
 mod doors;
@@ -190,6 +191,17 @@ impl World {
         journal: Journal,
         timing: Timing,
     ) -> Arc<Refresher> {
+        self.door_keeping(Rules::default(), settings, journal, timing)
+    }
+
+    /// A process that keeps these rules.
+    fn door_keeping(
+        &self,
+        rules: Rules,
+        settings: &[(&str, &str)],
+        journal: Journal,
+        timing: Timing,
+    ) -> Arc<Refresher> {
         let set = |key: &str, value: &str| (format!("PIPEKEEPER__{key}"), value.to_owned());
         let provider = |key: &str, value: &str| set(&format!("PROVIDERS__PIPEDRIVE__{key}"), value);
         let uri = self.provider.uri();
@@ -228,7 +240,7 @@ impl World {
             client,
             journal,
             timing,
-            Rules::default(),
+            rules,
         ))
     }
 
@@ -382,7 +394,6 @@ fn sibling(vault: &Vault, row: &Connection) -> Commit {
     let to = SealedTo::of(row, &key);
     Commit {
         spent_under: None,
-        revives_revoked: false,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),
         refresh_token: vault.seal_refresh_token(to, &Secret::from("refresh-sibling")),
         scope: None,

@@ -136,7 +136,7 @@ impl Refresher {
         let failure = SpendFailure {
             retry_at,
             last_error: "commit_refused".to_owned(),
-            in_doubt: true,
+            in_doubt: self.doubt(true),
             due_at: row.due_at.max(retry_at),
         };
         let written = self

@@ -1,30 +1,40 @@
 //! `scripts/chaos`: kills, stops, outages and faults, and what has to hold after them.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Parser, ValueEnum as _};
 use pipekeeper_core::random;
 use pipekeeper_core::store::Backend;
+use tools::chaos::checker::Rule;
 use tools::chaos::sabotage::Sabotage;
-use tools::chaos::{Options, Program, run};
+use tools::chaos::{Options, Outcome, Program, run};
 use tools::measured::{Table, backend_name};
 
 /// The time in which a sabotage has to be noticed, start included.
 const NOTICED_WITHIN: Duration = Duration::from_mins(2);
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  All rules hold. With --sabotage all: each sabotage was noticed
+  1  A rule is broken, or the run could not be played. With --sabotage NAME: the rule that it is about was broken within two
+     minutes, as it has to be. With --sabotage all: not each was noticed
+  2  Wrong arguments
+  3  With --sabotage NAME: other rules were broken, or too late";
 
 /// Every sabotage, one after the other.
 const ALL: &str = "all";
 
 /// Plays a schedule of faults against the whole stack, and checks the provider's books afterwards.
 #[derive(Debug, Parser)]
-#[command(name = "scripts/chaos")]
+#[command(name = "scripts/chaos", after_help = EXIT_CODES)]
 struct Arguments {
-    /// How long faults are played [default: 10, or 1.5 with --sabotage]
+    /// How long faults are played, in minutes [default: 10, or 1.5 with --sabotage]
     #[arg(long)]
     minutes: Option<f64>,
     /// sqlite, postgres or mysql
@@ -60,9 +70,9 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let played = async {
         match arguments.sabotage.as_deref() {
-            None => play(&arguments, None).await,
+            None => play(&arguments).await,
             Some(ALL) => play_all(&arguments).await,
-            Some(name) => play(&arguments, Some(Sabotage::named(name)?)).await,
+            Some(name) => play_sabotage(&arguments, Sabotage::named(name)?).await,
         }
     };
     let played = tokio::select! {
@@ -70,7 +80,7 @@ async fn main() -> ExitCode {
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     match played {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             drop(writeln!(io::stderr(), "\nscripts/chaos: {error:#}"));
             ExitCode::FAILURE
@@ -108,29 +118,85 @@ fn options(arguments: &Arguments, sabotage: Option<Sabotage>) -> Options {
     }
 }
 
-async fn play(arguments: &Arguments, sabotage: Option<Sabotage>) -> anyhow::Result<()> {
-    let options = options(arguments, sabotage);
-    let (seed, directory) = (options.seed, options.directory.display());
+async fn play(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let options = options(arguments, None);
     let played = Box::pin(run(&options, &mut io::stdout())).await;
-    match played {
-        Ok(outcome) if outcome.verdict.violations.is_empty() => {
-            if arguments.keep.is_none() {
-                std::fs::remove_dir_all(&options.directory)?;
-            }
-            Ok(())
+    let (seed, directory) = (options.seed, options.directory.display());
+    let outcome = played.with_context(|| {
+        format!("not played to its end with seed {seed}; what is left of it is in {directory}")
+    })?;
+    let violations = outcome.verdict.violations.len();
+    ensure!(
+        violations == 0,
+        "{violations} violations with seed {seed}; what is left of the run is in {directory}"
+    );
+    forget(arguments, &options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn play_sabotage(arguments: &Arguments, sabotage: Sabotage) -> anyhow::Result<ExitCode> {
+    let options = options(arguments, Some(sabotage));
+    let outcome = Box::pin(run(&options, &mut io::stdout())).await?;
+    let noticed = Noticed::of(sabotage, &outcome);
+    writeln!(io::stdout(), "\n{}: {}", sabotage.name(), noticed.after())?;
+    Ok(if noticed.in_time() {
+        forget(arguments, &options)?;
+        ExitCode::FAILURE
+    } else {
+        let directory = options.directory.display();
+        writeln!(io::stdout(), "what is left of the run is in {directory}")?;
+        if noticed.broken.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(3)
         }
-        Ok(outcome) => bail!(
-            "{} violations with seed {seed}; what is left of the run is in {directory}",
-            outcome.verdict.violations.len(),
-        ),
-        Err(error) => Err(error.context(format!(
-            "not played to its end with seed {seed}; what is left of it is in {directory}",
-        ))),
+    })
+}
+
+/// Which rules a sabotage broke, and when.
+struct Noticed {
+    expected: Rule,
+    broken: BTreeSet<Rule>,
+    took: Duration,
+}
+
+impl Noticed {
+    fn of(sabotage: Sabotage, outcome: &Outcome) -> Self {
+        let violations = outcome.verdict.violations.iter();
+        Self {
+            expected: sabotage.expected(),
+            broken: violations.map(|violation| violation.rule).collect(),
+            took: outcome.took,
+        }
+    }
+
+    fn in_time(&self) -> bool {
+        self.broken.contains(&self.expected) && self.took <= NOTICED_WITHIN
+    }
+
+    fn after(&self) -> String {
+        if self.broken.contains(&self.expected) {
+            return format!("{} s", self.took.as_secs());
+        }
+        let others: Vec<&str> = self.broken.iter().map(|rule| rule.text()).collect();
+        if others.is_empty() {
+            "never".to_owned()
+        } else {
+            format!("never; broken was: {}", others.join("; "))
+        }
     }
 }
 
+/// Removes what is left of a run that came out as it had to.
+fn forget(arguments: &Arguments, options: &Options) -> io::Result<()> {
+    if arguments.keep.is_none() {
+        std::fs::remove_dir_all(&options.directory)?;
+    }
+    Ok(())
+}
+
 /// Every sabotage; fails unless each was noticed in time.
-async fn play_all(arguments: &Arguments) -> anyhow::Result<()> {
+async fn play_all(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut table = Table::new([
         "sabotage",
         "database",
@@ -142,30 +208,32 @@ async fn play_all(arguments: &Arguments) -> anyhow::Result<()> {
     for sabotage in Sabotage::all() {
         let options = options(arguments, Some(sabotage));
         writeln!(io::stdout(), "\n=== {}", sabotage.name())?;
-        let outcome = Box::pin(run(&options, &mut io::sink())).await?;
-        let expected = sabotage.expected();
-        let violations = outcome.verdict.violations;
-        let noticed = violations.iter().find(|found| found.rule == expected);
-        let after = match noticed {
-            Some(violation) if outcome.took <= NOTICED_WITHIN => {
-                writeln!(io::stdout(), "{violation}")?;
-                format!("{} s", outcome.took.as_secs())
+        let played = Box::pin(run(&options, &mut io::sink())).await;
+        let (after, in_time) = match &played {
+            Ok(outcome) => {
+                let noticed = Noticed::of(sabotage, outcome);
+                let mut violations = outcome.verdict.violations.iter();
+                if let Some(violation) = violations.find(|found| found.rule == noticed.expected) {
+                    writeln!(io::stdout(), "{violation}")?;
+                }
+                (noticed.after(), noticed.in_time())
             }
-            _ => {
-                unnoticed.push(sabotage.name());
-                "-".to_owned()
-            }
+            Err(error) => (format!("not played to its end: {error:#}"), false),
         };
+        writeln!(io::stdout(), "{after}")?;
+        if in_time {
+            forget(arguments, &options)?;
+        } else {
+            let directory = options.directory.display();
+            unnoticed.push(format!("{} ({directory})", sabotage.name()));
+        }
         table.row([
             sabotage.name(),
             backend_name(options.backend).to_owned(),
             options.seed.to_string(),
             after,
-            expected.text().to_owned(),
+            sabotage.expected().text().to_owned(),
         ]);
-        if arguments.keep.is_none() {
-            std::fs::remove_dir_all(&options.directory)?;
-        }
     }
     table.write(&mut io::stdout(), "\nAs docs/measured/sabotage.md has it:")?;
     ensure!(
@@ -173,5 +241,5 @@ async fn play_all(arguments: &Arguments) -> anyhow::Result<()> {
         "not noticed within {NOTICED_WITHIN:?}: {}",
         unnoticed.join(", ")
     );
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::disconnect::disconnect;
+use pipekeeper_core::disconnect::{Disconnected, disconnect};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::Connection;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::event_log::{Event, Micros, Severed};
+use super::schedule::Notice;
 use super::world::World;
 use crate::client::{Client, fingerprint};
 
@@ -170,8 +171,8 @@ impl Account {
         });
     }
 
-    /// Ends the connection, or its grant; `notify`: whether the provider tells us of an uninstall.
-    pub async fn sever(&self, world: &World, how: Severed, notify: bool) -> anyhow::Result<()> {
+    /// Ends the connection, or its grant.
+    pub async fn sever(&self, world: &World, how: Severed, notice: Notice) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         world.event_log.add(Event::Severed {
             company: self.company,
@@ -182,10 +183,20 @@ impl Account {
             Severed::Disconnected => return self.disconnect(world).await,
             Severed::Uninstalled => {
                 let mut uninstall = selection;
-                uninstall["notify"] = notify.into();
-                // Long after any consent: auth-capture does not ask the provider whether the notice is about this one.
-                uninstall["timestamp"] = "2999-01-01T00:00:00Z".into();
-                world.client.sim("uninstall", &uninstall).await?;
+                uninstall["notify"] = (notice != Notice::Lost).into();
+                if notice == Notice::LongAfter {
+                    uninstall["timestamp"] = "2999-01-01T00:00:00Z".into();
+                }
+                let told = world.client.sim("uninstall", &uninstall).await?;
+                let answers = told["notices"].as_array().map_or(&[][..], Vec::as_slice);
+                let is_revoked = answers.iter().any(|answer| {
+                    let body = answer["body"].as_str().unwrap_or_default();
+                    answer["status"] == 200 && body.contains("\"revoked\"")
+                });
+                if is_revoked {
+                    let row = self.row(world).await.ok();
+                    self.revoked(world, row.map(|row| row.generation));
+                }
             }
             Severed::Revoked => {
                 world.client.sim("revoke", &selection).await?;
@@ -212,7 +223,19 @@ impl Account {
     async fn disconnect_once(&self, world: &World) -> anyhow::Result<()> {
         let row = self.find(world).await?;
         let now = row.updated_at.max(world.event_log.now());
-        disconnect(&world.store, &row.id, now).await?;
+        let generation = match disconnect(&world.store, &row.id, now).await? {
+            Disconnected::Unknown => return Ok(()),
+            Disconnected::Now(before) => before.generation + 1,
+            Disconnected::Before(row) => row.generation,
+        };
+        self.revoked(world, Some(generation));
         Ok(())
+    }
+
+    fn revoked(&self, world: &World, generation: Option<i64>) {
+        world.event_log.add(Event::Revoked {
+            company: self.company,
+            generation,
+        });
     }
 }

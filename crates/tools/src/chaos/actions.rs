@@ -134,6 +134,9 @@ async fn act(world: &Arc<World>, action: Action) -> anyhow::Result<()> {
                 on_connection(world, account, what).await?;
             }
         }
+        Action::DisconnectBeforeStored { down_ms } => {
+            arm(world, InCall::DisconnectBeforeStored { down_ms }).await?;
+        }
         Action::SeverInCall { how, killed_for_ms } => {
             arm(world, InCall::Sever { how, killed_for_ms }).await?;
         }
@@ -154,7 +157,7 @@ async fn on_connection(
     match what {
         OnConnection::Rush => rush(world, account).await?,
         OnConnection::Reconnect => account.reconnect(world).await,
-        OnConnection::Sever { how, notify } => account.sever(world, how, notify).await?,
+        OnConnection::Sever { how, notice } => account.sever(world, how, notice).await?,
     }
     Ok(())
 }
@@ -214,7 +217,11 @@ async fn copy_journal(
 async fn rush(world: &Arc<World>, account: &Arc<Account>) -> anyhow::Result<()> {
     let generation = account.row(world).await?.generation;
     let delay = |ms: u64| json!({"token_delay_ms": ms});
-    world.client.sim("settings", &delay(RUSH_DELAY_MS)).await?;
+    {
+        let mut rushes = world.rushes.lock().await;
+        world.client.sim("settings", &delay(RUSH_DELAY_MS)).await?;
+        *rushes += 1;
+    }
     let mut asking = JoinSet::new();
     for refresher in REFRESHERS {
         let (world, account) = (Arc::clone(world), Arc::clone(account));
@@ -224,6 +231,10 @@ async fn rush(world: &Arc<World>, account: &Arc<Account>) -> anyhow::Result<()> 
         });
     }
     while asking.join_next().await.is_some() {}
-    world.client.sim("settings", &delay(0)).await?;
+    let mut rushes = world.rushes.lock().await;
+    *rushes -= 1;
+    if *rushes == 0 {
+        world.client.sim("settings", &delay(0)).await?;
+    }
     Ok(())
 }

@@ -14,12 +14,13 @@ use super::event_log::{Entry, Event};
 use super::evidence::Evidence;
 
 pub use bounds::Availability;
-pub use reuse::{Cause, Reuse};
+pub use reuse::{Cause, Lost, Reuse};
 
 /// A rule that a run can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
     ReuseHasCause,
+    FewResponsesAreLost,
     FewRefreshes,
     OldGenerationsAreNotRefreshed,
     GoodGrantsAreHeld,
@@ -36,6 +37,9 @@ impl Rule {
         match self {
             Self::ReuseHasCause => {
                 "a refresh token is presented again only if the response to it was lost, by a cause that is known"
+            }
+            Self::FewResponsesAreLost => {
+                "a kill or a stop loses at most the responses to the calls that its process had under way"
             }
             Self::FewRefreshes => {
                 "an access token is renewed at most twice in its lifetime, unless callers ask for it"
@@ -86,6 +90,7 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// Refresh tokens that were presented again although the provider had exchanged them.
     pub reuses: Vec<Reuse>,
+    pub lost: Lost,
     pub availability: Availability,
 }
 
@@ -101,7 +106,7 @@ pub enum Moment {
 /// Holds a run against the rules.
 pub fn check(evidence: &Evidence, moment: Moment) -> Verdict {
     let timeline = Timeline::of(&evidence.event_log);
-    let (reuses, mut violations) = reuse::all(evidence, &timeline);
+    let (reuses, lost, mut violations) = reuse::all(evidence, &timeline);
     violations.extend(bounds::few_refreshes(evidence, &timeline));
     violations.extend(bounds::old_generations_are_not_refreshed(
         evidence, &timeline,
@@ -120,9 +125,18 @@ pub fn check(evidence: &Evidence, moment: Moment) -> Verdict {
         }));
         violations.extend(unplanned(evidence));
     }
+    let too_soon = timeline.struck_too_soon().into_iter();
+    violations.extend(too_soon.map(|(process, at_us)| Violation {
+        rule: Rule::RunsAsPlanned,
+        what: format!(
+            "{process} was sent a signal at {}, before it had been ready for a second",
+            clock(at_us)
+        ),
+    }));
     Verdict {
         violations,
         reuses,
+        lost,
         availability,
     }
 }

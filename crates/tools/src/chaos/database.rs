@@ -153,8 +153,14 @@ impl Database {
         let (schema, quote) = match self.at.backend() {
             Backend::Sqlite => {
                 let file = self.file();
+                // Before the file is replaced: to its connections a log by this name would be the new file's.
                 for log in ["db-wal", "db-shm"] {
-                    fs::remove_file(file.with_extension(log))?;
+                    match fs::remove_file(file.with_extension(log)) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(error.into());
+                        }
+                        _ => {}
+                    }
                 }
                 return Ok(fs::rename(self.snapshot_file(), file)?);
             }

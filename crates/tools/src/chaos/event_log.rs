@@ -76,6 +76,12 @@ pub enum Event {
         company: u32,
         how: Severed,
     },
+    /// Whoever ended a connection here was told so: its row is revoked from now on.
+    Revoked {
+        company: u32,
+        /// What the row's was then, if it could be read.
+        generation: Option<i64>,
+    },
     /// A user is about to give a new consent.
     Consenting {
         company: u32,
@@ -85,10 +91,11 @@ pub enum Event {
         company: u32,
         began_us: Micros,
     },
-    /// A row was seen in a state that it had not been seen in before.
+    /// A row was seen in another state or generation than before.
     RowState {
         company: u32,
         state: String,
+        generation: i64,
         /// When it was read.
         read_us: Micros,
     },

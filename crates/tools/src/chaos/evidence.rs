@@ -68,6 +68,11 @@ impl Call {
     pub fn arrived_us(&self) -> Micros {
         self.arrived_at_us.unwrap_or(self.at_us)
     }
+
+    /// When the provider sent its response; never, if it did not.
+    pub fn answered_us(&self) -> Micros {
+        self.answered_at_us.unwrap_or(Micros::MAX)
+    }
 }
 
 /// An entry of the simulator's books.
@@ -129,7 +134,9 @@ impl Evidence {
         let synced: Vec<_> = synced.iter().collect();
         lines(&directory.join("synced.jsonl"), &synced)?;
         let refused: Vec<_> = refused.iter().collect();
-        lines(&directory.join("refused.jsonl"), &refused)
+        lines(&directory.join("refused.jsonl"), &refused)?;
+        let settled: Vec<_> = self.responses.settled.iter().collect();
+        lines(&directory.join("settled.jsonl"), &settled)
     }
 
     /// The companies that the run is about.

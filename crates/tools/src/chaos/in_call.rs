@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::account::Account;
 use super::event_log::{Event, Severed};
 use super::evidence;
-use super::schedule::Point;
+use super::schedule::{Notice, POINTS, Point};
 use super::trigger::Hit;
 use super::world::World;
 
@@ -25,6 +25,9 @@ const SEVERED: Duration = Duration::from_millis(150);
 
 /// A step that could not be done to the call that was hit waits so long for another one.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// The reason of a signal between journal and database.
+const BEFORE_STORED: &str = "before_stored";
 
 #[derive(Debug, Clone, Copy)]
 pub enum InCall {
@@ -39,6 +42,10 @@ pub enum InCall {
     },
     StopBeforeStored {
         for_ms: u64,
+    },
+    /// The response is in the journal only when the connection is disconnected.
+    DisconnectBeforeStored {
+        down_ms: u64,
     },
     /// The connection ends.
     Sever {
@@ -65,6 +72,11 @@ impl Armed {
     }
 }
 
+/// Whether a signal for this reason was aimed at a point of a token call.
+pub(super) fn is_in_call(why: &str) -> bool {
+    why == BEFORE_STORED || POINTS.iter().any(|point| point.name() == why)
+}
+
 /// Has the step done to the next token call of a refresh.
 pub async fn arm(world: &World, step: InCall) -> anyhow::Result<()> {
     let number = world.armed.last.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +92,7 @@ async fn post(world: &World, number: u64, step: InCall) -> anyhow::Result<()> {
         InCall::KillBeforeStored { .. } | InCall::StopBeforeStored { .. } => {
             (Point::BeforeCommit, 0)
         }
-        InCall::Sever { .. } => (Point::AfterCommit, 0),
+        InCall::DisconnectBeforeStored { .. } | InCall::Sever { .. } => (Point::AfterCommit, 0),
     };
     let fault = json!({
         "on": "token",
@@ -125,7 +137,10 @@ async fn handle(world: Arc<World>, hit: Hit) {
                 failed(error);
             }
         }
-        Err(error) => failed(error),
+        Err(error) => {
+            world.armed.steps().remove(&number);
+            failed(error);
+        }
     }
 }
 
@@ -154,7 +169,7 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
             };
             drop(hit);
             tokio::time::sleep(JOURNALED).await;
-            claim.kill("before_stored", down_ms).await;
+            claim.kill(BEFORE_STORED, down_ms).await;
             drop(away);
         }
         InCall::StopBeforeStored { for_ms } => {
@@ -167,8 +182,26 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 drop(away);
             };
-            let stopped = claim.stop("before_stored", Duration::from_millis(for_ms));
+            let stopped = claim.stop(BEFORE_STORED, Duration::from_millis(for_ms));
             tokio::join!(stopped, put_back);
+        }
+        InCall::DisconnectBeforeStored { down_ms } => {
+            let (Some(claim), Some(account)) = (claim(), refreshed_by(world, &hit).await?) else {
+                return Ok(Attempt::NotNow);
+            };
+            let Some(away) = world.try_database_away()? else {
+                return Ok(Attempt::NotNow);
+            };
+            drop(hit);
+            tokio::time::sleep(JOURNALED).await;
+            // Waits for the database where it is away for this process too.
+            let disconnected = account.sever(world, Severed::Disconnected, Notice::Lost);
+            let killed = async {
+                claim.kill(BEFORE_STORED, down_ms).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(away);
+            };
+            tokio::join!(disconnected, killed).0?;
         }
         InCall::Sever { how, killed_for_ms } => {
             let killed = match killed_for_ms {
@@ -181,7 +214,7 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
             let Some(account) = refreshed_by(world, &hit).await? else {
                 return Ok(Attempt::NotNow);
             };
-            let severing = account.sever(world, how, true);
+            let severing = account.sever(world, how, Notice::LongAfter);
             tokio::pin!(severing);
             let in_time = tokio::time::timeout(SEVERED, &mut severing).await;
             if let Some((claim, down_ms)) = killed {
@@ -197,7 +230,7 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
     Ok(Attempt::Done)
 }
 
-/// The account whose token call was hit after the provider's commit: the last one of this process in the simulator's log.
+/// The account whose token call was hit after the provider's commit: its call is in the simulator's log, and not answered.
 async fn refreshed_by<'a>(world: &'a World, hit: &Hit) -> anyhow::Result<Option<&'a Arc<Account>>> {
     let since = world.log_read_to.load(Ordering::Relaxed);
     let (calls, next) = evidence::calls_since(world, since).await?;
@@ -206,7 +239,10 @@ async fn refreshed_by<'a>(world: &'a World, hit: &Hit) -> anyhow::Result<Option<
         .log_read_to
         .fetch_max(next.saturating_sub(1_000), Ordering::Relaxed);
     let call = calls.iter().rev().find(|call| {
-        call.call == "refresh" && call.sender() == Some((hit.process.as_str(), hit.life))
+        call.call == "refresh"
+            && call.fault.as_deref() == Some("call after_commit")
+            && call.answered_at_us.is_none()
+            && call.sender() == Some((hit.process.as_str(), hit.life))
     });
     let company = call.and_then(|call| call.company_id);
     let company = company.context("the call that was hit is not in the simulator's log")?;

@@ -159,6 +159,12 @@ impl Journals {
         Ok(())
     }
 
+    /// Slots that are copies.
+    pub fn copies(&self) -> BTreeSet<PathBuf> {
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.clone()
+    }
+
     /// Deletes all segments.
     pub fn delete_segments(&self) {
         let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();

@@ -21,6 +21,9 @@ pub struct Figures {
     /// Starts that came to nothing, for want of a journal.
     pub refused_starts: usize,
     pub outages: usize,
+    /// Refresh calls whose responses were lost to signals, and those that were under way at these signals.
+    pub lost_to_signals: usize,
+    pub under_way: usize,
     /// Connections that were ended.
     pub severed: usize,
     /// Token calls of refreshes, by what came of them.
@@ -45,6 +48,8 @@ pub struct Reuses {
     pub disk_refused: usize,
     pub overtaken: usize,
     pub disconnected: usize,
+    /// After a refusal.
+    pub tried_again: usize,
     pub without_cause: usize,
 }
 
@@ -102,6 +107,8 @@ impl Figures {
             data: tally(&evidence.data),
             webhook: tally(&refreshes),
             availability: verdict.availability.per_ten_thousand(),
+            lost_to_signals: verdict.lost.responses,
+            under_way: verdict.lost.under_way,
             ..Self::default()
         };
         for entry in &evidence.event_log {
@@ -120,6 +127,7 @@ impl Figures {
                 Ok(Cause::DiskRefused(_)) => &mut reuses.disk_refused,
                 Ok(Cause::Overtaken(_)) => &mut reuses.overtaken,
                 Ok(Cause::Disconnected(_)) => &mut reuses.disconnected,
+                Ok(Cause::TriedAgain(_)) => &mut reuses.tried_again,
                 Err(_) => &mut reuses.without_cause,
             } += 1;
         }
@@ -136,7 +144,7 @@ impl Figures {
             Event::Signal { signal, why, .. } => match signal {
                 Signal::Kill => {
                     self.kills += 1;
-                    if why != "at random" {
+                    if super::in_call::is_in_call(why) {
                         count(&mut self.kills_in_calls, why);
                     }
                 }
@@ -208,6 +216,11 @@ impl fmt::Display for Figures {
         writeln!(f, "refreshes            {}", list(&self.refreshes))?;
         writeln!(f, "  with a fault       {}", self.faults)?;
         writeln!(f, "presented again      {}", self.reuses)?;
+        writeln!(
+            f,
+            "lost to signals      {} responses, of {} calls under way",
+            self.lost_to_signals, self.under_way
+        )?;
         writeln!(f, "reauth_required      {}", list(&self.ended))?;
         writeln!(f, "new consents         {}", self.consents)?;
         writeln!(f, "data requests        {}", list(&self.data))?;
@@ -225,13 +238,14 @@ impl fmt::Display for Reuses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} never arrived, {} killed or stopped before the fsync, {} out of reach, {} refused by the disk, {} overtaken, {} disconnected in doubt, {} without a cause",
+            "{} never arrived, {} killed or stopped before the fsync, {} out of reach, {} refused by the disk, {} overtaken, {} disconnected in doubt, {} tried again after a refusal, {} without a cause",
             self.never_arrived,
             self.interrupted,
             self.out_of_reach,
             self.disk_refused,
             self.overtaken,
             self.disconnected,
+            self.tried_again,
             self.without_cause
         )
     }

@@ -1,9 +1,9 @@
 //! Which responses of the provider were durable, and when: from the notes of the refreshers' disk or, where they wrote to the
 //! machine's own, from their journals. Both are read by code of this crate's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -25,6 +25,19 @@ pub struct Responses {
     pub synced: BTreeMap<String, Vec<OnDisk>>,
     /// The disk was full.
     pub refused: BTreeMap<String, Vec<OnDisk>>,
+    /// A process noted that it is in the database, or of no more use.
+    pub settled: BTreeMap<String, Vec<OnDisk>>,
+    pub kept: Kept,
+}
+
+/// By what the run knows of the disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    #[default]
+    BySyncLog,
+    /// Only by what the journals hold in the end.
+    ByJournal,
 }
 
 /// A response that met a disk.
@@ -36,48 +49,83 @@ pub struct OnDisk {
 }
 
 impl Responses {
-    /// Reads the sync log of a refresher that writes to this journal.
+    /// Reads the sync log of a refresher that writes to this journal. Only the last note of a life may be torn: the next life
+    /// begins with two newlines.
     pub(super) fn add_sync_log(
         &mut self,
         sync_log: &Path,
         journal: &str,
         vault: &Vault,
     ) -> anyhow::Result<()> {
-        let text = fs::read(sync_log).unwrap_or_default();
-        for line in text.split(|byte| *byte == b'\n') {
-            // The last note may be in the making.
-            let Ok(note) = serde_json::from_slice::<Note>(line) else {
-                continue;
+        let text = fs::read(sync_log).with_context(|| format!("read {}", sync_log.display()))?;
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+        // By the key that a response and the mark that it is settled share.
+        let mut token_of: BTreeMap<Key, String> = BTreeMap::new();
+        let mut settled = Vec::new();
+        for (index, line) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| !line.is_empty())
+        {
+            let note = match serde_json::from_slice::<Note>(line) {
+                Ok(note) => note,
+                Err(_torn) if lines.get(index + 1).is_none_or(|next| next.is_empty()) => continue,
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("line {} of {}", index + 1, sync_log.display()));
+                }
             };
-            let list = match note.noted {
-                Noted::Synced => &mut self.synced,
-                Noted::Refused => &mut self.refused,
+            let on_disk = || OnDisk {
+                at_us: note.at_us,
+                journal: journal.to_owned(),
             };
-            for (token, _) in tokens(note.lines.as_bytes(), vault)? {
-                list.entry(token).or_default().push(OnDisk {
-                    at_us: note.at_us,
-                    journal: journal.to_owned(),
-                });
+            for read in read(note.lines.as_bytes(), vault)? {
+                match (read, note.noted) {
+                    (Read::Token { key, token, .. }, Noted::Synced | Noted::Refused) => {
+                        let list = if note.noted == Noted::Synced {
+                            &mut self.synced
+                        } else {
+                            &mut self.refused
+                        };
+                        list.entry(token.clone()).or_default().push(on_disk());
+                        token_of.insert(key, token);
+                    }
+                    (Read::Settled { key }, Noted::Settled) => settled.push((key, on_disk())),
+                    _ => {}
+                }
+            }
+        }
+        for (key, on_disk) in settled {
+            if let Some(token) = token_of.get(&key) {
+                self.settled.entry(token.clone()).or_default().push(on_disk);
             }
         }
         Ok(())
     }
 
-    /// Reads a journal after the run; a response counts from when it was received.
+    /// Reads a journal after the run, but for slots that were copied there; a response counts from when it was received.
     pub(super) fn add_journal(
         &mut self,
         directory: &Path,
         journal: &str,
+        copies: &BTreeSet<PathBuf>,
         vault: &Vault,
     ) -> anyhow::Result<()> {
+        self.kept = Kept::ByJournal;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
+            if copies.contains(&path) {
+                continue;
+            }
             if path.is_dir() {
-                self.add_journal(&path, journal, vault)?;
+                self.add_journal(&path, journal, copies, vault)?;
             } else if path.extension().is_some_and(|is| is == "jsonl") {
-                let read = tokens(&fs::read(&path)?, vault);
+                let read = read(&fs::read(&path)?, vault);
                 let read = read.with_context(|| format!("read {}", path.display()))?;
-                for (token, at_us) in read {
+                for read in read {
+                    let Read::Token { token, at_us, .. } = read else {
+                        continue;
+                    };
                     self.synced.entry(token).or_default().push(OnDisk {
                         at_us,
                         journal: journal.to_owned(),
@@ -109,20 +157,44 @@ struct Tokens {
     refresh_token: Option<String>,
 }
 
-/// The refresh tokens in the whole entries of a segment, and when each response was received.
-fn tokens(segment: &[u8], vault: &Vault) -> anyhow::Result<Vec<(String, Micros)>> {
+/// The connection, the generation, and the fingerprint of the token that was spent.
+type Key = (String, i64, String);
+
+/// What an entry of a segment says.
+enum Read {
+    /// The refresh token in a response, and when that was received.
+    Token {
+        key: Key,
+        token: String,
+        at_us: Micros,
+    },
+    Settled {
+        key: Key,
+    },
+}
+
+/// The whole entries of a segment.
+fn read(segment: &[u8], vault: &Vault) -> anyhow::Result<Vec<Read>> {
     let mut found = Vec::new();
     for line in segment.split(|byte| *byte == b'\n') {
         // A torn line is no JSON, and holds no response. What is JSON has to be understood.
         if let Ok(line) = serde_json::from_slice::<Value>(line) {
-            found.extend(token(line, vault)?);
+            found.extend(entry(line, vault)?);
         }
     }
     Ok(found)
 }
 
-fn token(line: Value, vault: &Vault) -> anyhow::Result<Option<(String, Micros)>> {
+fn entry(line: Value, vault: &Vault) -> anyhow::Result<Option<Read>> {
     let Line { entry } = serde_json::from_value(line)?;
+    let key = (
+        entry.connection.clone(),
+        entry.generation,
+        entry.spent.clone(),
+    );
+    if entry.kind == "settled" {
+        return Ok(Some(Read::Settled { key }));
+    }
     let Some(body) = entry.body.filter(|_| entry.kind == "answer") else {
         return Ok(None);
     };
@@ -138,7 +210,11 @@ fn token(line: Value, vault: &Vault) -> anyhow::Result<Option<(String, Micros)>>
     // A provider's error page with status 200 is journaled, too.
     let tokens = serde_json::from_slice::<Tokens>(&body).ok();
     let token = tokens.and_then(|tokens| tokens.refresh_token);
-    Ok(token.map(|token| (fingerprint(&token), entry.at)))
+    Ok(token.map(|token| Read::Token {
+        key,
+        token: fingerprint(&token),
+        at_us: entry.at,
+    }))
 }
 
 #[cfg(test)]
@@ -198,12 +274,16 @@ mod tests {
         fs::write(home.path().join("slot/1.jsonl"), text).unwrap();
 
         let mut responses = Responses::default();
-        responses.add_journal(home.path(), "own", &vault).unwrap();
+        let home = home.path();
+        fs::create_dir(home.join("copy")).unwrap();
+        fs::copy(home.join("slot/1.jsonl"), home.join("copy/1.jsonl")).unwrap();
+        let copies = BTreeSet::from([home.join("copy")]);
+        responses.add_journal(home, "own", &copies, &vault).unwrap();
 
         let expected = [(fingerprint("new"), on_disk(7))];
         assert_eq!(responses.synced, expected.into());
-        fs::write(home.path().join("slot/2.jsonl"), "{}\n").unwrap();
-        assert!(responses.add_journal(home.path(), "own", &vault).is_err());
+        fs::write(home.join("slot/2.jsonl"), "{}\n").unwrap();
+        assert!(responses.add_journal(home, "own", &copies, &vault).is_err());
     }
 
     #[test]
@@ -211,8 +291,8 @@ mod tests {
         let vault = vault();
         let home = TestDirectory::create();
         let log = home.path().join("log");
-        let note = |at_us, noted, token| {
-            let lines = line(&vault, token);
+        let note = |at_us, noted, lines: &str| {
+            let lines = lines.to_owned();
             serde_json::to_string(&Note {
                 at_us,
                 noted,
@@ -220,19 +300,35 @@ mod tests {
             })
             .unwrap()
         };
-        let (kept, lost) = (
-            note(9, Noted::Synced, "kept"),
-            note(8, Noted::Refused, "lost"),
+        let kept = line(&vault, "kept");
+        let mut mark: Value = serde_json::from_str(&kept).unwrap();
+        mark["entry"]["kind"] = "settled".into();
+        mark["entry"]["body"] = Value::Null;
+        let (synced, refused, settled) = (
+            note(9, Noted::Synced, &kept),
+            note(8, Noted::Refused, &line(&vault, "lost")),
+            note(10, Noted::Settled, &mark.to_string()),
         );
-        fs::write(&log, format!("{lost}\n{kept}\n{{\"at")).unwrap();
+        let read = |text: String| {
+            fs::write(&log, text).unwrap();
+            let mut responses = Responses::default();
+            let read = responses.add_sync_log(&log, "own", &vault);
+            read.map(|()| responses)
+        };
 
-        let mut responses = Responses::default();
-        responses.add_sync_log(&log, "own", &vault).unwrap();
+        // The first life was killed in the middle of a note, and the second one is making one.
+        let responses = read(format!(
+            "\n\n{refused}\n{{\"at\n\n{synced}\n{settled}\n{{\"at"
+        ));
 
-        assert_eq!(responses.synced, [(fingerprint("kept"), on_disk(9))].into());
-        assert_eq!(
-            responses.refused,
-            [(fingerprint("lost"), on_disk(8))].into()
-        );
+        let responses = responses.unwrap();
+        let only = |token, at_us| BTreeMap::from([(fingerprint(token), on_disk(at_us))]);
+        assert_eq!(responses.synced, only("kept", 9));
+        assert_eq!(responses.refused, only("lost", 8));
+        assert_eq!(responses.settled, only("kept", 10));
+        assert!(read(format!("{refused}\n{{\"at\n{synced}\n")).is_err());
+        fs::remove_file(&log).unwrap();
+        let missing = Responses::default().add_sync_log(&log, "own", &vault);
+        assert!(missing.is_err());
     }
 }

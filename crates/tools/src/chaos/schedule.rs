@@ -86,6 +86,11 @@ pub enum Action {
         connection: usize,
         what: OnConnection,
     },
+    /// `kill -9` of whichever refresher makes the next token call, when the response is journaled and not stored; the
+    /// connection is disconnected before anybody can store it.
+    DisconnectBeforeStored {
+        down_ms: u64,
+    },
     /// The connection whose refresh comes next is ended while the provider's response is on its way; its refresher may be
     /// killed, too.
     SeverInCall {
@@ -101,8 +106,20 @@ pub enum OnConnection {
     Rush,
     /// A new consent, although it is active.
     Reconnect,
-    /// It is ended; the provider's notice of an uninstall may get lost.
-    Sever { how: Severed, notify: bool },
+    Sever {
+        how: Severed,
+        notice: Notice,
+    },
+}
+
+/// The provider's notice of an uninstall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    Lost,
+    /// Written long after any consent: nobody is asked whether it is about the newest one.
+    LongAfter,
+    /// Written at once: near a consent it is verified by a refresh.
+    AtOnce,
 }
 
 /// Where in a token call the caller dies.
@@ -193,7 +210,7 @@ const API_FAULTS: [Fault; 6] = [
     },
 ];
 
-const POINTS: [Point; 4] = [
+pub(super) const POINTS: [Point; 4] = [
     Point::BeforeCommit,
     Point::AfterCommit,
     Point::MidAnswer,
@@ -221,8 +238,6 @@ pub struct Targets {
     pub connections: usize,
     /// Whether the run can put the refreshers' clocks wrong.
     pub has_clocks: bool,
-    /// Whether the run can have the database go back.
-    pub has_snapshots: bool,
 }
 
 /// A kind of action.
@@ -254,6 +269,7 @@ enum KindName {
     Disconnect,
     Revoke,
     SeverInCall,
+    DisconnectBeforeStored,
 }
 
 const fn kind(name: KindName, mean_ms: u64, draw: fn(&mut Dice, &Targets) -> Action) -> Kind {
@@ -264,7 +280,7 @@ const fn kind(name: KindName, mean_ms: u64, draw: fn(&mut Dice, &Targets) -> Act
     }
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     kind(KindName::Kill, 1_200, kill),
     kind(KindName::KillInCall, 1_000, kill_in_call),
     kind(KindName::KillBeforeStored, 20_000, kill_before_stored),
@@ -284,12 +300,16 @@ const KINDS: [Kind; 19] = [
     kind(KindName::Disconnect, 7_000, disconnect),
     kind(KindName::Revoke, 150_000, revoke),
     kind(KindName::SeverInCall, 6_000, sever_in_call),
+    kind(
+        KindName::DisconnectBeforeStored,
+        20_000,
+        disconnect_before_stored,
+    ),
 ];
 
 impl KindName {
     fn is_played(self, targets: &Targets) -> bool {
-        (self != Self::Clock || targets.has_clocks)
-            && (self != Self::Restore || targets.has_snapshots)
+        self != Self::Clock || targets.has_clocks
     }
 }
 
@@ -308,7 +328,7 @@ impl Sabotage {
             Self::GenerationsNotCompared => &[KindName::Rush, KindName::StopBeforeStored],
             Self::LeasesIgnored => &[KindName::Rush],
             Self::DoubtIgnored => &[KindName::KillInCall],
-            Self::RevokedRevived => &[KindName::SeverInCall],
+            Self::RevokedRevived => &[KindName::SeverInCall, KindName::DisconnectBeforeStored],
         }
     }
 }
@@ -484,19 +504,29 @@ fn reconnect(dice: &mut Dice, targets: &Targets) -> Action {
 }
 
 fn uninstall(dice: &mut Dice, targets: &Targets) -> Action {
-    let notify = dice.percent(90);
+    let notice = match dice.below(10) {
+        0 => Notice::Lost,
+        1..=5 => Notice::LongAfter,
+        _ => Notice::AtOnce,
+    };
     let how = Severed::Uninstalled;
-    on_connection(dice, targets, OnConnection::Sever { how, notify })
+    on_connection(dice, targets, OnConnection::Sever { how, notice })
 }
 
 fn disconnect(dice: &mut Dice, targets: &Targets) -> Action {
-    let (how, notify) = (Severed::Disconnected, false);
-    on_connection(dice, targets, OnConnection::Sever { how, notify })
+    let (how, notice) = (Severed::Disconnected, Notice::Lost);
+    on_connection(dice, targets, OnConnection::Sever { how, notice })
 }
 
 fn revoke(dice: &mut Dice, targets: &Targets) -> Action {
-    let (how, notify) = (Severed::Revoked, false);
-    on_connection(dice, targets, OnConnection::Sever { how, notify })
+    let (how, notice) = (Severed::Revoked, Notice::Lost);
+    on_connection(dice, targets, OnConnection::Sever { how, notice })
+}
+
+fn disconnect_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+    Action::DisconnectBeforeStored {
+        down_ms: dice.between(0, 300),
+    }
 }
 
 fn sever_in_call(dice: &mut Dice, _: &Targets) -> Action {
@@ -577,14 +607,20 @@ impl fmt::Display for Action {
                     write!(f, "all refreshers are asked for connection {connection}")
                 }
                 OnConnection::Reconnect => write!(f, "reconnect connection {connection}"),
-                OnConnection::Sever { how, notify } => {
-                    let notice = match how {
-                        Severed::Uninstalled if !notify => ", the notice is lost",
-                        Severed::Disconnected | Severed::Uninstalled | Severed::Revoked => "",
+                OnConnection::Sever { how, notice } => {
+                    let notice = match (how, notice) {
+                        (Severed::Uninstalled, Notice::Lost) => ", the notice is lost",
+                        (Severed::Uninstalled, Notice::LongAfter) => ", the notice is dated later",
+                        (Severed::Uninstalled, Notice::AtOnce)
+                        | (Severed::Disconnected | Severed::Revoked, _) => "",
                     };
                     write!(f, "connection {connection}: {how:?}{notice}")
                 }
             },
+            Self::DisconnectBeforeStored { down_ms } => write!(
+                f,
+                "kill the next refresher that calls between journal and database, back after {down_ms} ms, and disconnect the connection"
+            ),
             Self::SeverInCall { how, killed_for_ms } => {
                 write!(
                     f,
@@ -609,7 +645,6 @@ mod tests {
         journals: 3,
         connections: 100,
         has_clocks: true,
-        has_snapshots: true,
     };
 
     #[test]
@@ -669,11 +704,12 @@ mod tests {
     #[test]
     fn a_sabotage_is_aimed_at_every_second() {
         for sabotage in Sabotage::all() {
-            for kind in KINDS {
-                if sabotage.aimed().contains(&kind.name) {
-                    let steps = kind.steps(Dice::new(1), 20_000, &TARGETS, Some(sabotage));
-                    assert!(steps.len() >= 10, "{sabotage:?} {:?}", kind.name);
-                }
+            assert!(!sabotage.aimed().is_empty(), "{sabotage:?}");
+            for name in sabotage.aimed() {
+                let kind = KINDS.iter().find(|kind| kind.name == *name);
+                let kind = kind.expect("every step has a kind");
+                let steps = kind.steps(Dice::new(1), 20_000, &TARGETS, Some(sabotage));
+                assert!(steps.len() >= 10, "{sabotage:?} {name:?}");
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::Context as _;
-use pipekeeper_core::store::{Backend, Store};
+use pipekeeper_core::store::Store;
 use pipekeeper_core::vault::Vault;
 use serde_json::json;
 use tokio::sync::RwLock;
@@ -65,6 +65,8 @@ pub struct World {
     pub answers: Answers,
     /// Up to where the simulator's log is of no more interest to steps.
     pub log_read_to: AtomicU64,
+    /// How many rushes are under way: as long as there are any the provider is slow.
+    pub rushes: tokio::sync::Mutex<usize>,
     program: Program,
     plan: Plan,
 }
@@ -122,6 +124,7 @@ impl World {
             accounts: Vec::new(),
             answers: Answers::default(),
             log_read_to: AtomicU64::new(0),
+            rushes: tokio::sync::Mutex::default(),
             program: options.program,
             plan,
         };
@@ -146,7 +149,6 @@ impl World {
             journals: JOURNALS.len(),
             connections: options.connections,
             has_clocks: matches!(options.program, Program::Injected { .. }),
-            has_snapshots: options.backend != Backend::Sqlite,
         }
     }
 
@@ -180,7 +182,8 @@ impl World {
         }
         if self.program == Program::Product {
             for (directory, journal) in self.journals.directories().iter().zip(JOURNALS) {
-                responses.add_journal(directory, journal, &self.vault)?;
+                let copies = self.journals.copies();
+                responses.add_journal(directory, journal, &copies, &self.vault)?;
             }
         }
         Ok(responses)

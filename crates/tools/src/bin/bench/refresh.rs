@@ -231,7 +231,6 @@ async fn floor(
                     let at = SystemClock::shared().now();
                     let commit = Commit {
                         spent_under: Some("floor".to_owned()),
-                        revives_revoked: false,
                         access_token: row.access_token.clone(),
                         refresh_token: row.refresh_token.clone(),
                         scope: Some(row.scope.clone()),

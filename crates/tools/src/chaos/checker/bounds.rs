@@ -7,9 +7,9 @@ use pipekeeper_core::webhook::RefreshOutcome;
 use super::timeline::Timeline;
 use super::windows::{Window, any_touches, down, ended};
 use super::{Rule, Violation, clock};
-use crate::chaos::event_log::Micros;
+use crate::chaos::event_log::{Event, Micros, Severed};
 use crate::chaos::evidence::{Call, Evidence};
-use crate::chaos::load::{Answered, Outcome};
+use crate::chaos::load::{Answered, Asked, Outcome};
 
 /// Renewals of one access token within its lifetime that no caller has asked for.
 const RENEWALS: usize = 2;
@@ -17,11 +17,12 @@ const RENEWALS: usize = 2;
 /// After the database was away, or back in time, refreshers spend nothing for so long.
 const RECOVERS_WITHIN_US: Micros = 6_000_000;
 
-/// Of so many requests a share says something.
+/// Fewer requests than this, in number and per cent of all, say nothing.
 const ENOUGH: usize = 100;
+const ENOUGH_PER_CENT: usize = 20;
 
 /// Within one lifetime of an access token there are two more refreshes at most, and one more for each caller that asked for
-/// one meanwhile.
+/// one meanwhile and was not told that there had been a newer one before, and for each uninstall, whose notice may be verified.
 pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec<Violation> {
     let mut minted: BTreeMap<u32, Vec<&Call>> = BTreeMap::new();
     for call in &evidence.calls {
@@ -33,7 +34,8 @@ pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec
         }
     }
     let mut asked: BTreeMap<u32, Vec<&Answered>> = BTreeMap::new();
-    for ask in &evidence.refreshes {
+    let caused = |ask: &&Asked| !matches!(ask.newer, Some((_, RefreshOutcome::AlreadyNewer)));
+    for ask in evidence.refreshes.iter().filter(caused) {
         let of_company = asked.entry(ask.answered.company).or_default();
         of_company.push(&ask.answered);
     }
@@ -51,7 +53,11 @@ pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec
                 from: call.at_us,
                 until: Some(until),
             };
-            let callers = asked.iter().filter(|ask| window.touches(ask)).count();
+            let severed = timeline.severed.get(company).into_iter().flatten();
+            let verified = severed
+                .filter(|(at_us, how)| *how == Severed::Uninstalled && window.holds(*at_us))
+                .count();
+            let callers = asked.iter().filter(|ask| window.touches(ask)).count() + verified;
             if renewals > RENEWALS + callers {
                 violations.push(Violation {
                     rule: Rule::FewRefreshes,
@@ -76,12 +82,13 @@ fn lifetime_at(timeline: &Timeline<'_>, at_us: Micros) -> Micros {
 }
 
 /// A refresh for a caller who names a generation makes the next one, or one more if a journal holds the next one and that has
-/// had its time. Anything newer was there before: then nothing is refreshed.
+/// had its time. If anything newer was known to be there before, nothing is refreshed.
 pub(super) fn old_generations_are_not_refreshed(
     evidence: &Evidence,
     timeline: &Timeline<'_>,
 ) -> Vec<Violation> {
     let mut violations = Vec::new();
+    let known = known_generations(evidence);
     for asked in &evidence.refreshes {
         let (Some(named), Some((newer, RefreshOutcome::Refreshed))) =
             (asked.generation, asked.newer)
@@ -98,7 +105,12 @@ pub(super) fn old_generations_are_not_refreshed(
         let gone_back = timeline
             .restored_between(began_us - RECOVERS_WITHIN_US, *ended_us)
             .is_some();
-        if newer > named + 2 && !gone_back {
+        let known = known.get(company).into_iter().flatten();
+        let known = known
+            .filter(|(at_us, _)| at_us < began_us)
+            .map(|(_, generation)| *generation);
+        let was_newer = known.max().is_some_and(|known| known > named);
+        if (newer > named + 2 || was_newer) && !gone_back {
             violations.push(Violation {
                 rule: Rule::OldGenerationsAreNotRefreshed,
                 what: format!(
@@ -111,12 +123,37 @@ pub(super) fn old_generations_are_not_refreshed(
     violations
 }
 
+/// By company: the generations that were read or told of, and when.
+fn known_generations(evidence: &Evidence) -> BTreeMap<u32, Vec<(Micros, i64)>> {
+    let mut known: BTreeMap<u32, Vec<(Micros, i64)>> = BTreeMap::new();
+    for entry in &evidence.event_log {
+        if let Event::RowState {
+            company,
+            generation,
+            ..
+        } = &entry.event
+        {
+            let of_company = known.entry(*company).or_default();
+            of_company.push((entry.at_us, *generation));
+        }
+    }
+    for asked in &evidence.refreshes {
+        if let Some((generation, _)) = asked.newer {
+            let of_company = known.entry(asked.answered.company).or_default();
+            of_company.push((asked.answered.ended_us, generation));
+        }
+    }
+    known
+}
+
 /// How many of the requests succeeded that had all they need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Availability {
     /// For grants that were good, while the data-api, the refresher that it asks and the database were up.
     pub requests: usize,
     pub succeeded: usize,
+    /// All requests.
+    pub of: usize,
 }
 
 impl Availability {
@@ -138,7 +175,10 @@ impl Availability {
                 && !is_down(&answered.process, answered)
                 && !refresher.is_some_and(|refresher| is_down(refresher, answered))
         };
-        let mut availability = Self::default();
+        let mut availability = Self {
+            of: evidence.data.len(),
+            ..Self::default()
+        };
         for answered in evidence.data.iter().filter(has_all) {
             availability.requests += 1;
             availability.succeeded += usize::from(answered.outcome == Outcome::Right);
@@ -155,11 +195,18 @@ impl Availability {
         let Self {
             requests,
             succeeded,
+            of,
         } = self;
-        let too_few = requests >= ENOUGH && succeeded * 100 < requests * 95;
-        too_few.then(|| Violation {
+        let what = if requests < ENOUGH || requests * 100 < of * ENOUGH_PER_CENT {
+            format!("only {requests} of {of} data requests had all they need: that proves nothing")
+        } else if succeeded * 100 < requests * 95 {
+            format!("{succeeded} of {requests} data requests succeeded")
+        } else {
+            return None;
+        };
+        Some(Violation {
             rule: Rule::DataIsAvailable,
-            what: format!("{succeeded} of {requests} data requests succeeded"),
+            what,
         })
     }
 }

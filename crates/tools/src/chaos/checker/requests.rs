@@ -51,10 +51,6 @@ pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<Violation> {
             } => None,
             // A process that was stopped finds the time up in which a request has to arrive.
             Outcome::Status { status: 408, .. } if is_down(answered) => None,
-            // Renewed a moment ago and refused again: the connection is active.
-            Outcome::Status {
-                status: 409, said, ..
-            } if said.contains("refused_after_renewal") => None,
             Outcome::Status { status: 409, .. } if is_over(answered) => None,
             Outcome::Wrong { said } => Some((answered, format!("was answered `{said}`"))),
             Outcome::Status { status, said, .. } => {

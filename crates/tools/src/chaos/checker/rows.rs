@@ -101,38 +101,65 @@ fn was_overtaken(reuses: &[Reuse], end: &Call) -> bool {
     })
 }
 
-/// A row that was seen revoked is not seen active before there was a new consent, unless the database went back meanwhile.
+/// A row that was revoked, as was said or seen, is not seen active before there was a new consent, unless the database went back
+/// meanwhile.
 pub(super) fn revoked_stays_revoked(
     evidence: &Evidence,
     timeline: &Timeline<'_>,
 ) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut seen: BTreeMap<u32, (&str, Micros)> = BTreeMap::new();
+    // By company: since when, and at which generation.
+    let mut revoked: BTreeMap<u32, (Micros, Option<i64>)> = BTreeMap::new();
     for entry in &evidence.event_log {
-        let Event::RowState {
-            company,
-            state,
-            read_us,
-        } = &entry.event
-        else {
+        let (company, generation, read_us) = match &entry.event {
+            Event::Revoked {
+                company,
+                generation,
+            } => {
+                revoked.insert(*company, (entry.at_us, *generation));
+                continue;
+            }
+            Event::RowState {
+                company,
+                state,
+                generation,
+                read_us,
+            } if state == "revoked" => {
+                revoked
+                    .entry(*company)
+                    .or_insert((*read_us, Some(*generation)));
+                continue;
+            }
+            Event::RowState {
+                company,
+                state,
+                generation,
+                read_us,
+            } if state == "active" => (*company, *generation, *read_us),
+            _ => continue,
+        };
+        let Some((revoked_us, at_generation)) = revoked.get(&company).copied() else {
             continue;
         };
-        let before = seen.insert(*company, (state, *read_us));
-        let Some(("revoked", revoked_us)) = before else {
+        // What was being read when it was revoked may be older.
+        if read_us < revoked_us {
             continue;
-        };
-        let consents = timeline.consents.get(company).into_iter().flatten();
+        }
+        let consents = timeline.consents.get(&company).into_iter().flatten();
         let consented = consents
             .filter(|consent| consent.overlaps(revoked_us, entry.at_us))
             .count();
-        let restored = timeline.restored_between(revoked_us, entry.at_us);
-        if state == "active" && consented == 0 && restored.is_none() {
+        let restored = timeline.lost_by_restore(revoked_us, entry.at_us);
+        revoked.remove(&company);
+        if consented == 0 && restored.is_none() {
+            let at_generation =
+                at_generation.map_or_else(String::new, |at| format!(" (generation {at})"));
             violations.push(Violation {
                 rule: Rule::RevokedStaysRevoked,
                 what: format!(
-                    "company {company}: its row was revoked at {}, and active at {} without a new consent",
+                    "company {company}: its row was revoked at {}{at_generation}, and active at {} (generation {generation}) without a new consent",
                     clock(revoked_us),
-                    clock(*read_us)
+                    clock(read_us)
                 ),
             });
         }

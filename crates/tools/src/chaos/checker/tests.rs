@@ -10,6 +10,9 @@ const COMPANY: u32 = 101;
 const MILLI: Micros = 1_000;
 const SECOND: Micros = 1_000 * MILLI;
 
+/// Requests that prove something.
+const ENOUGH: usize = 200;
+
 /// A run on two refreshers that share a journal and one with a disk of its own, one data-api and one connection.
 struct Run(Evidence);
 
@@ -41,7 +44,9 @@ impl Run {
         run.synced(SECOND + 5 * MILLI, "t2", "shared");
         run.exchanged(5 * SECOND, "three", "t2", "t3");
         run.synced(5 * SECOND + 5 * MILLI, "t3", "own");
-        run.request(2 * SECOND, Outcome::Right);
+        for _ in 0..ENOUGH {
+            run.request(2 * SECOND, Outcome::Right);
+        }
         run
     }
 
@@ -108,6 +113,19 @@ impl Run {
         list.push(OnDisk { at_us, journal });
     }
 
+    fn settled(&mut self, at_us: Micros, token: &str, journal: &str) {
+        let journal = journal.to_owned();
+        let settled = &mut self.0.responses.settled;
+        let list = settled.entry(token.to_owned()).or_default();
+        list.push(OnDisk { at_us, journal });
+    }
+
+    fn database_away(&mut self, from_us: Micros, until_us: Micros) {
+        let of = crate::chaos::database::DATABASE.to_owned();
+        self.event(from_us, Event::Outage { of: of.clone() });
+        self.event(until_us, Event::Back { of });
+    }
+
     /// The newest token is exchanged by `one` at 7 s, and again presented, which ends the grant.
     fn reused(&mut self, by: &str, at_us: Micros) {
         self.exchanged(7 * SECOND, "one", "t3", "t4");
@@ -134,10 +152,11 @@ impl Run {
         self.event(stored_us, Event::Consented { company, began_us });
     }
 
-    fn row_state(&mut self, at_us: Micros, state: &str) {
+    fn row_state(&mut self, at_us: Micros, state: &str, generation: i64) {
         let seen = Event::RowState {
             company: COMPANY,
             state: state.to_owned(),
+            generation,
             read_us: at_us,
         };
         self.event(at_us, seen);
@@ -240,6 +259,28 @@ fn a_process_that_ends_unasked_is_named_unless_its_journal_took_nothing() {
     run.event(14 * SECOND, ended("one"));
 
     run.breaks(Rule::RunsAsPlanned, "one ended unasked");
+}
+
+#[test]
+fn signal_to_a_process_that_has_not_been_ready_for_a_second_is_named() {
+    for (at, holds) in [(900, false), (1_100, true)] {
+        let mut run = Run::good();
+        run.killed(10 * SECOND, "three");
+        // Ready again at 10.5 s.
+        let signal = Event::Signal {
+            process: "three".to_owned(),
+            life: 2,
+            signal: Signal::Stop,
+            why: "at random".to_owned(),
+        };
+        run.event(10 * SECOND + (500 + at) * MILLI, signal);
+
+        if holds {
+            run.holds();
+        } else {
+            run.breaks(Rule::RunsAsPlanned, "before it had been ready for a second");
+        }
+    }
 }
 
 #[test]

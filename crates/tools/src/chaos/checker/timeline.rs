@@ -8,15 +8,21 @@ use crate::chaos::event_log::{Entry, Event, Life, Micros, Severed, Signal};
 use super::windows::Window;
 
 /// A response that is not synced so soon after its arrival is held up by something.
-const SYNCED_WITHIN_US: Micros = 50_000;
+pub(super) const SYNCED_WITHIN_US: Micros = 50_000;
+
+/// A process is sent no signal sooner; the clocks that this is measured by may differ a little.
+const READY_FOR_US: Micros = 990_000;
+
+/// The longest that a busy machine excuses.
+const LATE_MAX_US: Micros = 250_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Timeline<'a> {
     lives: BTreeMap<(&'a str, Life), LifeTime>,
     /// When timers were late.
     late: Vec<Window>,
-    /// When the database went back to what it had held before.
-    restores: Vec<Micros>,
+    /// When the database went back, and to when.
+    restores: Vec<Restored>,
     pub(super) copies: Vec<Copied<'a>>,
     pub(super) database_away: Vec<Window>,
     /// By company.
@@ -33,8 +39,16 @@ pub(super) struct LifeTime {
     pub(super) killed: Option<Micros>,
     pub(super) ended: Option<Micros>,
     pub(super) ready: Option<Micros>,
+    /// When it was sent signals that need it to have been ready for a second.
+    pub(super) struck: Vec<Micros>,
     /// From SIGSTOP to SIGCONT.
     pub(super) stops: Vec<Window>,
+}
+
+#[derive(Debug)]
+struct Restored {
+    snapshot_us: Micros,
+    at_us: Micros,
 }
 
 #[derive(Debug)]
@@ -67,6 +81,9 @@ impl<'a> Timeline<'a> {
                 ..
             } => {
                 let life = self.life_time(process, *life);
+                if *signal != Signal::Continue {
+                    life.struck.push(at_us);
+                }
                 match signal {
                     Signal::Kill => life.killed = Some(at_us),
                     Signal::Stop => life.stops.push(Window::since(at_us)),
@@ -84,7 +101,10 @@ impl<'a> Timeline<'a> {
             Event::Back { of } if of == DATABASE => {
                 Window::close(&mut self.database_away, at_us);
             }
-            Event::Restored { .. } => self.restores.push(at_us),
+            Event::Restored { snapshot_us } => self.restores.push(Restored {
+                snapshot_us: *snapshot_us,
+                at_us,
+            }),
             Event::Copied { from, to, began_us } => self.copies.push(Copied {
                 from,
                 to,
@@ -114,6 +134,7 @@ impl<'a> Timeline<'a> {
             | Event::Back { .. }
             | Event::Clock { .. }
             | Event::RowState { .. }
+            | Event::Revoked { .. }
             | Event::Failed { .. } => {}
         }
     }
@@ -130,7 +151,8 @@ impl<'a> Timeline<'a> {
     /// Until when a response that arrived then may be without a sync: 50 ms, and as long again as the machine was too busy to
     /// run what was due.
     pub(super) fn synced_by(&self, arrived_us: Micros) -> Micros {
-        arrived_us + SYNCED_WITHIN_US + self.late_within(arrived_us, SYNCED_WITHIN_US)
+        let within = SYNCED_WITHIN_US + self.late_within(arrived_us, SYNCED_WITHIN_US);
+        arrived_us.saturating_add(within)
     }
 
     /// How late timers were within so much time from this instant on.
@@ -138,19 +160,44 @@ impl<'a> Timeline<'a> {
         let mut late = 0;
         for window in &self.late {
             let until = window.until.unwrap_or(window.from);
-            if window.from <= from_us + length_us + late && until >= from_us {
+            if window.from <= from_us.saturating_add(length_us + late) && until >= from_us {
                 late += until - window.from;
             }
         }
-        late
+        late.min(LATE_MAX_US)
+    }
+
+    /// The lives of processes that were sent a signal before they had been ready, or had gone on, for a second.
+    pub(super) fn struck_too_soon(&self) -> Vec<(&str, Micros)> {
+        let mut too_soon = Vec::new();
+        for ((process, _), life) in &self.lives {
+            for at_us in &life.struck {
+                let went_on = life.stops.iter().filter_map(|stop| stop.until);
+                let went_on = went_on.filter(|until| until <= at_us).max();
+                let since = life.ready.max(went_on);
+                if since.is_none_or(|since| *at_us < since + READY_FOR_US) {
+                    too_soon.push((*process, *at_us));
+                }
+            }
+        }
+        too_soon
     }
 
     /// The last time that the database went back between two instants.
     pub(super) fn restored_between(&self, from: Micros, until: Micros) -> Option<Micros> {
-        let restores = self.restores.iter().copied();
+        let restores = self.restores.iter().map(|restored| restored.at_us);
         restores
             .filter(|at_us| from <= *at_us && *at_us <= until)
             .max()
+    }
+
+    /// The last time before an instant that the database went back to before a commit.
+    pub(super) fn lost_by_restore(&self, committed_us: Micros, until: Micros) -> Option<Micros> {
+        let restores = self.restores.iter();
+        let lost = restores.filter(|restored| {
+            restored.snapshot_us <= committed_us && (committed_us..=until).contains(&restored.at_us)
+        });
+        lost.map(|restored| restored.at_us).max()
     }
 
     /// Whether some life of a process was ready and not stopped throughout.

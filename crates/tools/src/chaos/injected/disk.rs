@@ -33,6 +33,8 @@ pub(in crate::chaos) enum Noted {
     Synced,
     /// The disk was full.
     Refused,
+    /// The mark that a response is settled, as it is written.
+    Settled,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,8 @@ impl PowerCutDisk {
             .create(true)
             .append(true)
             .open(sync_log)?;
+        // The last note of the life before may be torn.
+        (&sync_log).write_all(b"\n\n")?;
         Ok(Self {
             shared: Arc::new(Shared {
                 mode,
@@ -91,15 +95,19 @@ struct UnsyncedFile {
 impl SegmentFile for UnsyncedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.shared.full_file.exists() {
-            self.shared.note(Noted::Refused, bytes);
+            self.shared.note(Noted::Refused, bytes)?;
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        let is_settled = bytes.windows(SETTLED.len()).any(|window| window == SETTLED);
+        if is_settled {
+            self.shared.note(Noted::Settled, bytes)?;
         }
         match self.shared.mode {
             DiskMode::DropsWrites => return Ok(()),
             DiskMode::Reliable | DiskMode::NeverSyncs => self.unsynced.extend_from_slice(bytes),
             DiskMode::SyncsSettled => {
                 self.unsynced.extend_from_slice(bytes);
-                if bytes.windows(SETTLED.len()).any(|window| window == SETTLED) {
+                if is_settled {
                     return self.write_out();
                 }
             }
@@ -119,26 +127,25 @@ impl UnsyncedFile {
     fn write_out(&mut self) -> io::Result<()> {
         self.file.write(&self.unsynced)?;
         self.file.sync()?;
-        self.shared.note(Noted::Synced, &self.unsynced);
+        self.shared.note(Noted::Synced, &self.unsynced)?;
         self.unsynced.clear();
         Ok(())
     }
 }
 
 impl Shared {
-    fn note(&self, noted: Noted, lines: &[u8]) {
+    /// A run without all notes proves nothing: whoever writes is told that the disk has failed.
+    fn note(&self, noted: Noted, lines: &[u8]) -> io::Result<()> {
         let note = Note {
             at_us: self.clock.now().unix_micros(),
             noted,
             lines: String::from_utf8_lossy(lines).into_owned(),
         };
-        let Ok(mut line) = serde_json::to_vec(&note) else {
-            return;
-        };
+        let mut line = serde_json::to_vec(&note)?;
         line.push(b'\n');
         let mut file = self.sync_log.lock().unwrap_or_else(PoisonError::into_inner);
         // In one piece: a kill leaves all of it or nothing.
-        drop(file.write_all(&line));
+        file.write_all(&line)
     }
 }
 
@@ -175,7 +182,8 @@ mod tests {
 
         fn notes(&self) -> Vec<(Noted, String)> {
             let text = self.read("syncs");
-            let notes = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            let lines = text.lines().filter(|line| !line.is_empty());
+            let notes = lines.map(|line| serde_json::from_str(line).unwrap());
             notes.map(|note: Note| (note.noted, note.lines)).collect()
         }
     }

@@ -13,6 +13,10 @@ fn token_that_is_renewed_three_times_in_its_lifetime_is_named_unless_callers_ask
     run.0.grants[0].refresh_token_fingerprint = Some("t6".to_owned());
     run.breaks(Rule::FewRefreshes, "3 refreshes");
 
+    // Nobody refreshed for that one.
+    run.asked(7 * SECOND, 4, (5, RefreshOutcome::AlreadyNewer));
+    run.breaks(Rule::FewRefreshes, "3 refreshes");
+
     run.asked(7 * SECOND, 5, (6, RefreshOutcome::Refreshed));
     run.holds();
 }
@@ -22,9 +26,17 @@ fn refresh_for_a_caller_with_an_older_generation_is_named() {
     let mut run = Run::good();
     run.asked(9 * SECOND, 1, (9, RefreshOutcome::AlreadyNewer));
     // What a journal held had had its time.
-    run.asked(9 * SECOND, 1, (3, RefreshOutcome::Refreshed));
+    run.asked(8 * SECOND, 1, (3, RefreshOutcome::Refreshed));
     run.holds();
+    // Unless somebody had seen it before.
+    let mut seen = run;
+    seen.row_state(7 * SECOND, "active", 2);
+    seen.breaks(
+        Rule::OldGenerationsAreNotRefreshed,
+        "refreshed to generation 3",
+    );
 
+    let mut run = Run::good();
     run.asked(10 * SECOND, 1, (4, RefreshOutcome::Refreshed));
     run.breaks(
         Rule::OldGenerationsAreNotRefreshed,
@@ -85,14 +97,29 @@ fn requests_count_only_while_all_that_they_need_is_up() {
         &[(8, severed)],
     ];
     for excuse in excuses {
-        let mut run = requests(0, 1_000);
+        let mut run = Run::good();
+        for _ in 0..ENOUGH {
+            run.request(9 * SECOND, status(503, "REFRESH_BUSY"));
+        }
         for (second, event) in excuse {
             run.event(second * SECOND, event.clone());
         }
-        assert_eq!(run.holds().availability.requests, 0, "{excuse:?}");
+        assert_eq!(run.holds().availability.requests, ENOUGH, "{excuse:?}");
     }
     // The refresher that another data-api asks.
     let mut run = requests(0, 1_000);
     run.event(8 * SECOND, signal("three", Signal::Stop));
     run.breaks(Rule::DataIsAvailable, "0 of 1000");
+}
+
+#[test]
+fn run_in_which_few_requests_had_all_they_need_proves_nothing() {
+    requests(99, 0).breaks(Rule::DataIsAvailable, "only 99 of 99");
+
+    let mut run = Run::good();
+    for _ in 0..ENOUGH * 5 {
+        run.request(9 * SECOND, status(503, "STORE_UNAVAILABLE"));
+    }
+    run.database_away(8 * SECOND, 10 * SECOND);
+    run.breaks(Rule::DataIsAvailable, "only 200 of 1200");
 }

@@ -71,3 +71,18 @@ fn refresh_webhook_says_409_only_of_connections_that_have_ended() {
     run.severed(8 * SECOND, Severed::Disconnected);
     run.holds();
 }
+
+#[test]
+fn refusal_after_a_renewal_is_no_409() {
+    let mut outcome = status(409, "TOKEN_INVALIDATED");
+    if let Outcome::Status { said, .. } = &mut outcome {
+        *said = "refused_after_renewal".to_owned();
+    }
+    let mut run = Run::good();
+    run.0.refreshes.push(Asked {
+        answered: answered("one", 9 * SECOND, outcome),
+        generation: None,
+        newer: None,
+    });
+    run.breaks(Rule::AnswersAreRight, "got a wrong 409");
+}

@@ -113,6 +113,24 @@ fn process_that_was_stopped_when_the_response_came_had_not_synced_it() {
     run.signal(14 * SECOND, "one", Signal::Continue);
     assert!(matches!(run.cause(), Cause::Interrupted(_)));
 
+    // What is stopped for less than the call may take is no excuse once it went on.
+    for (until, explains) in [(600, false), (1_100, true)] {
+        let mut run = Run::good();
+        run.reused("two", 13 * SECOND);
+        run.signal(6 * SECOND + 990 * MILLI, "one", Signal::Stop);
+        run.signal(7 * SECOND + until * MILLI, "one", Signal::Continue);
+        if explains {
+            run.cause();
+        } else {
+            run.breaks(Rule::ReuseHasCause, NEVER);
+        }
+    }
+
+    let mut run = Run::good();
+    run.reused("two", 13 * SECOND);
+    run.signal(6 * SECOND + 900 * MILLI, "one", Signal::Stop);
+    run.signal(14 * SECOND, "one", Signal::Continue);
+
     // It went on before the other one's search, and synced it.
     run.synced(10 * SECOND, "t4", "shared");
     run.breaks(Rule::ReuseHasCause, "which the second one reads");
@@ -130,11 +148,11 @@ fn response_that_was_synced_in_reach_is_no_excuse_whatever_happened_since() {
 
 #[test]
 fn response_on_another_disk_explains_a_reuse_after_lease_and_grace() {
-    for (at, explains) in [(9, false), (15, true)] {
+    for (after, explains) in [(2_000, false), (5_500, false), (7_000, true)] {
         let mut run = Run::good();
-        run.reused("three", at * SECOND);
+        run.reused("three", 7 * SECOND + after * MILLI);
         run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
-        run.killed(7 * SECOND + 200 * MILLI, "one");
+        run.killed(7 * SECOND + 40 * MILLI, "one");
 
         if explains {
             assert!(matches!(run.cause(), Cause::OutOfReach(_)));
@@ -150,7 +168,7 @@ fn copied_journal_is_in_reach_with_what_was_in_it_when_it_was_copied() {
         let mut run = Run::good();
         run.reused("three", 15 * SECOND);
         run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
-        run.killed(7 * SECOND + 200 * MILLI, "one");
+        run.killed(7 * SECOND + 40 * MILLI, "one");
         let copy = Event::Copied {
             from: "shared".to_owned(),
             to: "own".to_owned(),
@@ -193,9 +211,14 @@ fn kill_before_the_commit_of_what_the_disk_refused_explains_a_reuse() {
     // Time enough for the commit.
     run.breaks(Rule::ReuseHasCause, NEVER);
 
-    let of = crate::chaos::database::DATABASE.to_owned();
-    run.event(6 * SECOND, Event::Outage { of: of.clone() });
-    run.event(8 * SECOND, Event::Back { of });
+    run.database_away(6 * SECOND, 8 * SECOND);
+    assert!(matches!(run.cause(), Cause::DiskRefused(_)));
+    // A journal that was away is no note of this response.
+    run.0.responses.refused.clear();
+    let of = crate::chaos::journals::outage_of("shared");
+    run.event(6 * SECOND, Event::Outage { of });
+    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.0.responses.kept = crate::chaos::responses::Kept::ByJournal;
     assert!(matches!(run.cause(), Cause::DiskRefused(_)));
 }
 
@@ -207,6 +230,52 @@ fn token_of_a_response_that_was_used_had_arrived() {
     run.refused("two", 9 * SECOND);
 
     run.breaks(Rule::ReuseHasCause, "the response had arrived");
+
+    // Whatever came of it: a revocation, or a fault.
+    for (call, outcome) in [("revoke", "ok"), ("refresh", "500")] {
+        let mut run = Run::good();
+        run.exchanged(7 * SECOND, "one", "t3", "t4").answered_at_us = None;
+        run.call(8 * SECOND, "one", "t4", outcome).call = call.to_owned();
+        run.refused("two", 9 * SECOND);
+        run.breaks(Rule::ReuseHasCause, "the response had arrived");
+    }
+}
+
+#[test]
+fn response_that_was_committed_is_no_excuse_unless_the_database_went_back() {
+    let mut run = Run::good();
+    run.reused("three", 15 * SECOND);
+    run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
+    run.settled(7 * SECOND + 9 * MILLI, "t4", "shared");
+    run.signal(7 * SECOND + 40 * MILLI, "one", Signal::Kill);
+    run.breaks(Rule::ReuseHasCause, "had been committed");
+
+    // To a time after the commit: nothing was lost.
+    run.signal(8 * SECOND, "two", Signal::Stop);
+    let restored = |second| Event::Restored {
+        snapshot_us: second * SECOND,
+    };
+    run.event(9 * SECOND, restored(8));
+    run.breaks(Rule::ReuseHasCause, "had been committed");
+    run.event(9 * SECOND, restored(6));
+    assert!(matches!(run.cause(), Cause::OutOfReach(_)));
+}
+
+#[test]
+fn response_out_of_reach_that_nothing_kept_from_the_commit_is_no_excuse() {
+    let synced = || {
+        let mut run = Run::good();
+        run.reused("three", 15 * SECOND);
+        run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
+        run
+    };
+    synced().breaks(Rule::ReuseHasCause, "nothing kept its refresher from");
+
+    let mut run = synced();
+    run.killed(9 * SECOND, "one");
+    run.breaks(Rule::ReuseHasCause, "nothing kept its refresher from");
+    run.database_away(7 * SECOND, 8 * SECOND + 500 * MILLI);
+    assert!(matches!(run.cause(), Cause::OutOfReach(_)));
 }
 
 #[test]
@@ -225,12 +294,27 @@ fn call_that_takes_effect_after_its_senders_end_was_overtaken() {
 
 #[test]
 fn call_that_is_delayed_past_its_senders_lease_was_overtaken() {
-    let mut run = Run::good();
-    run.exchanged(13 * SECOND, "two", "t3", "t4");
-    run.refused("one", 14 * SECOND);
-    run.0.calls[3].arrived_at_us = Some(7 * SECOND);
+    for (after, stopped, explains) in [
+        (1_500, false, false),
+        (2_000, false, true),
+        (2_000, true, false),
+        (5_000, true, true),
+    ] {
+        let mut run = Run::good();
+        run.exchanged(7 * SECOND + after * MILLI, "two", "t3", "t4");
+        run.refused("one", 14 * SECOND);
+        run.0.calls[3].arrived_at_us = Some(7 * SECOND);
+        if stopped {
+            run.signal(7 * SECOND + 100 * MILLI, "one", Signal::Stop);
+            run.signal(13 * SECOND, "one", Signal::Continue);
+        }
 
-    assert!(matches!(run.cause(), Cause::Overtaken(_)));
+        if explains {
+            assert!(matches!(run.cause(), Cause::Overtaken(_)), "{after}");
+        } else {
+            run.breaks(Rule::ReuseHasCause, "its sender was waiting");
+        }
+    }
 }
 
 #[test]
@@ -254,19 +338,94 @@ fn disconnected_connection_in_doubt_is_refreshed_once() {
 }
 
 #[test]
-fn refused_token_is_tried_again_after_a_back_off_alone() {
-    for (pause, holds) in [(200, false), (1_100, true)] {
+fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
+    let tried_again = |pause| {
         let mut run = Run::good();
         run.reused("two", 8 * SECOND);
         run.killed(7 * SECOND, "one");
-        run.call(8 * SECOND + pause * MILLI, "three", "t3", "reuse");
+        run.call(8 * SECOND + pause * MILLI, "two", "t3", "reuse");
+        run
+    };
+    tried_again(200).breaks(Rule::ReuseHasCause, "no back-off was kept");
+    tried_again(1_100).breaks(
+        Rule::ReuseHasCause,
+        "nothing kept its refresher from noting",
+    );
 
-        if holds {
-            run.cause();
-        } else {
-            run.breaks(Rule::ReuseHasCause, "no back-off was kept");
-        }
+    // It was killed before it had noted the refusal.
+    let mut run = tried_again(200);
+    run.killed(8 * SECOND + 20 * MILLI, "two");
+    assert_eq!(run.holds().reuses.len(), 2);
+
+    // Many were refused, and it had not seen that anybody is given tokens.
+    let mut run = tried_again(1_100);
+    for company in 102..105 {
+        let token = format!("of {company}");
+        run.call(7 * SECOND, "three", &token, "invalid_grant")
+            .company_id = Some(company);
     }
+    assert_eq!(run.holds().reuses.len(), 2);
+    // Not for ever.
+    for pause in 3..9 {
+        run.call((8 + pause) * SECOND, "two", "t3", "reuse");
+    }
+    let violations = check(&run.0, Moment::AtRest).violations;
+    assert!(
+        violations[0].what.contains("refused 6 times"),
+        "{violations:?}"
+    );
+}
+
+#[test]
+fn strike_explains_no_more_responses_than_were_under_way() {
+    let company = 102;
+    let mut run = Run::good();
+    run.reused("two", 15 * SECOND);
+    run.severed(8 * SECOND, Severed::Disconnected);
+    run.killed(7 * SECOND, "one");
+    assert_eq!(run.holds().lost, Lost::default(), "it was disconnected");
+
+    // Two tokens of one connection, and one disconnect.
+    run.call(6 * SECOND, "three", "u1", "ok").issued = Some("u2".to_owned());
+    run.0.calls.last_mut().unwrap().answered_at_us = None;
+    run.call(15 * SECOND, "two", "u1", "reuse");
+    run.breaks(Rule::FewResponsesAreLost, "explains 2 lost responses");
+
+    // One kill, and another's calls.
+    let mut run = Run::good();
+    run.reused("two", 8 * SECOND);
+    run.killed(7 * SECOND, "one");
+    assert_eq!(
+        run.holds().lost,
+        Lost {
+            responses: 1,
+            under_way: 1,
+        }
+    );
+    run.exchanged(SECOND + SECOND / 2, "one", "u1", "u2")
+        .answered_at_us = Some(7 * SECOND);
+    let call = run.0.calls.last_mut().unwrap();
+    call.company_id = Some(company);
+    run.call(8 * SECOND, "two", "u1", "reuse").company_id = Some(company);
+    run.breaks(
+        Rule::FewResponsesAreLost,
+        "explains 2 lost responses, and 1 calls",
+    );
+}
+
+#[test]
+fn run_that_only_a_busy_machine_explains_proves_nothing() {
+    let mut run = Run::good();
+    run.killed(7 * SECOND + 90 * MILLI, "one");
+    for company in 102..112 {
+        let (old, new) = (format!("{company} old"), format!("{company} new"));
+        run.exchanged(7 * SECOND, "one", &old, &new).company_id = Some(company);
+        run.call(8 * SECOND, "two", &old, "reuse").company_id = Some(company);
+    }
+    let by_us = 60 * MILLI;
+    run.event(7 * SECOND + 70 * MILLI, Event::Late { by_us });
+
+    run.breaks(Rule::RunsAsPlanned, "only because this machine was busy");
 }
 
 #[test]

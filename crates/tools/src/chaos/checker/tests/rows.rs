@@ -72,17 +72,36 @@ fn lost_response_is_reported_as_answer_lost() {
 #[test]
 fn revoked_row_becomes_active_by_a_new_consent_alone() {
     let mut run = Run::good();
-    run.row_state(6 * SECOND, "revoked");
-    run.row_state(9 * SECOND, "active");
+    run.row_state(6 * SECOND, "revoked", 3);
+    run.row_state(9 * SECOND, "active", 4);
     run.breaks(Rule::RevokedStaysRevoked, "active at");
 
     run.consented(7 * SECOND, 8 * SECOND);
     run.holds();
 
     let mut run = Run::good();
-    run.row_state(6 * SECOND, "revoked");
-    run.row_state(9 * SECOND, "active");
+    run.row_state(6 * SECOND, "revoked", 3);
+    run.row_state(9 * SECOND, "active", 4);
     let snapshot_us = 5 * SECOND;
     run.event(8 * SECOND, Event::Restored { snapshot_us });
     run.holds();
+}
+
+#[test]
+fn row_that_is_active_after_whoever_ended_it_was_told_so_is_named_though_nobody_saw_it_revoked() {
+    let revoked = Event::Revoked {
+        company: COMPANY,
+        generation: Some(3),
+    };
+    let mut run = Run::good();
+    run.row_state(5 * SECOND, "active", 2);
+    run.event(6 * SECOND, revoked);
+    run.holds();
+
+    run.row_state(7 * SECOND, "active", 4);
+
+    run.breaks(
+        Rule::RevokedStaysRevoked,
+        "(generation 3), and active at 00:00:07.000000 (generation 4)",
+    );
 }
