@@ -157,7 +157,8 @@ impl Refresher {
         self.is_quiet()
     }
 
-    /// Ends a lease that was just taken, where the database may have lost what it is based on.
+    /// Ends a lease that was just taken, where the database may have lost what it is based on. One that was taken over is given back:
+    /// perhaps this process alone can read what its holder wrote down, and others have to go on waiting for that.
     pub(super) async fn release_if_quiet(
         &self,
         row: &Connection,
@@ -166,7 +167,10 @@ impl Refresher {
         if !self.may_have_lost_commits().await {
             return Ok(());
         }
-        self.store.lease_release(&row.id, &lease.owner).await?;
+        match &row.lease_owner {
+            None => self.store.lease_release(&row.id, &lease.owner).await?,
+            Some(holder) => self.take_over(row, &lease.owner, holder).await?,
+        };
         Err(RefreshError::Busy)
     }
 

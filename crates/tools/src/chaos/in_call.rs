@@ -164,7 +164,10 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
             claim.kill(point.name(), down_ms).await;
         }
         InCall::KillBeforeStored { down_ms } => {
-            let (Some(claim), Some(away)) = (claim(), world.try_database_away()?) else {
+            let Some(claim) = claim() else {
+                return Ok(Attempt::NotNow);
+            };
+            let Some(away) = world.try_database_away()? else {
                 return Ok(Attempt::NotNow);
             };
             drop(hit);
@@ -173,7 +176,10 @@ async fn attempt(world: &World, step: InCall, hit: Hit) -> anyhow::Result<Attemp
             drop(away);
         }
         InCall::StopBeforeStored { for_ms } => {
-            let (Some(claim), Some(away)) = (claim(), world.try_database_away()?) else {
+            let Some(claim) = claim() else {
+                return Ok(Attempt::NotNow);
+            };
+            let Some(away) = world.try_database_away()? else {
                 return Ok(Attempt::NotNow);
             };
             drop(hit);

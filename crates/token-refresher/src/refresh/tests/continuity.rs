@@ -54,6 +54,39 @@ async fn a_row_that_is_older_than_what_was_seen_is_healed_before_anything_is_spe
     refreshed(refresh(&door, &other, Some(1)).await);
 }
 
+/// Only this process can read what the holder wrote down.
+#[tokio::test]
+async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
+    let world = World::answering([granted(), granted()]).await;
+    let other = world.connect("joe").await;
+    world.take_snapshot();
+    let door = world.door();
+    refreshed(refresh(&door, &other, Some(1)).await);
+    world.restore();
+    let end = refresh(&door, &other, Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    let dead = world.journal(&world.journals);
+    let holder = format!("{}/0", dead.process());
+    world.leased_by(&holder).await;
+    dead.die();
+
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let released = door.release_if_quiet(&row, &lease).await;
+
+    assert!(matches!(released, Err(RefreshError::Busy)), "{released:?}");
+    let row = world.row().await;
+    assert_eq!(row.lease_owner.as_deref(), Some(holder.as_str()));
+    assert!(row.in_doubt);
+    let elsewhere = TestDirectory::create();
+    let far = world.door_with(&[], &elsewhere);
+    let end = far
+        .refresh(&world.id, Some(1), Trigger::Sweep, Duration::from_mins(2))
+        .await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(world.calls().await, 1);
+}
+
 /// Each holds a link of the chain.
 #[tokio::test]
 async fn with_separate_journals_each_process_writes_its_own_responses_again() {
