@@ -86,7 +86,12 @@ impl Loader {
             let file = File::from(path.as_path()).format(FileFormat::Toml);
             let read = Config::builder().add_source(file).build();
             let read = read.map_err(|error| Problems(vec![problem_of(&error)]))?;
-            problems.extend(numbers_for_texts(&defaults, &read));
+            // The loader makes texts of dates, and nothing of `nan`.
+            let raw = std::fs::read_to_string(path)
+                .map_err(|error| Problems(vec![problem_of(&error)]))?
+                .parse()
+                .map_err(|error: toml::de::Error| Problems(vec![problem_of(&error)]))?;
+            problems.extend(values_that_are_no_text(&defaults, &raw));
             builder = builder.add_source(read);
         }
         let mut aliased = Vec::new();
@@ -385,9 +390,23 @@ fn leaves(config: &Config) -> Vec<(String, Value)> {
     leaves
 }
 
-/// The keys of a file that hold a number or a truth value where text belongs: what was written is not what would arrive,
-/// `1e5` as `100000`, `007` not at all.
-fn numbers_for_texts(defaults: &Config, file: &Config) -> Vec<String> {
+/// The keys of a file that hold something else than text where text belongs: what was written is not what would arrive,
+/// `1e5` as `100000`, `1979-05-27` as a text of its own, `nan` not at all.
+fn values_that_are_no_text(defaults: &Config, file: &toml::Table) -> Vec<String> {
+    fn walk(wrong: &mut Vec<String>, prefix: &str, table: &toml::Table) {
+        for (key, value) in table {
+            let path = if prefix.is_empty() {
+                key.clone()
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                toml::Value::Table(table) => walk(wrong, &path, table),
+                toml::Value::String(_) => {}
+                _ => wrong.push(path),
+            }
+        }
+    }
     let expected: BTreeMap<String, Value> = leaves(defaults).into_iter().collect();
     let is_text = |path: &str| {
         let mut parts: Vec<&str> = path.split('.').collect();
@@ -401,10 +420,12 @@ fn numbers_for_texts(defaults: &Config, file: &Config) -> Vec<String> {
         }
         expected.get(&parts.join(".")).is_some_and(Value::is_string)
     };
-    leaves(file)
+    let mut wrong = Vec::new();
+    walk(&mut wrong, "", file);
+    wrong.retain(|path| is_text(path));
+    wrong
         .into_iter()
-        .filter(|(path, leaf)| (leaf.is_number() || leaf.is_boolean()) && is_text(path))
-        .map(|(path, _)| format!("{path}: is not text; put quotes around the value"))
+        .map(|path| format!("{path}: is not text; put quotes around the value"))
         .collect()
 }
 

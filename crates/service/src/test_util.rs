@@ -34,7 +34,7 @@ macro_rules! promises_of_a_service {
             a_bad_configuration_ends_before_a_socket_opens
             what_is_in_no_section_is_refused
             config_shows_everything_but_secrets
-            a_number_for_a_secret_is_refused
+            a_value_that_is_no_text_is_refused_for_a_text
             values_that_caught_something_on_their_way_are_refused_by_name
             secrets_come_from_files
             files_that_cannot_be_read_are_problems

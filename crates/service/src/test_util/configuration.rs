@@ -148,7 +148,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         }
     }
 
-    pub fn a_number_for_a_secret_is_refused(&self) {
+    pub fn a_value_that_is_no_text_is_refused_for_a_text(&self) {
         let home = Home::new();
         let mut file = String::new();
         let mut told = Vec::new();
@@ -159,9 +159,26 @@ impl<S: Service + std::fmt::Debug> Program<S> {
                 told.push(format!("{key}: is not text; put quotes around the value"));
             }
         }
-        // Of an entry by hand, and of a key that is no secret.
-        file.push_str("[apps.second]\nclient_id = 1e5\n[telemetry]\nfilter = true\n");
-        told.push("apps.second.client_id: is not text".to_owned());
+        // Of entries by hand, and of a key that is no secret: whatever TOML has beside texts.
+        for (index, value) in [
+            "1e5",
+            "nan",
+            "inf",
+            "-inf",
+            "1979-05-27",
+            "07:32:00",
+            "1979-05-27T07:32:00Z",
+            "0x1F",
+            "true",
+            "[\"a\"]",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            file = format!("{file}[apps.no-{index}]\nclient_id = {value}\n");
+            told.push(format!("apps.no-{index}.client_id: is not text"));
+        }
+        file.push_str("[telemetry]\nfilter = true\n");
         told.push("telemetry.filter: is not text".to_owned());
         let mut settings = Self::settings(&home);
         settings.retain(|(key, _)| !key.ends_with("password"));
