@@ -88,10 +88,12 @@ impl SqliteFile {
         let log = self.beside("-wal");
         let noted = replaced.write_ahead_log.take();
         tracing::error!("the database file {} was replaced", self.path.display());
-        if noted.is_none() || id_of(&log).ok() != noted {
+        let Some(noted) = noted.filter(|noted| id_of(&log).ok() == Some(*noted)) else {
             return Ok(());
-        }
-        let aside = self.beside("-wal.replaced");
+        };
+        // Under a name of its own: a file that it took the place of would give its inode to the next write-ahead log, which
+        // another process would then take for the one that it has noted.
+        let aside = self.beside(&format!("-wal.replaced-{}", noted.1));
         tracing::error!("its write-ahead log is kept as {}", aside.display());
         fs::rename(&log, aside)?;
         match fs::remove_file(self.beside("-shm")) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Obstacle, Store};
+use pipekeeper_core::store::{Backend, Beat, Obstacle, Store};
 use pipekeeper_core::test_util::{TestDatabase, WriteLock, is_asked_for};
 
 use super::{at, consent, get, insert};
@@ -42,6 +42,18 @@ impl Replaced {
         self.database
             .lines("SELECT id AS line FROM connections ORDER BY id")
             .unwrap()
+    }
+
+    /// Write-ahead logs of replaced files, none of them empty.
+    fn logs_put_aside(&self) -> usize {
+        let directory = fs::read_dir(self.path.parent().unwrap()).unwrap();
+        let files = directory.map(Result::unwrap).filter(|file| {
+            let name = file.file_name().into_string().unwrap();
+            name.contains("-wal.replaced")
+        });
+        files
+            .inspect(|file| assert!(file.metadata().unwrap().len() > 0))
+            .count()
     }
 
     /// As a person does it; the old file stays under another name.
@@ -82,9 +94,33 @@ async fn a_replaced_file_is_opened_and_the_old_one_is_left_alone() {
     assert_eq!(replaced.database.lines(sound).unwrap(), ["ok"]);
     assert!(before == fs::read(path.with_extension("old")).unwrap());
     // Nothing that was written before is destroyed.
-    let mut aside = path.clone().into_os_string();
-    aside.push("-wal.replaced");
-    assert!(fs::metadata(aside).unwrap().len() > 0);
+    assert_eq!(replaced.logs_put_aside(), 1);
+
+    // Nor by the next replacement: the name of a file that was put aside is not taken by another.
+    let again = format!("VACUUM INTO '{}'", path.with_extension("again").display());
+    replaced.database.lines(&again).unwrap();
+    store.connection_touch(first, at(2), at(2)).await.unwrap();
+    fs::rename(path.with_extension("again"), path).unwrap();
+    store.connection_touch(first, at(3), at(3)).await.unwrap();
+    assert_eq!(replaced.logs_put_aside(), 2);
+    assert_eq!(replaced.database.lines(sound).unwrap(), ["ok"]);
+}
+
+#[tokio::test]
+async fn a_replaced_file_is_another_database_to_the_heartbeat() {
+    if !is_asked_for(Backend::Sqlite) {
+        return;
+    }
+    let replaced = Replaced::new().await;
+    let mut heartbeat = replaced.store.heartbeat();
+    for _ in 0..2 {
+        assert_eq!(heartbeat.beat().await.unwrap(), Beat::Steady);
+    }
+
+    replaced.put_backup_back();
+
+    assert_eq!(heartbeat.beat().await.unwrap(), Beat::Reconnected);
+    assert_eq!(heartbeat.beat().await.unwrap(), Beat::Steady);
 }
 
 #[tokio::test]

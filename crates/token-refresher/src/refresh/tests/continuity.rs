@@ -87,6 +87,37 @@ async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
     assert_eq!(world.calls().await, 1);
 }
 
+/// `mv backup.db pipekeeper.db`, while the process runs.
+#[tokio::test]
+async fn a_backup_that_is_put_back_meanwhile_costs_no_token() {
+    let world = World::answering([granted()]).await;
+    let path = world.database.url().expose().replace("sqlite:", "");
+    let backup = format!("{path}.backup");
+    world
+        .database
+        .lines(&format!("VACUUM INTO '{backup}'"))
+        .unwrap();
+    let journals = TestDirectory::create();
+    let (spender, other) = (world.door(), world.door_with(&[], &journals));
+    for door in [&spender, &other] {
+        assert_eq!(door.keep_continuity().await.unwrap(), 0);
+    }
+    refreshed(refresh(&spender, &world.id, Some(1)).await);
+
+    std::fs::rename(&backup, &path).unwrap();
+
+    // The other one has seen nothing of the row: the file is another one.
+    assert_eq!(world.row().await.generation, 1);
+    assert_eq!(other.keep_continuity().await.unwrap(), 0);
+    let end = refresh(&other, &world.id, Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    assert_eq!(spender.keep_continuity().await.unwrap(), 1);
+    let row = already_newer(refresh(&other, &world.id, Some(1)).await);
+    let token = world.vault.refresh_token(&row).unwrap();
+    assert_eq!((row.generation, token.expose()), (2, "refresh-2"));
+    assert_eq!(world.calls().await, 1);
+}
+
 /// Each holds a link of the chain.
 #[tokio::test]
 async fn with_separate_journals_each_process_writes_its_own_responses_again() {
