@@ -156,6 +156,7 @@ impl fmt::Debug for Store {
 ///
 /// A connection that turns out to be lost is thrown away, and with it all that rest in the pool: what broke one has most
 /// likely broken them, and each would fail a request of its own. The query is not repeated: it may have taken effect.
+/// A connection that takes no writes is thrown away alone: reads go on.
 ///
 /// A query that the database undid because of a conflict with another one is repeated, from its beginning: a query that is
 /// a transaction is repeated as a whole.
@@ -195,12 +196,18 @@ macro_rules! on_conn {
             if !$pool.manager().is_current(lent.object()) {
                 answer = Err($crate::store::pool::replaced());
             }
-            if answer.as_ref().is_err_and($crate::store::error::is_lost) {
-                $store.events.happened();
-                drop(lent);
-                $pool.retain(|_, _| false);
-            } else {
-                lent.give_back();
+            let useless = match &answer {
+                Ok(_) => $crate::store::error::Useless::None,
+                Err(error) => $crate::store::error::Useless::after(error),
+            };
+            match useless {
+                $crate::store::error::Useless::None => lent.give_back(),
+                $crate::store::error::Useless::This => drop(lent),
+                $crate::store::error::Useless::All => {
+                    $store.events.happened();
+                    drop(lent);
+                    $pool.retain(|_, _| false);
+                }
             }
             let repeat = answer.as_ref().is_err_and($crate::store::error::may_be_repeated);
             if !(repeat && attempts.pause().await) {

@@ -148,8 +148,13 @@ pub(crate) async fn readyz(
         Ok(Schema::Current) => {
             // Whoever hears so may send the next request at once.
             edge.ready.set();
-            let degraded = service.all(&store).await?;
-            return Ok(HttpResponse::Ok().json(json!({"status": "ready", "degraded": degraded})));
+            match service.all(&store).await {
+                Ok(degraded) => {
+                    let ready = json!({"status": "ready", "degraded": degraded});
+                    return Ok(HttpResponse::Ok().json(ready));
+                }
+                Err(error) => unavailable(error),
+            }
         }
         Ok(Schema::Behind { missing }) => Problem::new(
             Code::StoreUnavailable,

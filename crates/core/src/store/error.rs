@@ -81,9 +81,11 @@ impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
         match trouble(&error) {
             Trouble::Duplicate => Self::Duplicate,
-            Trouble::Lost | Trouble::Busy | Trouble::Conflict | Trouble::NotHere => {
-                Self::unavailable(error)
-            }
+            Trouble::Lost
+            | Trouble::ReadOnly
+            | Trouble::Busy
+            | Trouble::Conflict
+            | Trouble::NotHere => Self::unavailable(error),
             Trouble::Refused => Self::Query { source: error },
         }
     }
@@ -134,9 +136,24 @@ impl From<DieselError> for ConnectError {
     }
 }
 
-/// Whether the connection that gave this error is of no further use.
-pub(super) fn is_lost(error: &DieselError) -> bool {
-    matches!(trouble(error), Trouble::Lost | Trouble::NotHere)
+/// Which connections an error shows to be useless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Useless {
+    None,
+    /// The one that gave the error.
+    This,
+    /// Most likely the whole pool's.
+    All,
+}
+
+impl Useless {
+    pub(super) fn after(error: &DieselError) -> Self {
+        match trouble(error) {
+            Trouble::Lost | Trouble::NotHere => Self::All,
+            Trouble::ReadOnly => Self::This,
+            Trouble::Duplicate | Trouble::Busy | Trouble::Conflict | Trouble::Refused => Self::None,
+        }
+    }
 }
 
 /// Whether nothing of the query, or of the transaction, took effect, and the same again may succeed.
@@ -148,6 +165,8 @@ pub(super) fn may_be_repeated(error: &DieselError) -> bool {
 enum Trouble {
     Duplicate,
     Lost,
+    /// This connection leads to a server, or to a session, that takes no writes; a new one may lead to another.
+    ReadOnly,
     Busy,
     /// Undone in favour of another transaction.
     Conflict,
@@ -166,10 +185,10 @@ fn trouble(error: &DieselError) -> Trouble {
     };
     match kind {
         DatabaseErrorKind::UniqueViolation => Trouble::Duplicate,
-        // A server that became a replica answers so; the next connection may find the primary.
-        DatabaseErrorKind::ClosedConnection
-        | DatabaseErrorKind::UnableToSendCommand
-        | DatabaseErrorKind::ReadOnlyTransaction => Trouble::Lost,
+        DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => {
+            Trouble::Lost
+        }
+        DatabaseErrorKind::ReadOnlyTransaction => Trouble::ReadOnly,
         DatabaseErrorKind::SerializationFailure => Trouble::Conflict,
         DatabaseErrorKind::Unknown => trouble_by_message(info.message()),
         _ => Trouble::Refused,
@@ -179,13 +198,14 @@ fn trouble(error: &DieselError) -> Trouble {
 /// diesel-async keeps only the text of what `MySQL`'s driver says, diesel only the text of what `SQLite` says, and it has no
 /// word for some of Postgres's codes. The texts of `MySQL` are English, as the session asks for them.
 fn trouble_by_message(message: &str) -> Trouble {
-    const STARTS: [(&str, Trouble); 26] = [
+    const STARTS: [(&str, Trouble); 27] = [
         ("Input/output error", Trouble::Lost),
         ("Driver error", Trouble::Lost),
         ("Server shutdown in progress", Trouble::Lost),
         ("Connection was killed", Trouble::Lost),
-        ("The MySQL server is running with the", Trouble::Lost),
-        ("The MariaDB server is running with the", Trouble::Lost),
+        ("The MySQL server is running with the", Trouble::ReadOnly),
+        ("The MariaDB server is running with the", Trouble::ReadOnly),
+        ("Running in read-only mode", Trouble::ReadOnly),
         ("disk I/O error", Trouble::Lost),
         // A file that is empty, or another one.
         ("no such table", Trouble::Lost),
@@ -216,6 +236,13 @@ fn trouble_by_message(message: &str) -> Trouble {
     let is_state = |state: &&str| message.ends_with(&format!("(SQLSTATE {state})"));
     match start {
         Some((_, trouble)) => *trouble,
+        // `innodb_read_only`.
+        None if message.starts_with("Table '") && message.ends_with("' is read only") => {
+            Trouble::ReadOnly
+        }
+        None if message.starts_with("Got error ") && message.ends_with(" during COMMIT") => {
+            Trouble::Busy
+        }
         None if SQLSTATES.iter().any(is_state) || message.ends_with("' is full") => Trouble::Busy,
         None => Trouble::Refused,
     }
@@ -235,12 +262,12 @@ mod tests {
     };
 
     /// What servers and drivers say, and how diesel classes it.
-    const SAID: [(DatabaseErrorKind, &str, Trouble); 24] = [
+    const SAID: [(DatabaseErrorKind, &str, Trouble); 30] = [
         (UnableToSendCommand, "connection closed", Trouble::Lost),
         (
             ReadOnlyTransaction,
             "cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)",
-            Trouble::Lost,
+            Trouble::ReadOnly,
         ),
         (
             Unknown,
@@ -250,8 +277,32 @@ mod tests {
         (
             Unknown,
             "The MariaDB server is running with the --read-only option so it cannot execute this statement",
-            Trouble::Lost,
+            Trouble::ReadOnly,
         ),
+        // MySQL 1836, 1036 (innodb_read_only) and 1290.
+        (Unknown, "Running in read-only mode", Trouble::ReadOnly),
+        (
+            Unknown,
+            "Table 'connections' is read only",
+            Trouble::ReadOnly,
+        ),
+        (
+            Unknown,
+            "The MySQL server is running with the --super-read-only option so it cannot execute this statement",
+            Trouble::ReadOnly,
+        ),
+        // 1180: a commit that Galera or InnoDB could not finish, whose outcome is unknown.
+        (
+            Unknown,
+            "Got error 6 \"No such device or address\" during COMMIT",
+            Trouble::Busy,
+        ),
+        (
+            Unknown,
+            "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT",
+            Trouble::Busy,
+        ),
+        (Unknown, "Got error 5 during COMMIT", Trouble::Busy),
         (
             SerializationFailure,
             "could not serialize access due to read/write dependencies among transactions (SQLSTATE 40001)",
@@ -352,6 +403,8 @@ mod tests {
                 "The MariaDB server is running with the --read-only option so it cannot execute this statement",
                 Obstacle::ReadOnly,
             ),
+            ("Running in read-only mode", Obstacle::ReadOnly),
+            ("Table 'connections' is read only", Obstacle::ReadOnly),
             (
                 "attempt to write a readonly database",
                 Obstacle::NotWritable,

@@ -37,6 +37,8 @@ pub enum Obstacle {
     FileGone,
     ReadOnly,
     DiskFull,
+    /// Transactions are undone in favour of others, again and again.
+    Conflicts,
 }
 
 impl Obstacle {
@@ -53,6 +55,7 @@ impl Obstacle {
                 | Self::FileGone
                 | Self::ReadOnly
                 | Self::DiskFull
+                | Self::Conflicts
         )
     }
 
@@ -86,6 +89,7 @@ impl Obstacle {
             Self::FileGone => "The database file is gone.",
             Self::ReadOnly => "The database is read-only.",
             Self::DiskFull => "The database's disk is full.",
+            Self::Conflicts => "The database undid the transaction because of conflicts.",
         }
     }
 
@@ -161,6 +165,9 @@ impl Obstacle {
                  its disk is nearly full; Postgres: default_transaction_read_only, MySQL and MariaDB: read_only"
             }
             Self::DiskFull => "make space on the disk of the database",
+            Self::Conflicts => {
+                "each transaction was tried again for up to 5 s: check for locks that other programs hold on our tables"
+            }
         }
     }
 
@@ -263,7 +270,7 @@ impl Obstacle {
             1142 | 1143 | 1227 => Some(Self::Permission),
             1040 | 1203 | 1226 => Some(Self::TooManyConnections),
             1053 => Some(Self::NotReady),
-            1290 | 1792 | 1836 => Some(Self::ReadOnly),
+            1036 | 1290 | 1792 | 1836 => Some(Self::ReadOnly),
             1021 | 1114 => Some(Self::DiskFull),
             3159 => Some(Self::TlsRequired),
             _ => None,
@@ -272,7 +279,7 @@ impl Obstacle {
 
     /// diesel keeps words alone, and so do poolers and the resolver.
     pub(super) fn of_words(said: &str) -> Option<Self> {
-        const WORDS: [(&str, Obstacle); 32] = [
+        const WORDS: [(&str, Obstacle); 39] = [
             ("SQLSTATE 42501", Obstacle::Permission),
             ("SQLSTATE 25006", Obstacle::ReadOnly),
             ("SQLSTATE 53100", Obstacle::DiskFull),
@@ -280,6 +287,13 @@ impl Obstacle {
             ("running with the --super-read-only", Obstacle::ReadOnly),
             ("READ ONLY transaction", Obstacle::ReadOnly),
             ("Running in read-only mode", Obstacle::ReadOnly),
+            ("' is read only", Obstacle::ReadOnly),
+            ("SQLSTATE 40001", Obstacle::Conflicts),
+            ("SQLSTATE 40P01", Obstacle::Conflicts),
+            ("Deadlock found", Obstacle::Conflicts),
+            ("Lock wait timeout exceeded", Obstacle::Conflicts),
+            ("Record has changed since last read", Obstacle::Conflicts),
+            ("WSREP detected deadlock/conflict", Obstacle::Conflicts),
             ("database or disk is full", Obstacle::DiskFull),
             ("No space left on device", Obstacle::DiskFull),
             ("Disk full", Obstacle::DiskFull),

@@ -15,6 +15,10 @@ use super::obstacle::Obstacle;
 /// An outage has ended when a query succeeds and none has failed for so long: one that comes and goes is one outage.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// A refused write says nothing of the database this long afterwards. Few writes change a row, and only such a one shows that
+/// a full disk has space again.
+const OUTDATED: Duration = Duration::from_mins(5);
+
 /// So many causes of one outage are logged; a text that is another one each time would be a line per request.
 const CAUSES: usize = 16;
 
@@ -71,6 +75,14 @@ struct Ongoing {
     all: Option<Outage>,
     /// Queries succeed, and writes are refused.
     writes: Option<Outage>,
+    /// Transactions are undone in favour of others.
+    conflicts: Option<Outage>,
+}
+
+impl Ongoing {
+    fn any(&self) -> bool {
+        self.all.is_some() || self.writes.is_some() || self.conflicts.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -85,7 +97,7 @@ struct Outage {
 }
 
 /// What there is to log.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum News {
     Began,
     Changed,
@@ -103,7 +115,19 @@ impl Outages {
 
     /// Why writes are refused, while reads succeed.
     pub(super) fn refuses_writes(&self) -> Option<Obstacle> {
-        let ongoing = self.lock();
+        self.refuses_writes_at(Instant::now())
+    }
+
+    fn refuses_writes_at(&self, now: Instant) -> Option<Obstacle> {
+        let mut ongoing = self.lock();
+        let outdated = ongoing
+            .writes
+            .take_if(|outage| now.saturating_duration_since(outage.last) >= OUTDATED);
+        if let Some(outage) = outdated {
+            let ended = "has refused no write for five minutes";
+            self.log_end(Some(outage.ended()), ended);
+            self.any.store(ongoing.any(), Ordering::Release);
+        }
         let writes = ongoing.writes.as_ref().filter(|outage| !outage.passed)?;
         writes.obstacle
     }
@@ -116,19 +140,30 @@ impl Outages {
         let cause = explained(error, obstacle);
         self.any.store(true, Ordering::Release);
         let mut ongoing = self.lock();
-        let database = self.database;
-        if error.refuses_writes() {
-            match note(&mut ongoing.writes, obstacle, &cause, Instant::now()) {
-                Some(News::Began) => tracing::error!("{database} refuses writes: {cause}"),
-                Some(_) => tracing::error!("{database} still refuses writes, now: {cause}"),
-                None => {}
-            }
+        let (outage, began, continues) = if error.refuses_writes() {
+            (
+                &mut ongoing.writes,
+                "refuses writes",
+                "still refuses writes, now",
+            )
+        } else if obstacle == Some(Obstacle::Conflicts) {
+            (
+                &mut ongoing.conflicts,
+                "undid a transaction because of conflicts",
+                "still undoes transactions because of conflicts, now",
+            )
         } else {
-            match note(&mut ongoing.all, obstacle, &cause, Instant::now()) {
-                Some(News::Began) => tracing::error!("{database} is unavailable: {cause}"),
-                Some(_) => tracing::error!("{database} is still unavailable, now: {cause}"),
-                None => {}
-            }
+            (
+                &mut ongoing.all,
+                "is unavailable",
+                "is still unavailable, now",
+            )
+        };
+        let database = self.database;
+        match note(outage, obstacle, &cause, Instant::now()) {
+            Some(News::Began) => tracing::error!("{database} {began}: {cause}"),
+            Some(_) => tracing::error!("{database} {continues}: {cause}"),
+            None => {}
         }
     }
 
@@ -138,23 +173,27 @@ impl Outages {
         }
         let mut ongoing = self.lock();
         let now = Instant::now();
-        let database = self.database;
-        if let Some(News::Ended { failures, lasted }) = end(&mut ongoing.all, now) {
-            let secs = lasted.as_secs();
-            tracing::warn!(failures, secs, "{database} is available again");
+        self.log_end(end(&mut ongoing.all, now), "is available again");
+        if matches!(effect, Effect::Wrote(_)) {
+            let ended = end(&mut ongoing.conflicts, now);
+            self.log_end(ended, "commits transactions again");
         }
         let takes_writes = ongoing
             .writes
             .as_ref()
             .is_some_and(|outage| outage.is_disproved_by(effect));
-        if takes_writes
-            && let Some(News::Ended { failures, lasted }) = end(&mut ongoing.writes, now)
-        {
-            let secs = lasted.as_secs();
-            tracing::warn!(failures, secs, "{database} takes writes again");
+        if takes_writes {
+            self.log_end(end(&mut ongoing.writes, now), "takes writes again");
         }
-        let any = ongoing.all.is_some() || ongoing.writes.is_some();
-        self.any.store(any, Ordering::Release);
+        self.any.store(ongoing.any(), Ordering::Release);
+    }
+
+    fn log_end(&self, news: Option<News>, ended: &str) {
+        if let Some(News::Ended { failures, lasted }) = news {
+            let database = self.database;
+            let secs = lasted.as_secs();
+            tracing::warn!(failures, secs, "{database} {ended}");
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ongoing> {
@@ -164,6 +203,13 @@ impl Outages {
 }
 
 impl Outage {
+    fn ended(&self) -> News {
+        News::Ended {
+            failures: self.failures,
+            lasted: self.last.saturating_duration_since(self.began),
+        }
+    }
+
     fn is_disproved_by(&self, effect: Effect) -> bool {
         match effect {
             Effect::Read => false,
@@ -207,10 +253,7 @@ fn end(outage: &mut Option<Outage>, now: Instant) -> Option<News> {
         outage.passed = true;
         now.saturating_duration_since(outage.last) >= QUIET
     })?;
-    Some(News::Ended {
-        failures: ended.failures,
-        lasted: ended.last.saturating_duration_since(ended.began),
-    })
+    Some(ended.ended())
 }
 
 /// All causes, and what to do about them.
@@ -283,5 +326,33 @@ mod tests {
         let full = outage(Obstacle::DiskFull);
         assert!(!full.is_disproved_by(Effect::Wrote(0)));
         assert!(full.is_disproved_by(Effect::Wrote(1)));
+    }
+
+    fn refused(said: &str) -> StoreError {
+        StoreError::unavailable(said)
+    }
+
+    #[test]
+    fn a_refused_write_is_outdated_after_five_minutes() {
+        let outages = Outages::of("the database");
+        outages.failed(&refused("database or disk is full"));
+        assert_eq!(outages.refuses_writes(), Some(Obstacle::DiskFull));
+        // What changes no row proves nothing.
+        outages.succeeded(Effect::Wrote(0));
+        let soon = outages.refuses_writes_at(after(200));
+        assert_eq!(soon, Some(Obstacle::DiskFull));
+
+        assert_eq!(outages.refuses_writes_at(after(301)), None);
+        assert!(!outages.any.load(Ordering::Acquire));
+        outages.failed(&refused("database or disk is full"));
+        assert_eq!(outages.refuses_writes(), Some(Obstacle::DiskFull));
+    }
+
+    #[test]
+    fn conflicts_are_no_outage_of_the_whole_database() {
+        let outages = Outages::of("the database");
+        outages.failed(&refused("deadlock detected (SQLSTATE 40P01)"));
+        let ongoing = outages.lock();
+        assert!(ongoing.conflicts.is_some() && ongoing.all.is_none());
     }
 }

@@ -38,6 +38,8 @@ pub enum UrlError {
     SeveralHosts,
     #[error("its parameter `{0}` is unknown, or has an invalid value")]
     Parameter(String),
+    #[error("sqlite: takes no parameters, and it has `{0}`")]
+    NoParameters(String),
     #[error("it names no file, or has parameters, which sqlite: does not take")]
     SqliteFile,
     #[error(
@@ -71,6 +73,13 @@ impl Target {
 
 fn sqlite(rest: &str) -> Result<PathBuf, UrlError> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
+    if let Some((_, query)) = path.split_once('?') {
+        let first = form_urlencoded::parse(query.as_bytes()).next();
+        let name = first.map(|(name, _)| name.into_owned()).unwrap_or_default();
+        if is_name(&name) {
+            return Err(UrlError::NoParameters(name));
+        }
+    }
     // A pool of in-memory databases would be several databases.
     if path.is_empty() || path.contains(['?', '#']) || path.contains(":memory:") {
         return Err(UrlError::SqliteFile);
@@ -228,6 +237,13 @@ mod tests {
             ("mariadb://u:p@h/d?require_ssl=true&charset=utf8", "charset"),
         ] {
             let says = format!("its parameter `{name}` is unknown, or has an invalid value");
+            assert_eq!(refused(url), says, "{url}");
+        }
+        for (url, name) in [
+            ("sqlite:keeper.db?mode=ro", "mode"),
+            ("sqlite:///data/keeper.db?cache=shared&mode=rw", "cache"),
+        ] {
+            let says = format!("sqlite: takes no parameters, and it has `{name}`");
             assert_eq!(refused(url), says, "{url}");
         }
         let several = refused("postgres://u:p@a:5432,b:5432/d");

@@ -82,7 +82,7 @@ fn client() -> Client {
 fn impatient_client() -> Client {
     http_client::build(Limits {
         connect: Duration::from_mins(1),
-        total: Duration::from_secs(1),
+        total: Duration::from_secs(5),
     })
     .unwrap()
 }

@@ -21,7 +21,7 @@ use diesel_async::{
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 
@@ -328,6 +328,8 @@ fn to_diesel(error: tokio_postgres::Error) -> Error {
         {
             DatabaseErrorKind::ClosedConnection
         }
+        // Whatever the code, the server or a pooler has ended the session.
+        _ if has_ended_the_session(answer) => DatabaseErrorKind::ClosedConnection,
         _ => DatabaseErrorKind::Unknown,
     };
     let answer = Answer {
@@ -335,6 +337,14 @@ fn to_diesel(error: tokio_postgres::Error) -> Error {
         error: answer.clone(),
     };
     Error::DatabaseError(kind, Box::new(answer))
+}
+
+/// Poolers, and servers before Postgres 9.6, say the severity only in its translated form.
+fn has_ended_the_session(answer: &DbError) -> bool {
+    match answer.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        None => ["FATAL", "PANIC"].contains(&answer.severity()),
+    }
 }
 
 struct Answer {

@@ -1,7 +1,7 @@
 //! Transactions that a server undoes in favour of others are repeated by the store.
 
 use pipekeeper_core::connection::ConnectionState;
-use pipekeeper_core::store::{Backend, RefreshLogEntry, Store};
+use pipekeeper_core::store::{Backend, Obstacle, RefreshLogEntry, Store, StoreError};
 use pipekeeper_core::test_util::TestDatabase;
 use tokio::task::JoinSet;
 
@@ -103,6 +103,7 @@ pub(crate) async fn a_conflict_without_end_is_given_up_on(backend: Backend) {
         .unwrap_err();
 
     assert!(failed.is_unavailable(), "{failed:?}");
+    assert_eq!(failed.obstacle(), Some(Obstacle::Conflicts), "{failed:?}");
     let attempts = attempts(&database, backend);
     assert!((3..=20).contains(&attempts), "{attempts}");
     assert_eq!(get(&store, &id).await.generation, 1);
@@ -128,6 +129,32 @@ pub(crate) async fn other_errors_are_not_repeated(backend: Backend) {
     }
 }
 
+/// Postgres ends the session with an error whose code is none of those for a lost connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_postgres_ends_is_a_lost_connection() {
+    if !pipekeeper_core::test_util::is_asked_for(Backend::Postgres) {
+        return;
+    }
+    let database = TestDatabase::migrated(Backend::Postgres).await;
+    let store = database.store();
+    let id = insert(&store, consent("acme", "jane")).await;
+    for statement in [
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         SET LOCAL transaction_timeout = '50ms'; PERFORM pg_sleep(100); RETURN NEW; END $$",
+        "CREATE TRIGGER linger BEFORE UPDATE ON connections FOR EACH ROW EXECUTE FUNCTION linger()",
+    ] {
+        database.lines(statement).unwrap();
+    }
+
+    let failed = store.connection_commit(&id, 1, &commit(), at(1)).await;
+
+    assert!(
+        failed.as_ref().is_err_and(StoreError::is_unavailable),
+        "{failed:?}"
+    );
+    assert_eq!(get(&store, &id).await.generation, 1);
+}
+
 /// Each level of isolation that an administrator may have made the default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_isolation_level_of_postgres_reaches_a_caller() {
@@ -144,7 +171,7 @@ async fn no_isolation_level_of_postgres_reaches_a_caller() {
         database.lines(&set).unwrap();
         let store = database.store();
         let mut writers = JoinSet::new();
-        for owner in 0..10 {
+        for owner in 0..4 {
             let store = store.clone();
             writers.spawn(async move { write(&store, &format!("owner-{owner}")).await });
         }
@@ -155,7 +182,7 @@ async fn no_isolation_level_of_postgres_reaches_a_caller() {
             .unwrap();
         assert_eq!(levels, [level]);
         let rows = database.lines("SELECT COUNT(*) FROM refresh_log").unwrap();
-        assert_eq!(rows, ["40"], "{level}");
+        assert_eq!(rows, ["16"], "{level}");
     }
 }
 

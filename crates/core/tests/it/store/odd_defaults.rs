@@ -5,7 +5,7 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{
     AppTok, Backend, DueFor, NewConnection, Obstacle, RowTokens, RowWrite,
 };
-use pipekeeper_core::test_util::{OddDefaults, is_asked_for, open};
+use pipekeeper_core::test_util::{OddDefaults, TestDatabase, is_asked_for, open};
 
 use super::{app, at, consent, get, insert};
 
@@ -97,4 +97,24 @@ async fn read_only_is_told(server: &OddDefaults, url: &Secret) {
     server.run("SET GLOBAL read_only = 0");
     store.connection_touch(&id, at(1), at(1)).await.unwrap();
     assert_eq!(store.refuses_writes().await, None);
+}
+
+/// `options` of a Postgres URL: the tables are made where the search path leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_a_url_reach_the_server() {
+    if !is_asked_for(Backend::Postgres) {
+        return;
+    }
+    let database = TestDatabase::create(Backend::Postgres);
+    database.lines("CREATE SCHEMA tools").unwrap();
+    let url = database.url().expose().to_owned();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}options=-c%20search_path%3Dtools");
+
+    let store = open(&Secret::new(url));
+    store.migrate().await.unwrap();
+    insert(&store, consent("acme", "jane")).await;
+
+    let made = "SELECT schemaname FROM pg_tables WHERE tablename = 'connections'";
+    assert_eq!(database.lines(made).unwrap(), ["tools"]);
 }

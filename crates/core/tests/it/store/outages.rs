@@ -98,7 +98,7 @@ pub(crate) async fn silent_server_is_given_up_on(backend: Backend) {
     let store = Store::open(&gate.url(), &options).unwrap();
     // On a slow machine not even an idle server is as fast as these limits.
     let answers = async || while store.ping().await.is_err() {};
-    answers().await;
+    timeout(HANGS, answers()).await.expect("an idle server");
 
     gate.stall();
     for _ in 0..3 {
