@@ -263,11 +263,16 @@ async fn finish(service: &AuthCapture, claim: &NewCallback, outcome: &Result<Con
         let store = &service.context.store;
         store.callback_finish(claim, word, &sealed, now).await
     });
-    if let Err(error) = stored.await {
-        tracing::warn!(
+    match stored.await {
+        // The store logs the outage.
+        Err(error) if error.is_unavailable() => {
+            tracing::debug!("a callback's result was not stored");
+        }
+        Err(error) => tracing::warn!(
             "a callback's result was not stored: {:#}",
             anyhow::Error::from(error)
-        );
+        ),
+        Ok(_) => {}
     }
 }
 
@@ -324,17 +329,14 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     let clock = &service.context.clock;
-    let mut logged = false;
     loop {
         match attempt().await {
             Err(error) if error.is_unavailable() && clock.monotonic() < give_up => {
-                if !logged {
-                    logged = true;
-                    tracing::warn!(
-                        "holding {what} until the database is back: {:#}",
-                        anyhow::Error::from(error)
-                    );
-                }
+                // The store logs the outage.
+                tracing::debug!(
+                    "holding {what} until the database is back: {:#}",
+                    anyhow::Error::from(error)
+                );
                 let pause = random::between(Duration::from_millis(200), Duration::from_millis(600));
                 tokio::time::sleep(pause).await;
             }

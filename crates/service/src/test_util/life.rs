@@ -1,9 +1,12 @@
 //! How a process comes up, and how it goes.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Home, MARKER, Program, Serving, WAIT, WAITS, as_variables, ask, get, set, taken_port};
@@ -64,7 +67,10 @@ impl<S: Service + std::fmt::Debug> Program<S> {
 
     pub fn an_outage_is_logged_once_and_so_is_its_end(&self) {
         let home = Home::new();
-        let (settings, addr) = Self::served(&home);
+        let (mut settings, addr) = Self::served(&home);
+        if Self::keys().contains(&"login.store_patience_secs".to_owned()) {
+            settings.push(set("login.store_patience_secs", "1"));
+        }
         let serving = self.serve(&home, &settings);
         self.await_ready(&settings);
         let database = home.directory.join("test.db");
@@ -75,6 +81,25 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             let answer = get(addr, "/readyz");
             assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
             assert!(answer.contains("The database file is gone."), "{answer}");
+        }
+        // Each service has one of these routes.
+        let refresh = r#"{"connectionId": "01900000-0000-7000-8000-000000000000"}"#;
+        for _ in 0..2 {
+            let answers = [
+                get(addr, "/webhook/pipedrive/callback?code=c0de"),
+                Self::post(addr, "/webhook/pipedrive/refresh", "pipekeeper", refresh),
+                Self::post(
+                    addr,
+                    "/webhook/pipedrive/person",
+                    "n8n",
+                    r#"{"person": {"email": "jane@acme.example"}}"#,
+                ),
+            ];
+            let refused = |status: &str| {
+                let starts = |answer: &&String| answer.starts_with(&format!("HTTP/1.1 {status}"));
+                answers.iter().filter(starts).count()
+            };
+            assert_eq!((refused("503"), refused("404")), (1, 2), "{answers:#?}");
         }
         fs::rename(&elsewhere, &database).expect("it is there");
         for _ in 0..WAITS {
@@ -88,7 +113,10 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let log = serving.log();
         let told: Vec<&str> = log
             .lines()
-            .filter(|line| line.contains("the database is"))
+            .filter(|line| {
+                line.contains("the database is unavailable:")
+                    || line.contains("the database is available again")
+            })
             .collect();
         assert_eq!(told.len(), 2, "{log}");
         let (began, ended) = (told.concat(), told.last().copied().unwrap_or_default());
@@ -98,8 +126,21 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         let failures = ended.get("failures").and_then(serde_json::Value::as_u64);
         assert!(failures >= Some(50), "{ended}");
         assert_eq!(log.matches("ERROR").count(), 1, "{log}");
+        assert_eq!(log.matches("WARN").count(), 1, "{log}");
         // At this level the configuration is not in the log.
         assert!(!log.contains("encryption.keys"), "{log}");
+    }
+
+    /// As somebody who knows the webhook's password.
+    fn post(addr: SocketAddr, path: &str, user: &str, body: &str) -> String {
+        let password = Self::secret_for("webhook.password");
+        let credentials = STANDARD.encode(format!("{user}:{password}"));
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {credentials}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        ask(addr, request.as_bytes())
     }
 
     pub fn malformed_requests_are_no_errors_of_ours(&self) {

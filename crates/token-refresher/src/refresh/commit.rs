@@ -268,14 +268,11 @@ impl Refresher {
     where
         W: Future<Output = Result<T, StoreError>>,
     {
-        let mut told = false;
         loop {
             match write().await {
                 Err(error) if error.is_unavailable() => {
-                    if !told {
-                        told = true;
-                        tracing::error!(connection.id = %row.id, "a refresh waits for the database: {:#}", anyhow::Error::from(error));
-                    }
+                    // The store logs the outage.
+                    tracing::debug!(connection.id = %row.id, "a refresh waits for the database: {:#}", anyhow::Error::from(error));
                     let pause = (Duration::from_millis(100), Duration::from_millis(300));
                     tokio::time::sleep(random::between(pause.0, pause.1)).await;
                 }

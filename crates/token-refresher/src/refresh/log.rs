@@ -38,12 +38,17 @@ impl Log {
         }
         tokio::time::sleep(GATHER).await;
         let lines = std::mem::take(&mut *self.waiting());
-        if let Err(error) = self.store.refresh_log_insert(&lines).await {
-            tracing::warn!(
+        match self.store.refresh_log_insert(&lines).await {
+            // The store logs the outage.
+            Err(error) if error.is_unavailable() => {
+                tracing::debug!(lines = lines.len(), "not written to refresh_log");
+            }
+            Err(error) => tracing::warn!(
                 lines = lines.len(),
                 "not written to refresh_log: {:#}",
                 anyhow::Error::from(error)
-            );
+            ),
+            Ok(()) => {}
         }
     }
 
