@@ -145,6 +145,85 @@ fn what_is_missing_is_named_before_anything_is_built() {
     assert!(said.contains("PIPEKEEPER_DOMAIN is not set"), "{said}");
 }
 
+/// Each value of `.env`, and what there is to say of it.
+#[test]
+fn mistakes_in_env_are_named_and_what_is_fine_is_not() {
+    let fine = "Nothing is missing.";
+    let with_domain = "PIPEKEEPER_DOMAIN=crm.example.com\nEDGE_ADDRESS=0.0.0.0\n";
+    let with_ports = "EDGE_HTTP_PORT=80\nEDGE_HTTPS_PORT=443\n";
+    for (lines, says) in [
+        (String::new(), fine),
+        (
+            "PIPEKEEPER_DOMAIN=crm.example.com".to_owned(),
+            "lets in only this machine",
+        ),
+        (with_domain.to_owned(), "EDGE_HTTP_PORT is still 8080"),
+        (with_domain.to_owned(), "EDGE_HTTPS_PORT is still 8443"),
+        (format!("{with_domain}{with_ports}"), fine),
+        (
+            "COMPOSE_PROFILES=edge,postgres".to_owned(),
+            "database.url is empty",
+        ),
+        (
+            "COMPOSE_PROFILES=edge,mysql".to_owned(),
+            "database.url is empty",
+        ),
+        (
+            "SECRETS_DIRECTORY=secrets/compose".to_owned(),
+            "write ./secrets/compose",
+        ),
+        ("EDGE_ADDRESS=::1".to_owned(), "write [::1]"),
+        ("EDGE_ADDRESS=[::1]".to_owned(), fine),
+        (
+            "CADDY_IMAGE=caddy:2.10.2\nCOMPOSE_PROJECT_NAME=crm".to_owned(),
+            fine,
+        ),
+        (
+            "SECRETS_DIRECTORY=\"./secrets/compose\"\nEDGE_ADDRESS=\"127.0.0.1\"".to_owned(),
+            fine,
+        ),
+    ] {
+        let home = home();
+        let given = [
+            ("PIPE_DRIVE_CLIENT_ID", "cid"),
+            ("PIPE_DRIVE_REDIRECT_URL", "https://x/cb"),
+            ("CLIENT_SECRET", "s"),
+        ];
+        let made = run(home.path(), &[], &given);
+        assert!(made.status.success(), "{made:?}");
+        let dotenv = home.path().join(".env");
+        let env = fs::read_to_string(&dotenv).unwrap();
+        fs::write(&dotenv, format!("{env}{lines}\n")).unwrap();
+
+        let checked = run(home.path(), &["--check"], &[]);
+
+        let said = [checked.stdout, checked.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(says), "{lines}: {said}");
+        assert_eq!(checked.status.success(), says == fine, "{lines}: {said}");
+    }
+}
+
+#[test]
+fn a_database_is_named_once_and_no_password_stands_on_a_command_line() {
+    let url = ("DATABASE_URL", "postgres://u:hunter2@h/d");
+    for (arguments, environment) in [
+        (["--database", "postgres"], [url].as_slice()),
+        (["--database", "sqlite"], &[url]),
+        (["--database", "postgres://u:hunter2@h/d"], &[]),
+    ] {
+        let home = home();
+        let refused = run(home.path(), &arguments, environment);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success(), "{arguments:?}");
+        assert!(
+            said.contains("DATABASE_URL") && !said.contains("hunter2"),
+            "{said}"
+        );
+        assert!(!home.path().join(".env").exists(), "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_demo_lacks_nothing_and_a_domain_opens_the_edge() {
     let demo = home();

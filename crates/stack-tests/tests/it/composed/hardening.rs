@@ -155,9 +155,19 @@ fn reads_and_reaches_what_it_needs(project: &Project) {
 /// Neither in an environment nor on a command line, of no container: not of the jobs either.
 pub(super) fn no_secret_is_in_an_environment(project: &Project) {
     let mut secrets = BTreeSet::new();
-    for service in ["auth-capture", "data-api", "token-refresher"] {
-        let files =
-            "cd /run/secrets && cat *.password client.secret encryption.keys 2>/dev/null; true";
+    let services = [
+        "auth-capture",
+        "data-api",
+        "token-refresher",
+        "postgres",
+        "mysql",
+    ];
+    for service in services {
+        if project.containers(Some(service)).is_empty() {
+            continue;
+        }
+        let files = "cd /run/secrets && \
+             cat *.password client.secret encryption.keys database.url 2>/dev/null | grep -v ^sqlite:; true";
         let read = project.compose(&["exec", "-T", service, "sh", "-c", files]);
         secrets.extend(read.lines().map(str::to_owned));
     }

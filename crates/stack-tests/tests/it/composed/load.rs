@@ -1,50 +1,55 @@
-//! Two hundred requests a second, whatever becomes of those before.
+//! Up to two hundred requests a second, from twenty callers.
 
 use std::time::Duration;
 
 use stack_tests::Client;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{EMAIL, NAME};
 
-const EVERY: Duration = Duration::from_millis(5);
+/// At most this many requests are under way.
+const CALLERS: u32 = 20;
 
-#[derive(Debug)]
+/// Each caller sends its next request so long after the one before, or when that is answered.
+const EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) answered: u32,
     pub(super) slowest: Duration,
     pub(super) failures: Vec<String>,
 }
 
-/// Three of four ask data-api for a person, the fourth begins a login.
+/// Three of four callers ask data-api for a person, the fourth begins logins.
 pub(super) async fn run(client: Client, stop: CancellationToken) -> Tally {
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        callers.spawn(call(client.clone(), caller.is_multiple_of(4), stop.clone()));
+    }
+    let mut all = Tally::default();
+    for tally in callers.join_all().await {
+        all.answered += tally.answered;
+        all.slowest = all.slowest.max(tally.slowest);
+        all.failures.extend(tally.failures);
+    }
+    all
+}
+
+async fn call(client: Client, begins_logins: bool, stop: CancellationToken) -> Tally {
+    let mut tally = Tally::default();
     let mut ticks = tokio::time::interval(EVERY);
-    let mut requests = JoinSet::new();
-    let mut sent = 0_u32;
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.is_cancelled() {
         ticks.tick().await;
-        let client = client.clone();
-        let login = sent.is_multiple_of(4);
-        sent += 1;
-        requests.spawn(async move {
-            let sent_at = Instant::now();
-            let answer = if login {
-                begin_login(&client).await
-            } else {
-                find_person(&client).await
-            };
-            (sent_at.elapsed(), answer)
-        });
-    }
-    let mut tally = Tally {
-        answered: 0,
-        slowest: Duration::ZERO,
-        failures: Vec::new(),
-    };
-    for (took, answer) in requests.join_all().await {
-        tally.slowest = tally.slowest.max(took);
+        let sent_at = Instant::now();
+        let answer = if begins_logins {
+            begin_login(&client).await
+        } else {
+            find_person(&client).await
+        };
+        tally.slowest = tally.slowest.max(sent_at.elapsed());
         match answer {
             Ok(()) => tally.answered += 1,
             Err(failure) => tally.failures.push(failure),
