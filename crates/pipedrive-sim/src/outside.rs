@@ -7,7 +7,8 @@ use chrono::{DateTime, SecondsFormat};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any test holds a request.
+const CALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Microseconds since 1970, the only clock of the simulator.
 #[expect(

@@ -302,7 +302,7 @@ impl Plan {
             ("http.listen", "127.0.0.1:0".to_owned()),
             ("http.metrics_listen", "127.0.0.1:0".to_owned()),
             ("http.workers", "2".to_owned()),
-            ("http.shutdown_grace_secs", "15".to_owned()),
+            ("http.shutdown_grace_secs", "75".to_owned()),
             ("telemetry.format", "pretty".to_owned()),
             ("telemetry.filter", test_log_filter()),
             ("apps.pipedrive.client_id", self.app.client_id.clone()),
@@ -317,6 +317,9 @@ impl Plan {
         if service == "token-refresher" {
             keys.push(("webhook.password", REFRESHER_PASSWORD.to_owned()));
             keys.push(("journal.directory", self.journal.clone()));
+            // No slow machine reaches these.
+            keys.push(("refresh.timeout_secs", "60".to_owned()));
+            keys.push(("refresh.lease_secs", "130".to_owned()));
         } else {
             keys.push((
                 "refresher.url",

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Once;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use stack_tests::Client;
@@ -383,7 +384,10 @@ async fn senders_that_do_not_go_on_bring_nothing_down() {
     client.connect(1, 1).await.unwrap();
     let edge = format!("{}:8080", project.address("edge"));
 
-    let attack = in_background(async move { slow::senders(&edge, 4_000).await });
+    let attack =
+        in_background(
+            async move { tokio::time::timeout(HANGS, slow::senders(&edge, 4_000)).await },
+        );
     let mut served = 0;
     while !attack.is_finished() {
         served += u32::from(person(&client).await);
@@ -391,7 +395,7 @@ async fn senders_that_do_not_go_on_bring_nothing_down() {
     }
 
     assert!(served > 0, "nobody else was served meanwhile");
-    let senders = attack.await.unwrap();
+    let senders = attack.await.unwrap().expect("each is turned away");
     assert!(senders > 2_000, "{senders}");
     until("the person is found", || person(&client)).await;
     let edge = project.inspect(&project.containers(Some("edge"))[0]);

@@ -130,11 +130,11 @@ pub(crate) async fn api_that_refuses_everything_costs_few_refreshes_at_once(back
 /// A 401 to a token that has ended by now says nothing of the grant.
 pub(crate) async fn token_that_ends_before_it_is_used_is_no_dead_connection(backend: Backend) {
     let stack = Stack::start(backend).await;
-    settings(&stack, json!({"access_ttl_secs": 1})).await;
+    settings(&stack, json!({"access_ttl_secs": 5})).await;
     stack.connect(1, 1).await.unwrap();
     fault(
         &stack,
-        json!({"on": "api", "fault": "slow_ms", "ms": 1500, "times": 0, "route": "persons"}),
+        json!({"on": "api", "fault": "slow_ms", "ms": 6000, "times": 0, "route": "persons"}),
     )
     .await;
 

@@ -98,6 +98,7 @@ promises! { every backend:
         every_request_heals_a_401_all_the_same
         every_request_goes_out_although_the_token_cannot_be_renewed
         every_request_goes_out_although_the_refresh_takes_too_long
+        every_request_waits_once_for_a_refresher_that_does_not_answer
         every_request_of_a_dead_grant_is_refused
     }
     client_secrets {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     EMAIL, NAME, clear_faults, connected, expire, fault, hold_refresh, refreshes, row, settings,
+    wait_longer,
 };
 
 pub(crate) async fn dead_grant_is_told_to_its_callers(backend: Backend) {
@@ -249,6 +250,7 @@ pub(crate) async fn failing_refresh_is_told_with_the_refreshers_word(backend: Ba
         fault(&stack, json!({"on": "token", "fault": name, "times": 0})).await;
 
         let first = client.person_of(&connection, EMAIL).await.unwrap();
+        wait_longer(&stack);
         let second = client.person_of(&connection, EMAIL).await.unwrap();
 
         assert_eq!(first.status, status, "{name}: {}", first.body);

@@ -144,6 +144,11 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
     assert!(asked.is_ok(), "{what}: not within {HANGS:?}");
 }
 
+/// Whoever has to wait after a failed refresh waits for as long as the access token lives: no next call is late enough.
+pub(crate) fn wait_longer(stack: &Stack) {
+    stack.sql("UPDATE connections SET retry_at = expires_at WHERE retry_at IS NOT NULL");
+}
+
 /// A connection's lines of `refresh_log`, once there are so many: they are written after everybody has been answered.
 pub(crate) async fn refresh_log(
     stack: &Stack,

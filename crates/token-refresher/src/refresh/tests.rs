@@ -110,6 +110,34 @@ fn after(deed: impl Fn() + Send + Sync + 'static, answer: Answer) -> Answer {
     })
 }
 
+/// A response that the provider holds back.
+struct Held {
+    reached: tokio::sync::mpsc::UnboundedReceiver<()>,
+    release: std::sync::mpsc::Sender<()>,
+}
+
+impl Held {
+    fn before(answer: Answer) -> (Answer, Self) {
+        let (reach, reached) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = std::sync::mpsc::channel();
+        let released = Mutex::new(released);
+        let waits = move || {
+            reach.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        };
+        (after(waits, answer), Self { reached, release })
+    }
+
+    /// The refresh token is at the provider.
+    async fn reached(&mut self) {
+        self.reached.recv().await.unwrap();
+    }
+
+    fn release(&self) {
+        self.release.send(()).unwrap();
+    }
+}
+
 /// A provider, a database, a clock, and one connection of generation 1.
 struct World {
     database: TestDatabase,

@@ -71,20 +71,23 @@ async fn a_caller_of_another_generation_is_answered_by_the_row() {
 
 #[tokio::test]
 async fn a_dropped_caller_does_not_abort_the_flight() {
-    let world = World::answering([late_tokens()]).await;
+    let (answer, held) = Held::before(granted());
+    let world = World::answering([answer]).await;
     let door = world.door();
 
     let caller = refresh(&door, &world.id, Some(1));
     let dropped = tokio::time::timeout(Duration::from_millis(50), caller).await;
 
     assert!(dropped.is_err());
+    held.release();
     refreshed(refresh(&door, &world.id, Some(1)).await);
     assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
 }
 
 #[tokio::test]
 async fn a_caller_without_patience_is_told_that_somebody_is_at_it() {
-    let world = World::answering([late_tokens()]).await;
+    let (answer, held) = Held::before(granted());
+    let world = World::answering([answer]).await;
     let door = world.door();
     let patience = Duration::from_millis(20);
 
@@ -93,6 +96,7 @@ async fn a_caller_without_patience_is_told_that_somebody_is_at_it() {
         .await;
 
     assert!(matches!(busy, Err(RefreshError::Busy)), "{busy:?}");
+    held.release();
     refreshed(refresh(&door, &world.id, Some(1)).await);
 }
 

@@ -294,18 +294,16 @@ async fn whatever_the_database_says_what_the_provider_said_is_kept_until_it_is_s
         (granted(), active, 2),
         (refusal(400, "invalid_grant"), dead, 1),
     ] {
-        let world = World::new().await;
-        let slow = world.elsewhere(|_, _| tokio::time::sleep(Duration::from_millis(300)));
-        world.answer([after(slow, answer)]).await;
+        let (answer, mut held) = Held::before(answer);
+        let world = World::answering([answer]).await;
         let rename = |from: &str, to: &str| {
             let sql = format!("ALTER TABLE {from} RENAME TO {to}");
             world.database.lines(&sql).unwrap();
         };
         let operator = async {
-            while world.row().await.lease_owner.is_none() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            held.reached().await;
             rename("connections", "elsewhere");
+            held.release();
             tokio::time::sleep(Duration::from_secs(1)).await;
             rename("elsewhere", "connections");
         };
