@@ -58,6 +58,14 @@ pub(super) async fn settle(world: &World) -> anyhow::Result<Vec<String>> {
     }
 }
 
+/// One request for every connection: all of them are in use, also where a wrong clock had it that nobody has asked for a day.
+pub(super) async fn use_all(world: &Arc<World>) {
+    for (account, data_api) in world.accounts.iter().zip(DATA_APIS.iter().cycle()) {
+        let client = world.client_of(data_api, "token-refresher");
+        ask(world, &client, data_api, account).await;
+    }
+}
+
 fn unrest(row: &Row, now_us: i64) -> Option<String> {
     let half_us = i64::try_from(ACCESS_TTL_SECS / 2).unwrap_or_default() * 1_000_000;
     if let Some(owner) = &row.lease_owner {

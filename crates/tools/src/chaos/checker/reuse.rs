@@ -33,6 +33,9 @@ const GRANTED_LATELY_US: Micros = 60 * SECOND_US;
 const MASS_AT_LEAST: usize = 3;
 const MASS_WINDOW_US: Micros = 600 * SECOND_US;
 
+/// A refusal is noted before so much time is over: there are several queries between, and others wait for the same ones.
+const NOTED_WITHIN_US: Micros = SECOND_US;
+
 /// A token that was refused is presented again so many times, at most.
 const TRIED_AGAIN: usize = 5;
 
@@ -257,7 +260,16 @@ impl<'a> History<'a> {
         if let Some(why) = lost.or_else(|| self.interrupted(refused, again)) {
             return Ok(Cause::TriedAgain(why));
         }
-        // A process that dies before it has noted the refusal says nothing to the next one.
+        // A process that dies before it has noted the refusal says nothing to the next one. Refusals are noted one by one.
+        let killed = self.life(refused).and_then(|life| life.killed);
+        if let Some(at_us) =
+            killed.filter(|at_us| (since..=since + NOTED_WITHIN_US).contains(at_us))
+        {
+            return Ok(Cause::TriedAgain(Because {
+                how: format!("its refresher was killed at {}", clock(at_us)),
+                strike: Strike::Other { at_us },
+            }));
+        }
         if let Some(why) = self.kept_from_commit(refused, since, again) {
             return Ok(Cause::TriedAgain(why));
         }
@@ -342,7 +354,7 @@ impl<'a> History<'a> {
         if first.sender() == second.sender()
             && let Some(why) = self.given_up(first, until)
         {
-            return Ok(Cause::NeverArrived(why));
+            return Ok(Cause::Overtaken(why));
         }
         Err(format!(
             "the first call took effect later, and its sender was waiting for the response ({} ms after)",
