@@ -1,7 +1,7 @@
 //! What keeps callbacks that nobody vouches for from crowding out anything else: a rate per client address, and a number of
 //! exchanges at one time.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -175,13 +175,25 @@ impl TrustedProxies {
             if !self.trusts(client) {
                 break;
             }
-            match address.trim().parse() {
-                Ok(address) => client = address,
-                Err(_) => break,
+            match forwarded_address(address.trim()) {
+                Some(address) => client = address,
+                None => break,
             }
         }
         client
     }
+}
+
+/// An address as proxies write it: some add the port, some put brackets around IPv6.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let plain = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    plain.parse().ok().or_else(|| {
+        let with_port: SocketAddr = text.parse().ok()?;
+        Some(with_port.ip())
+    })
 }
 
 /// An address at the upper end.
@@ -238,7 +250,12 @@ mod tests {
             ("fd00::1", &["2001:db8::1"], "2001:db8::1"),
             ("192.168.1.7", &["198.51.100.1"], "198.51.100.1"),
             ("192.168.1.8", &["198.51.100.1"], "192.168.1.8"),
+            ("10.1.2.3", &["198.51.100.1:5678"], "198.51.100.1"),
+            ("10.1.2.3", &["1.1.1.1:1, 10.9.9.9:2"], "1.1.1.1"),
+            ("10.1.2.3", &["[2001:db8::1]:443"], "2001:db8::1"),
+            ("10.1.2.3", &["[2001:db8::1]"], "2001:db8::1"),
             ("10.1.2.3", &["unknown"], "10.1.2.3"),
+            ("10.1.2.3", &["1.1.1.1:port"], "10.1.2.3"),
             ("10.1.2.3", &[], "10.1.2.3"),
         ] {
             let got = proxies.client(ip(peer), forwarded);
