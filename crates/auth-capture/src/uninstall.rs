@@ -7,7 +7,7 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::store::{Connection, Revocation};
-use pipekeeper_core::webhook::{RefreshRefusal, Trace};
+use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshRefusal, Trace};
 use pipekeeper_service::body::Fields;
 use pipekeeper_service::problem::{Code, Problem};
 
@@ -44,7 +44,9 @@ pub(crate) async fn uninstall(
         .as_deref()
         .and_then(instant);
     let (rows, key) = (&service.context.store, app.app_key());
+    let noticed_at = service.context.clock.now();
     let mut dead = None;
+    let mut is_second_check = false;
     loop {
         let found = rows
             .connection_find_by_grant(&key, &company_id, &user_id)
@@ -60,11 +62,19 @@ pub(crate) async fn uninstall(
             Timing::After => {}
             Timing::Unclear if dead == Some(row.generation) => {}
             Timing::Unclear => {
-                if is_alive(service, &row, trace).await? {
+                if !is_accepted(service, &row, trace).await? {
+                    // The refresh wrote so, without moving the generation: a consent since then would.
+                    dead = Some(row.generation);
+                    continue;
+                }
+                // The token may be from before the uninstall: the refresh was under way, or its response was in a journal.
+                let renewed = rows.connection_find(&row.id).await?;
+                let refreshed_at = renewed.and_then(|renewed| renewed.refreshed_at);
+                let is_new = row.lease_owner.is_none() && refreshed_at >= Some(noticed_at);
+                if is_new || is_second_check {
                     return Ok(Uninstalled::Stale);
                 }
-                // The refresh wrote so, without moving the generation: a consent since then would.
-                dead = Some(row.generation);
+                is_second_check = true;
                 continue;
             }
         }
@@ -84,6 +94,9 @@ pub(crate) async fn uninstall(
 /// The provider's clock and ours may differ by so much.
 const CLOCKS_DIFFER: Duration = Duration::from_mins(5);
 
+/// The longest wait for a second refresh.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// When a notice was written, compared with the connection's last consent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timing {
@@ -101,22 +114,40 @@ fn timing(at: Option<Timestamp>, row: &Connection) -> Timing {
     }
 }
 
-/// Whether the provider still takes the connection's refresh token.
-async fn is_alive(service: &AuthCapture, row: &Connection, trace: &Trace) -> Result<bool, Problem> {
-    match service
-        .refresher
-        .refresh(&row.id, row.generation, trace)
-        .await
-    {
-        Ok(_) => Ok(true),
-        Err(RefreshRefusal::Invalidated(said)) if said.state != ConnectionState::Active => {
-            Ok(false)
+/// Whether the provider accepts the connection's refresh token: asks for a token newer than the row's.
+async fn is_accepted(
+    service: &AuthCapture,
+    row: &Connection,
+    trace: &Trace,
+) -> Result<bool, Problem> {
+    let mut has_waited = false;
+    loop {
+        let refreshed = service
+            .refresher
+            .refresh(&row.id, row.generation, trace)
+            .await;
+        match refreshed {
+            Ok(_) => return Ok(true),
+            Err(RefreshRefusal::Invalidated(said)) if said.state != ConnectionState::Active => {
+                return Ok(false);
+            }
+            // The refresh of a moment ago has a successor a moment later.
+            Err(RefreshRefusal::Failed {
+                reason: Some(reason),
+                retry_after: Some(wait),
+                ..
+            }) if reason == REFUSED_AFTER_RENEWAL && wait <= WAIT_MAX && !has_waited => {
+                has_waited = true;
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => {
+                return Err(Problem::new(
+                    Code::RefreshFailed,
+                    "Whether this notice is current could not be checked; send it again.",
+                )
+                .caused_by(error));
+            }
         }
-        Err(error) => Err(Problem::new(
-            Code::RefreshFailed,
-            "Whether this notice is current could not be checked; send it again.",
-        )
-        .caused_by(error)),
     }
 }
 

@@ -94,8 +94,13 @@ pub(crate) struct Held {
     release: watch::Sender<bool>,
 }
 
-/// Has the simulator hold the next refresh.
+/// Has the simulator hold the next refresh before it takes effect.
 pub(crate) async fn hold_refresh(client: &Client) -> Held {
+    hold_refresh_at(client, "before_commit").await
+}
+
+/// Has the simulator hold the next refresh: `before_commit`, `after_commit`.
+pub(crate) async fn hold_refresh_at(client: &Client, when: &str) -> Held {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (tell, reached) = watch::channel(false);
@@ -111,7 +116,7 @@ pub(crate) async fn hold_refresh(client: &Client) -> Held {
         let _gone = stream.write_all(answer).await;
     });
     let call = json!({
-        "on": "token", "grant": "refresh_token", "fault": "call", "url": url, "when": "before_commit",
+        "on": "token", "grant": "refresh_token", "fault": "call", "url": url, "when": when,
     });
     fault(client, call).await;
     Held { reached, release }

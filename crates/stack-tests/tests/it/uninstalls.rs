@@ -4,9 +4,14 @@ use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
-use tools::client::CALLBACK;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tools::client::{CALLBACK, REFRESH};
+use tools::tasks::in_background;
 
-use crate::support::{EMAIL, NAME, clear_faults, connected, fault, refreshes, row, until};
+use crate::support::{
+    EMAIL, NAME, clear_faults, connected, fault, hold_refresh_at, refreshes, row, until,
+};
 
 const APP: (&str, &str) = (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
 
@@ -265,6 +270,40 @@ pub(crate) async fn notice_from_about_the_time_of_the_consent_is_checked_by_one_
         };
         assert_eq!(row(&stack, &connection).await.state.as_str(), state);
     }
+}
+
+/// A refresh that began before the uninstall gives a token that is dead: it says nothing of what the provider thinks now.
+pub(crate) async fn notice_is_not_answered_by_a_token_from_before_it(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let mut held = hold_refresh_at(&stack, "after_commit").await;
+    let (caller, body) = (
+        stack.client.clone(),
+        json!({"connectionId": connection["id"], "generation": 1}),
+    );
+    let refreshing = in_background(async move { caller.refresh(&body).await });
+    held.reached().await;
+    stack.sim("revoke", &json!({"company": 1})).await.unwrap();
+    // The response is let go once the notice's own refresh is on its way.
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}{REFRESH}", relay.local_addr().unwrap());
+    let refresher = stack.token_refresher.replace("http://", "");
+    in_background(async move {
+        loop {
+            let (mut from, _) = relay.accept().await.unwrap();
+            held.release();
+            let mut to = TcpStream::connect(&refresher).await.unwrap();
+            in_background(async move { copy_bidirectional(&mut from, &mut to).await });
+        }
+    });
+    let set = [("auth-capture.refresher.url", url.as_str())];
+    let relayed = stack.add_auth_capture(&set).await;
+
+    let answer = notify(&relayed, Some(APP), &notice(1, 1, "yesterday")).await;
+
+    refreshing.await.unwrap().unwrap().expect(200);
+    assert_outcome(answer, "revoked");
+    assert_eq!(refreshes(&stack).await, 2);
+    assert_eq!(row(&stack, &connection).await.state.as_str(), "revoked");
 }
 
 pub(crate) async fn notice_that_cannot_be_checked_ends_nothing(backend: Backend) {
