@@ -32,7 +32,7 @@ struct PersonQuery {
 )]
 struct PersonBody {
     person: PersonEmail,
-    /// n8n's `AppId`: the OAuth client id; may be left out where one app is configured.
+    /// n8n's `AppId`: the OAuth client id; may be left out where one app is configured, or one of several is the default.
     app_id: Option<String>,
     platform: Option<String>,
     account_id: Option<String>,

@@ -27,7 +27,7 @@ use crate::refresh::{Outcome, RefreshError, Trigger};
     reason = "a schema: the body is read leniently, as n8n does"
 )]
 struct RefreshBody {
-    /// n8n's `AppId`: the OAuth client id. Alone it means the app's default connection; so does an `accountId` without `owner`.
+    /// n8n's `AppId`: the OAuth client id. May be left out where one app is configured, or one of several is the default. Alone it means the app's default connection; an `accountId` without `owner` means the account's.
     app_id: Option<String>,
     platform: Option<String>,
     account_id: Option<String>,
@@ -143,12 +143,6 @@ async fn sync(mirror: &Mirror, id: &ConnectionId) -> Result<WereCurrent, Problem
 }
 
 async fn connection_of(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {
-    if fields.text("appId")?.is_none() {
-        return Err(body::unusable(
-            "appId",
-            "is missing; name an app or a connectionId",
-        ));
-    }
     let Selected { app, selector } = select(service.door.apps(), fields)?;
     match service
         .door

@@ -170,10 +170,79 @@ pub(crate) async fn connections_are_listed_and_shown(backend: Backend) {
     let document = parsed(&beside.connections(&document).await.well());
     assert_eq!(document["connection"]["user_id"], "2");
     assert_eq!(document["refresh_log"], json!([]));
-    for command in ["show", "refresh", "disconnect"] {
+    for command in ["show", "refresh", "disconnect", "default"] {
         let said = beside.connections(&[command, "0000"]).await;
         assert_eq!(said.badly(), "no connection 0000\n");
     }
+    beside.processes.stop().await.unwrap();
+}
+
+pub(crate) async fn operator_chooses_the_default_connection(backend: Backend) {
+    let beside = Beside::start(backend).await;
+    let Beside { client, .. } = &beside;
+    let mut ids = Vec::new();
+    for user in 1..=3 {
+        let connection = client.connect(1, user).await.unwrap();
+        ids.push(id_of(&connection).to_string());
+    }
+    let served = async || {
+        let mut served = Vec::new();
+        for body in [
+            json!({"generation": 0}),
+            json!({"accountId": "~pipedrive:1", "generation": 0}),
+        ] {
+            let said = client.refresh(&body).await.unwrap().expect(200).json();
+            let id = said["connectionId"].as_str().unwrap();
+            served.push(ids.iter().position(|known| known == id).unwrap());
+        }
+        served
+    };
+    assert_eq!(served().await, [0, 0]);
+    // Anybody's install made it the default: that is logged, once.
+    let log = beside.processes.plan.data.join("logs/auth-capture.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    let warned: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("the first install became the default"))
+        .collect();
+    assert_eq!(warned.len(), 1, "{log}");
+    assert!(
+        warned[0].contains("WARN") && warned[0].contains(&ids[0]),
+        "{log}"
+    );
+
+    let said = beside.connections(&["default", &ids[1]]).await.well();
+    assert!(said.contains("of its app and of its account"), "{said}");
+    assert_eq!(served().await, [1, 1]);
+    let said = ["default", &ids[2], "--account-only"];
+    let said = beside.connections(&said).await.well();
+    assert!(said.contains("of its account from now on"), "{said}");
+    assert_eq!(served().await, [1, 2]);
+    let list = beside.connections(&["list"]).await.well();
+    let default_of = |index: usize| {
+        let line = list.lines().find(|line| line.starts_with(&ids[index]));
+        line.unwrap()
+            .split("  ")
+            .map(str::trim)
+            .nth(4)
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!([0, 1, 2].map(default_of), ["-", "app", "account"], "{list}");
+
+    beside.connections(&["disconnect", &ids[0]]).await.well();
+    let ended = beside.connections(&["default", &ids[0]]).await.badly();
+    assert!(ended.contains("has ended"), "{ended}");
+    assert_eq!(served().await, [1, 2]);
+    // As after a login of somebody else to the same account.
+    let given = "UPDATE default_connections SET user_id = '9' WHERE account_id = ''";
+    beside.database.lines(given).unwrap();
+    let list = beside.connections(&["list"]).await.well();
+    let gone = format!(
+        "The default connection of app pipedrive is gone: {}",
+        ids[1]
+    );
+    assert!(list.contains(&gone), "{list}");
     beside.processes.stop().await.unwrap();
 }
 

@@ -1,9 +1,12 @@
 //! `token-refresher connections default`, and which connections are the default ones.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, bail, ensure};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::placement::DefaultReason;
+use pipekeeper_core::provider::App;
 use pipekeeper_core::store::{DefaultConnection, NewDefault, Overview, Store};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -51,11 +54,37 @@ impl Default {
     }
 }
 
+/// Names the apps whose default connection is gone: its row was removed, or given to another account, company or user.
+pub(super) async fn gone_defaults(
+    store: &Store,
+    apps: impl Iterator<Item = &Arc<App>>,
+) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for app in apps {
+        let found = store.default_connection(&app.app_key(), None).await;
+        let Some((default, row)) = found.context("the default connection can't be read")? else {
+            continue;
+        };
+        if !row.is_some_and(|row| default.is(&row)) {
+            lines.push(format!(
+                "The default connection of app {} is gone: {} was removed, or given to another account, company or user. \
+                 Callers that name only the app get 404; `connections default ID` chooses another.",
+                app.key, default.connection_id
+            ));
+        }
+    }
+    Ok(lines)
+}
+
 /// What this row is the default connection of: `app`, `account`.
 pub(super) fn default_of(row: &Overview, defaults: &[DefaultConnection]) -> Vec<&'static str> {
     defaults
         .iter()
-        .filter(|default| default.connection_id == row.id && default.company_id == row.company_id)
+        .filter(|default| {
+            default.connection_id == row.id
+                && default.company_id == row.company_id
+                && default.user_id == row.user_id
+        })
         .filter_map(|default| match default.account_id.as_str() {
             "" => Some("app"),
             account if account == row.account_id.as_str() => Some("account"),

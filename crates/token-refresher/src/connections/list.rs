@@ -8,7 +8,7 @@ use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_core::store::{DefaultConnection, Listing, Overview, Page, Store};
 use serde::Serialize;
 
-use super::default::default_of;
+use super::default::{default_of, gone_defaults};
 use super::get;
 use super::words::{away, plain, plain_json, state};
 use crate::columns;
@@ -97,7 +97,12 @@ impl List {
             };
             return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
         }
-        Ok(told(&page, &defaults, apps, now))
+        let apps_meant = apps
+            .iter()
+            .filter(|app| self.app.as_ref().is_none_or(|key| *key == app.key));
+        let mut parts = vec![told(&page, &defaults, apps, now)];
+        parts.extend(gone_defaults(store, apps_meant).await?);
+        Ok(parts.join("\n\n"))
     }
 
     pub(super) fn listing(&self, apps: &Apps) -> anyhow::Result<Listing> {

@@ -90,6 +90,7 @@ fn default(account_id: &str) -> DefaultConnection {
         account_id: account_id.to_owned(),
         connection_id: ID.parse().unwrap(),
         company_id: "7".to_owned(),
+        user_id: "11".to_owned(),
         reason: "login".to_owned(),
         set_at: at(0),
     }

@@ -113,11 +113,7 @@ impl Refresher {
                 token_expires_at,
             });
         }
-        let asked = match &error {
-            TokenError::TurnedAway { retry_after, .. }
-            | TokenError::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
-            _ => None,
-        };
+        let asked = error.retry_after();
         let in_doubt = matches!(&error, TokenError::Unknown(_)) || in_doubt;
         let wait = back_off(row.failures, asked);
         let retry_at = self.put_off(spending, &word, wait, in_doubt).await;
