@@ -6,7 +6,7 @@ use actix_web::http::StatusCode;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
 use pipekeeper_core::granted::Granted;
-use pipekeeper_core::oauth::{self, ID_MAX_CHARS, Identity, IdentityError, TokenError, Tokens};
+use pipekeeper_core::oauth::{self, ID_MAX_BYTES, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::placement::{
     self, Arrival, DefaultReason, Owner, Placement, Refusal, RefusedTokens, Removal, Rows,
     default_reason,
@@ -34,6 +34,8 @@ pub(crate) struct Grant {
     pub(crate) origin: Origin,
     /// When it came, on the monotonic clock.
     pub(crate) received_at: Duration,
+    /// The id of its callback.
+    pub(crate) callback: String,
 }
 
 /// What led to a consent.
@@ -109,7 +111,16 @@ pub(crate) async fn connect(
         Problem::new(Code::UpstreamError, "The provider gave no refresh token: the app's registration has to allow offline access.")
     })?;
     let api_domain = api_domain(app, &tokens)?;
-    let identity = identify(service, app, &api_domain, &tokens).await?;
+    let identity = match identify(service, app, &api_domain, &tokens).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            if matches!(error, IdentityError::IdTooLong(_)) {
+                // No row can hold such an id.
+                revoke(service, app, &refresh_token, None).await;
+            }
+            return Err(unidentified(error));
+        }
+    };
     let arrived = Arrived {
         at,
         tokens,
@@ -117,23 +128,43 @@ pub(crate) async fn connect(
         api_domain,
         identity,
         origin: grant.origin,
+        callback: grant.callback,
     };
 
     let give_up = grant.received_at + service.login.store_patience;
     let stored = patiently(service, give_up, "new tokens", || async {
         store(service, app, &arrived).await
     });
-    match stored.await? {
-        Stored::Connected(row, default) => {
-            record(&row.id, row.generation);
-            tracing::info!(connection.id = %row.id, generation = row.generation, "connected");
-            Ok(Connected::of(&row, default))
+    match stored.await {
+        Ok(Stored::Connected(id)) => {
+            // The write is not tried again for the sake of this read.
+            let read = patiently(service, give_up, "the page of a new connection", || async {
+                connected(service, app, &id).await
+            });
+            let connected = read.await?.ok_or_else(|| {
+                Problem::new(
+                    Code::LoginInvalid,
+                    "The connection was removed as soon as it was made; start again.",
+                )
+            })?;
+            record(&id, connected.generation);
+            tracing::info!(connection.id = %id, generation = connected.generation, "connected");
+            Ok(connected)
         }
-        Stored::Refused { problem, revoke } => {
-            if revoke {
+        Ok(Stored::Refused { problem, revokes }) => {
+            if revokes {
                 revoke_refused(service, app, &arrived).await;
             }
             Err(problem)
+        }
+        Err(error) if error.is_unavailable() => Err(error.into()),
+        Err(error) => {
+            revoke_refused(service, app, &arrived).await;
+            Err(Problem::new(
+                Code::Internal,
+                "The database refuses to store this connection: nothing was connected. The operator finds the reason in the log.",
+            )
+            .caused_by(error))
         }
     }
 }
@@ -147,18 +178,17 @@ struct Arrived {
     api_domain: ApiDomain,
     identity: Identity,
     origin: Origin,
+    /// The id of its callback.
+    callback: String,
 }
 
 enum Stored {
-    /// And whether it is the default connection of its app.
-    Connected(Box<Connection>, bool),
-    Refused {
-        problem: Problem,
-        revoke: bool,
-    },
+    Connected(ConnectionId),
+    Refused { problem: Problem, revokes: bool },
 }
 
-/// One try: writes the row that the consent may write, if there is one.
+/// One try: writes the row that the consent may write, if there is one. What an earlier try has written, although its response
+/// got lost, is not written again: a refresh may have replaced these tokens since.
 async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<Stored, StoreError> {
     let (key, rows) = (app.app_key(), &service.context.store);
     let identity = &arrived.identity;
@@ -173,7 +203,7 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
         );
         return Ok(Stored::Refused {
             problem,
-            revoke: false,
+            revokes: true,
         });
     };
     loop {
@@ -187,77 +217,195 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
             of_person: of_person.as_ref(),
             of_account: of_account.as_ref(),
         };
-        let (id, written) = match placement::decide(identity, arrival, found) {
-            Placement::Insert => {
-                let id = ConnectionId::generate();
-                let consent = consent(service, &id, None, &named, app, arrived);
-                let place = PlacedRow::New(&key);
-                let written = place_consent(service, app, &id, place, &consent, None, arrival);
-                (id.clone(), written.await)
-            }
+        let own_write = found
+            .of_person
+            .filter(|row| row.authorized_at == arrived.at);
+        let target = match placement::decide(identity, arrival, found) {
+            Placement::Insert => Target {
+                row: None,
+                filed_under: named.clone(),
+                removes: None,
+                refusal: None,
+            },
             Placement::Update {
                 row,
                 owner,
                 removes,
-            } => {
-                let filed_under = match owner {
+            } => Target {
+                row: Some(row),
+                filed_under: match owner {
                     Owner::Unchanged => (row.account_id.clone(), row.owner.clone()),
                     Owner::Named => named.clone(),
-                };
-                let consent = consent(service, &row.id, Some(row), &filed_under, app, arrived);
-                let generation = row.generation;
-                let place = PlacedRow::Existing { generation };
-                let written =
-                    place_consent(service, app, &row.id, place, &consent, removes, arrival);
-                (row.id.clone(), written.await)
-            }
+                },
+                removes,
+                refusal: None,
+            },
             // Only an import leaves an active row as it is.
-            Placement::Keep(row) => (row.id.clone(), Ok(true)),
+            Placement::Keep(row) => return Ok(Stored::Connected(row.id.clone())),
+            Placement::Refuse {
+                refusal,
+                tokens: RefusedTokens::StoreIn(row),
+            } => Target {
+                row: Some(row),
+                filed_under: (row.account_id.clone(), row.owner.clone()),
+                removes: None,
+                refusal: Some(refusal),
+            },
             Placement::Refuse { refusal, tokens } => {
-                if let RefusedTokens::StoreIn(row) = tokens {
-                    let filed_under = (row.account_id.clone(), row.owner.clone());
-                    let consent = consent(service, &row.id, Some(row), &filed_under, app, arrived);
-                    let now = service.context.clock.now();
-                    let stored = rows
-                        .connection_reconnect(&row.id, row.generation, &consent, now)
-                        .await?;
-                    if !stored {
-                        continue;
-                    }
-                }
                 return Ok(Stored::Refused {
                     problem: refused(refusal),
-                    revoke: tokens == RefusedTokens::Revoke,
+                    revokes: tokens == RefusedTokens::Revoke && own_write.is_none(),
                 });
             }
         };
+        let written = match own_write {
+            Some(row) => Ok(Some(row.id.clone())),
+            None => write(service, app, arrived, arrival, &target).await,
+        };
         match written {
-            Ok(true) => {
-                let default = rows.default_connection(&key, None).await?;
-                if let Some(row) = rows.connection_find(&id).await? {
-                    let is_default = default.is_some_and(|(default, _)| default.is(&row));
-                    return Ok(Stored::Connected(Box::new(row), is_default));
-                }
+            Ok(Some(id)) => {
+                return Ok(match target.refusal {
+                    Some(refusal) => Stored::Refused {
+                        problem: refused(refusal),
+                        revokes: false,
+                    },
+                    None => Stored::Connected(id),
+                });
             }
             // Another process wrote meanwhile: the rows are looked at again.
-            Ok(false) | Err(StoreError::Duplicate) => {}
+            Ok(None) | Err(StoreError::Duplicate) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Writes the consent's row, and makes it the default connection of its app and account where that is its due.
-async fn place_consent(
+/// The row that a consent may write; none: a new one.
+struct Target<'a> {
+    row: Option<&'a Connection>,
+    filed_under: (KeeperName, KeeperName),
+    removes: Option<Removal<'a>>,
+    /// The consent is refused: only its tokens are stored.
+    refusal: Option<Refusal<'a>>,
+}
+
+/// Writes the row, if it is still as it was seen.
+async fn write(
+    service: &AuthCapture,
+    app: &App,
+    arrived: &Arrived,
+    arrival: Arrival,
+    target: &Target<'_>,
+) -> Result<Option<ConnectionId>, StoreError> {
+    let Target {
+        row,
+        filed_under,
+        removes,
+        refusal,
+    } = target;
+    let key = app.app_key();
+    let id = row.map_or_else(ConnectionId::generate, |row| row.id.clone());
+    let consent = consent(service, &id, *row, filed_under, app, arrived);
+    let placed = PlacedConsent {
+        id: &id,
+        row: match row {
+            Some(row) => PlacedRow::Existing {
+                generation: row.generation,
+            },
+            None => PlacedRow::New(&key),
+        },
+        consent: &consent,
+        removes: removes.map(|removal| RemovedRow {
+            id: &removal.row.id,
+            generation: removal.row.generation,
+            default_follows: removal.default_follows,
+        }),
+        defaults: &[],
+        callback: Some(&arrived.callback),
+    };
+    let written = if refusal.is_some() {
+        let now = service.context.clock.now();
+        service.context.store.consent_place(&placed, now).await?
+    } else {
+        place_with_defaults(service, app, placed, arrival).await?
+    };
+    if !written {
+        return Ok(None);
+    }
+    let changed = [*row, removes.map(|removal| removal.row)];
+    log_gone_defaults(service, changed.into_iter().flatten(), &id).await;
+    Ok(Some(id))
+}
+
+/// Logs of which apps and accounts a row was the default connection, and is it no more since this consent was stored.
+async fn log_gone_defaults(
+    service: &AuthCapture,
+    changed: impl Iterator<Item = &Connection>,
+    id: &ConnectionId,
+) {
+    let store = &service.context.store;
+    let changed: Vec<_> = changed.collect();
+    let ids: Vec<_> = changed.iter().map(|row| &row.id).collect();
+    let read = async {
+        Ok((
+            store.connection_find(id).await?,
+            store.defaults_of(&ids).await?,
+        ))
+    };
+    let (stored, defaults) = match read.await {
+        Ok(read) => read,
+        Err(error) => {
+            let error: StoreError = error;
+            tracing::debug!(
+                "the default connections can't be read: {:#}",
+                anyhow::Error::from(error)
+            );
+            return;
+        }
+    };
+    for default in defaults {
+        let was = changed.iter().any(|row| default.is(row));
+        let is = stored.as_ref().is_some_and(|row| default.is(row));
+        if was && !is {
+            let callers = if default.account_id.is_empty() {
+                "callers that name only its app"
+            } else {
+                "callers that name only its account"
+            };
+            tracing::warn!(
+                connection.id = %default.connection_id,
+                account_id = default.account_id,
+                "the default connection was given to somebody else: {callers} get 404. \
+                 `token-refresher connections default ID` chooses another"
+            );
+        }
+    }
+}
+
+/// The connection as it is shown, if it is still there.
+async fn connected(
     service: &AuthCapture,
     app: &App,
     id: &ConnectionId,
-    row: PlacedRow<'_>,
-    consent: &Consent,
-    removes: Option<Removal<'_>>,
+) -> Result<Option<Connected>, StoreError> {
+    let store = &service.context.store;
+    let default = store.default_connection(&app.app_key(), None).await?;
+    let row = store.connection_find(id).await?;
+    Ok(row.map(|row| {
+        let is_default = default.is_some_and(|(default, _)| default.is(&row));
+        Connected::of(&row, is_default)
+    }))
+}
+
+/// Writes the consent's row, and makes it the default connection of its app and account where that is its due.
+async fn place_with_defaults(
+    service: &AuthCapture,
+    app: &App,
+    placed: PlacedConsent<'_>,
     arrival: Arrival,
 ) -> Result<bool, StoreError> {
     let store = &service.context.store;
     let key = app.app_key();
+    let PlacedConsent { id, consent, .. } = placed;
     let mut defaults = Vec::new();
     for account in [None, Some(consent.account_id.clone())] {
         let beside = store
@@ -272,15 +420,8 @@ async fn place_consent(
         }
     }
     let placed = PlacedConsent {
-        id,
-        row,
-        consent,
-        removes: removes.map(|removal| RemovedRow {
-            id: &removal.row.id,
-            generation: removal.row.generation,
-            default_follows: removal.default_follows,
-        }),
         defaults: &defaults,
+        ..placed
     };
     let written = store
         .consent_place(&placed, service.context.clock.now())
@@ -299,18 +440,98 @@ async fn place_consent(
     Ok(written)
 }
 
-/// Nobody's row holds this grant: without this it would live on at the provider.
+/// Ends a grant that could not be stored, unless a row of the same person holds one: the provider ends both together.
 async fn revoke_refused(service: &AuthCapture, app: &App, arrived: &Arrived) {
-    match oauth::revoke(&service.client, app, &arrived.refresh_token).await {
-        Ok(()) => tracing::info!(
-            company.id = arrived.identity.company_id,
-            "the refused consent was revoked at the provider"
-        ),
-        Err(error) => tracing::warn!(
-            company.id = arrived.identity.company_id,
-            "the refused consent could not be revoked at the provider: {:#}",
-            anyhow::Error::from(error)
-        ),
+    revoke(
+        service,
+        app,
+        &arrived.refresh_token,
+        Some(&arrived.identity),
+    )
+    .await;
+}
+
+/// The pauses before further attempts at a revocation.
+const REVOKE_PAUSES: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
+/// Ends a grant at the provider. What fails for the transport's sake is tried again; each time the person's row is looked at
+/// first, as another process may have stored a consent of the same person meanwhile.
+async fn revoke(
+    service: &AuthCapture,
+    app: &App,
+    refresh_token: &Secret,
+    identity: Option<&Identity>,
+) {
+    let mut pauses = REVOKE_PAUSES.into_iter();
+    loop {
+        let (error, may_pass) = match try_revoke(service, app, refresh_token, identity).await {
+            Ok(Revoked::Yes) => {
+                tracing::info!("a consent without a connection was revoked at the provider");
+                return;
+            }
+            Ok(Revoked::Held) => {
+                tracing::info!("a consent was not revoked: another connection holds this grant");
+                return;
+            }
+            Err(error) => error,
+        };
+        let Some(pause) = pauses.next().filter(|_| may_pass) else {
+            tracing::warn!(
+                "a consent without a connection could not be revoked at the provider: {error:#}"
+            );
+            return;
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+enum Revoked {
+    Yes,
+    /// A row of the same person holds a grant.
+    Held,
+}
+
+/// One attempt; an error comes with whether another attempt may succeed.
+async fn try_revoke(
+    service: &AuthCapture,
+    app: &App,
+    refresh_token: &Secret,
+    identity: Option<&Identity>,
+) -> Result<Revoked, (anyhow::Error, bool)> {
+    if let Some(Identity {
+        company_id,
+        user_id,
+        ..
+    }) = identity
+    {
+        let found = service
+            .context
+            .store
+            .connection_find_by_grant(&app.app_key(), company_id, user_id)
+            .await
+            .map_err(|error| {
+                let may_pass = error.is_unavailable();
+                (error.into(), may_pass)
+            })?;
+        if found.as_ref().is_some_and(placement::holds_grant) {
+            return Ok(Revoked::Held);
+        }
+    }
+    match oauth::revoke(&service.client, app, refresh_token).await {
+        Ok(()) => Ok(Revoked::Yes),
+        Err(error) => {
+            let may_pass = match &error {
+                TokenError::NotSent(_) | TokenError::TurnedAway { .. } | TokenError::Unknown(_) => {
+                    true
+                }
+                TokenError::InvalidGrant | TokenError::ClientRefused(_) => false,
+            };
+            Err((error.into(), may_pass))
+        }
     }
 }
 
@@ -369,7 +590,7 @@ async fn identify(
     app: &App,
     api_domain: &ApiDomain,
     tokens: &Tokens,
-) -> Result<Identity, Problem> {
+) -> Result<Identity, IdentityError> {
     oauth::identify_patiently(
         &service.client,
         &app.provider,
@@ -379,17 +600,21 @@ async fn identify(
         |error| error.may_pass() || matches!(error, IdentityError::Status(401)),
     )
     .await
-    .map_err(|error| {
-        let detail = match &error {
-            IdentityError::UnusableId(whose) => format!(
-                "Pipedrive's {whose} id can't be read, or is longer than {ID_MAX_CHARS} characters: nothing was connected."
-            ),
-            IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
-                "Pipedrive did not say whose account this is; start again.".to_owned()
-            }
-        };
-        Problem::new(Code::UpstreamError, detail).caused_by(error)
-    })
+}
+
+fn unidentified(error: IdentityError) -> Problem {
+    let detail = match &error {
+        IdentityError::UnusableId(whose) => {
+            format!("Pipedrive's {whose} id can't be read: nothing was connected.")
+        }
+        IdentityError::IdTooLong(whose) => format!(
+            "Pipedrive's {whose} id is longer than {ID_MAX_BYTES} bytes: nothing was connected."
+        ),
+        IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
+            "Pipedrive did not say whose account this is; start again.".to_owned()
+        }
+    };
+    Problem::new(Code::UpstreamError, detail).caused_by(error)
 }
 
 fn exchange_failed(error: TokenError) -> Problem {
@@ -405,6 +630,7 @@ fn exchange_failed(error: TokenError) -> Problem {
         .with("reason", "client_misconfigured"),
         TokenError::NotSent(_) | TokenError::TurnedAway { .. } | TokenError::Unknown(_) => {
             Problem::new(Code::UpstreamError, "Pipedrive could not exchange the code; start again.")
+                .retry_after(error.retry_after())
         }
     }
     .caused_by(error)

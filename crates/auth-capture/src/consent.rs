@@ -14,7 +14,7 @@ use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Callback, CallbackOutcome, Claim, NewCallback, StoreError};
+use pipekeeper_core::store::{Callback, Claim, NewCallback, StoreError};
 use pipekeeper_service::problem::{Code, Problem, StoredProblem};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
@@ -222,6 +222,7 @@ async fn exchange_once(
             verifier: brought.verifier,
             origin: brought.origin,
             received_at,
+            callback: claim.id.clone(),
         };
         let outcome = tokio::select! {
             outcome = connect(&service, &brought.app, grant) => outcome,
@@ -251,17 +252,13 @@ async fn heartbeats(service: &AuthCapture, claim: &NewCallback) -> Infallible {
 
 /// Stores the result. Without it a callback that comes again is told to start again.
 async fn finish(service: &AuthCapture, claim: &NewCallback, outcome: &Result<Connected, Problem>) {
-    let word = match outcome {
-        Ok(_) => CallbackOutcome::Connected,
-        Err(_) => CallbackOutcome::Failed,
-    };
     let told = serde_json::to_vec(&Told::of(outcome)).unwrap_or_default();
     let sealed = service.vault.seal_result(&claim.id, &told);
     let give_up = service.context.clock.monotonic() + RESULT_PATIENCE;
     let stored = patiently(service, give_up, "a callback's result", || async {
         let now = service.context.clock.now();
         let store = &service.context.store;
-        store.callback_finish(claim, word, &sealed, now).await
+        store.callback_finish(claim, &sealed, now).await
     });
     match stored.await {
         // The store logs the outage.
@@ -296,6 +293,9 @@ async fn result_of(
             return told.map_or_else(|| Err(used()), Told::again);
         }
         if clock.monotonic().saturating_sub(alive_at) > SILENT_FOR {
+            if seen.tokens_stored {
+                return Err(used());
+            }
             return Err(Problem::new(
                 Code::LoginInvalid,
                 "This login was interrupted; start again.",

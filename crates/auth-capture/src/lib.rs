@@ -24,10 +24,11 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::Config;
 use crate::limits::InstallLimits;
 
-/// Logins that have expired, and callbacks that connected nothing, are kept so long: longer than a login or a code is good.
+/// Logins that have expired, and callbacks whose tokens are not stored, are kept so long: longer than a login or a code is
+/// good.
 const KEPT: Duration = Duration::from_mins(15);
 
-/// That a code was exchanged is remembered so long: a browser that restores its tabs calls the callback again.
+/// Callbacks whose tokens are stored are kept so long: a browser that restores its tabs calls the callback again.
 const EXCHANGED_KEPT: Duration = Duration::from_hours(30 * 24);
 
 /// How often they are cleared away.

@@ -2,8 +2,9 @@
 //! §10.12, RFC 9700 §4.7.1).
 //!
 //! A login in which an authenticated caller names the account is a row. One that anybody can start writes nothing: what would
-//! be in the row is sealed into the state itself. All states of ours have a prefix, so that one that is no good any more is
-//! told from the state of a team's own install link. That each is good for one callback is the doing of [`crate::consent`].
+//! be in the row is sealed into the state itself. The state of a row is sealed, too: it is looked up only if it is one of ours,
+//! so that invented states cost no query. All states of ours have a prefix, so that one that is no good any more is told from
+//! the state of a team's own install link. That each is good for one callback is the doing of [`crate::consent`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ pub(crate) async fn start(
     let binding_hash = sha256_hex(&binding);
     let (state, verifier) = match origin {
         Origin::Login { account_id, owner } => {
-            let state = format!("{STORED}{}", random::token());
+            let state = sealed(service, STORED, &random::token());
             let state_hash = sha256_hex(&state);
             let key = app.app_key();
             let verifier = app.provider.pkce.then(|| Secret::new(random::token()));
@@ -113,7 +114,7 @@ pub(crate) fn refused() -> Problem {
 /// The login that this state began, if it is one of ours and this browser's. Changes nothing.
 ///
 /// # Errors
-/// A state with our prefix that is none of ours, or another browser's.
+/// A state with our prefix that is none of ours, or another browser's. It counts as an install.
 pub(crate) async fn returned(
     service: &AuthCapture,
     state: &str,
@@ -122,10 +123,24 @@ pub(crate) async fn returned(
     if !state.starts_with(PREFIX) {
         return Ok(None);
     }
+    if let Some(login) = find(service, state, request).await? {
+        return Ok(Some(login));
+    }
+    service.installs.count(request)?;
+    Err(refused())
+}
+
+async fn find(
+    service: &AuthCapture,
+    state: &str,
+    request: &HttpRequest,
+) -> Result<Option<Returned>, Problem> {
     let now = service.context.clock.now();
     let state_hash = sha256_hex(state);
     let (login, binding_hash) = if let Some(sealed) = SealedState::open(service, state) {
-        let app = service.apps.named(&sealed.app).ok_or_else(refused)?;
+        let Some(app) = service.apps.named(&sealed.app) else {
+            return Ok(None);
+        };
         let login = Returned {
             state_hash,
             app: Arc::clone(app),
@@ -135,18 +150,22 @@ pub(crate) async fn returned(
         };
         (login, sealed.binding_hash)
     } else {
-        let found = service.context.store.login_find(&state_hash).await?;
-        let stored = found.ok_or_else(refused)?;
+        if opened(service, STORED, state).is_none() {
+            return Ok(None);
+        }
+        let Some(stored) = service.context.store.login_find(&state_hash).await? else {
+            return Ok(None);
+        };
         let AppChoice::One(app) = service
             .apps
             .find(Some(&stored.app_id), Some(&stored.platform))
         else {
-            return Err(refused());
+            return Ok(None);
         };
         let verifier = service.vault.verifier(&stored)?;
         let origin = match (stored.account_id, stored.owner) {
             (Some(account_id), Some(owner)) => Origin::Login { account_id, owner },
-            _ => return Err(refused()),
+            _ => return Ok(None),
         };
         let login = Returned {
             state_hash,
@@ -157,12 +176,20 @@ pub(crate) async fn returned(
         };
         (login, stored.binding_hash)
     };
-    let binding = binding_of(&login.app, request).ok_or_else(refused)?;
-    if Secret::new(binding_hash).matches(sha256_hex(&binding).as_bytes()) {
-        Ok(Some(login))
-    } else {
-        Err(refused())
-    }
+    let is_bound = binding_of(&login.app, request)
+        .is_some_and(|binding| Secret::new(binding_hash).matches(sha256_hex(&binding).as_bytes()));
+    Ok(is_bound.then_some(login))
+}
+
+fn sealed(service: &AuthCapture, prefix: &str, text: &str) -> String {
+    let sealed = service.vault.seal_state(text.as_bytes());
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(sealed))
+}
+
+fn opened(service: &AuthCapture, prefix: &str, state: &str) -> Option<String> {
+    let sealed = URL_SAFE_NO_PAD.decode(state.strip_prefix(prefix)?).ok()?;
+    let text = service.vault.state(&sealed).ok()?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// What a state holds that has no row.
@@ -184,14 +211,12 @@ impl SealedState {
             app,
         } = self;
         let text = format!("{} {binding_hash} {seed} {app}", expires_at.unix_micros());
-        let sealed = service.vault.seal_state(text.as_bytes());
-        format!("{SEALED}{}", URL_SAFE_NO_PAD.encode(sealed))
+        sealed(service, SEALED, &text)
     }
 
     fn open(service: &AuthCapture, state: &str) -> Option<Self> {
-        let sealed = URL_SAFE_NO_PAD.decode(state.strip_prefix(SEALED)?).ok()?;
-        let text = service.vault.state(&sealed).ok()?;
-        let mut parts = str::from_utf8(&text).ok()?.splitn(4, ' ');
+        let text = opened(service, SEALED, state)?;
+        let mut parts = text.splitn(4, ' ');
         let mut next = || parts.next().map(str::to_owned);
         Some(Self {
             expires_at: Timestamp::from_unix_micros(next()?.parse().ok()?)?,

@@ -75,12 +75,14 @@ pub(crate) async fn app_callback(
 /// Pipedrive's uninstall notice.
 #[utoipa::path(
     tag = "login",
-    description = "HTTP Basic with client id and secret; JSON `client_id`, `company_id`, `user_id`, `timestamp`.",
+    description = "HTTP Basic with client id and secret; JSON `client_id`, `company_id`, `user_id`, `timestamp`. A notice without a readable time, or from within five minutes of the connection's last consent, is checked by a refresh.",
     params(("provider" = String, Path, description = "`pipedrive`")),
     responses(
-        (status = 200, description = "Revoked; or nothing to revoke"),
+        (status = 200, description = "`outcome`: `revoked`; `stale`: the notice is older than the connection's last consent, or Pipedrive still accepts its refresh token; `unknown`: there is no such connection"),
         (status = 401, description = "Wrong client credentials", body = ProblemBody),
         (status = 422, description = "Not JSON", body = ProblemBody),
+        (status = 502, description = "`REFRESH_FAILED`: the notice could not be checked; send it again", body = ProblemBody),
+        (status = 503, description = "The database is away", body = ProblemBody),
     )
 )]
 #[delete("/webhook/{provider}/callback")]

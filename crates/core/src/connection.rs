@@ -52,6 +52,8 @@ pub struct KeeperName(String);
 pub const MARKETPLACE_PREFIX: &str = "~pipedrive:";
 
 impl KeeperName {
+    pub const MAX_BYTES: usize = 128;
+
     /// `~pipedrive:<id>`: the keeper of an install that no login of ours started.
     pub fn marketplace(upstream_id: &str) -> Result<Self, InvalidName> {
         Self::checked(format!("{MARKETPLACE_PREFIX}{upstream_id}"))
@@ -68,7 +70,7 @@ impl KeeperName {
     fn checked(text: String) -> Result<Self, InvalidName> {
         if text.is_empty() {
             Err(InvalidName::Empty)
-        } else if text.len() > 128 {
+        } else if text.len() > Self::MAX_BYTES {
             Err(InvalidName::TooLong)
         } else if text.chars().any(char::is_control) || text.trim() != text {
             Err(InvalidName::Characters)

@@ -11,7 +11,7 @@ use reqwest::{Client, RequestBuilder};
 use url::Url;
 use zeroize::Zeroizing;
 
-pub use self::identity::{ID_MAX_CHARS, Identity, IdentityError, identify, identify_patiently};
+pub use self::identity::{ID_MAX_BYTES, Identity, IdentityError, identify, identify_patiently};
 pub use self::response::{TokenBody, TokenError, TokenResponse, Tokens, Unknown};
 use crate::crypto::pkce_challenge;
 use crate::provider::{App, ClientAuth};

@@ -110,7 +110,7 @@ pub enum RefusedTokens<'a> {
 pub fn decide<'a>(identity: &Identity, arrival: Arrival, rows: Rows<'a>) -> Placement<'a> {
     match arrival {
         Arrival::Login => login(identity, rows),
-        Arrival::Install(admission) => install(identity, admission, rows),
+        Arrival::Install(admission) => install(admission, rows),
         Arrival::Import(token) => import(token, rows),
     }
 }
@@ -151,8 +151,9 @@ fn login<'a>(identity: &Identity, rows: Rows<'a>) -> Placement<'a> {
     }
 }
 
-/// The same person's install renews the row, whoever made it, and leaves it to its account. Nobody else's row is touched.
-fn install<'a>(identity: &Identity, admission: Admission, rows: Rows<'a>) -> Placement<'a> {
+/// The same person's install renews the row, whoever made it, and leaves it to its account. Nobody else's living row is
+/// touched.
+fn install(admission: Admission, rows: Rows<'_>) -> Placement<'_> {
     match (rows.of_person, rows.of_account, admission) {
         (Some(held), _, Admission::Unlisted) if !holds_grant(held) => {
             refuse(Refusal::CompanyNotAllowed, Some(held))
@@ -160,7 +161,7 @@ fn install<'a>(identity: &Identity, admission: Admission, rows: Rows<'a>) -> Pla
         (Some(held), _, _) => update(held, Owner::Unchanged),
         (None, _, Admission::Unlisted) => refuse(Refusal::CompanyNotAllowed, None),
         (None, None, _) => Placement::Insert,
-        (None, Some(own), _) if may_change_person(own, identity) => update(own, Owner::Named),
+        (None, Some(own), _) if is_free(own) => update(own, Owner::Named),
         (None, Some(_), _) => refuse(Refusal::DifferentCompany, None),
     }
 }
@@ -210,9 +211,13 @@ fn refuse<'a>(refusal: Refusal<'a>, of_person: Option<&'a Connection>) -> Placem
 
 /// Whether an account's row may become another person's: one of the same company, or anybody's once it has ended.
 fn may_change_person(own: &Connection, identity: &Identity) -> bool {
-    let has_ended = own.state == ConnectionState::Revoked;
-    let is_being_handed_back = is_handed_back(own) && !is_gone(own);
-    own.company_id == identity.company_id || (has_ended && !is_being_handed_back)
+    own.company_id == identity.company_id || is_free(own)
+}
+
+/// Whether the row has ended, and its tokens are not on their way back to the old table.
+fn is_free(row: &Connection) -> bool {
+    let is_being_handed_back = is_handed_back(row) && !is_gone(row);
+    row.state == ConnectionState::Revoked && !is_being_handed_back
 }
 
 /// Whether a login of another account may take the person's row over.
@@ -221,7 +226,7 @@ fn is_adoptable(held: &Connection) -> bool {
 }
 
 /// Whether a living grant of the person belongs to the row. One that was handed back lives on in the old table.
-fn holds_grant(row: &Connection) -> bool {
+pub fn holds_grant(row: &Connection) -> bool {
     row.state != ConnectionState::Revoked || is_handed_back(row)
 }
 

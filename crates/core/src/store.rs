@@ -43,7 +43,7 @@ mod target;
 mod types;
 
 pub use app_tok::{AppTok, AppTokRow, BadTableName, RowTokens, RowWrite, TableName, usable};
-pub use callbacks::{Callback, CallbackOutcome, Claim, NewCallback};
+pub use callbacks::{Callback, Claim, NewCallback};
 pub use connections::{
     AppKey, Commit, Connection, Consent, NewConnection, PlacedConsent, PlacedRow, RemovedRow,
     Revocation,

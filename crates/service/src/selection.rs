@@ -57,7 +57,7 @@ pub fn ambiguous() -> Problem {
 pub fn default_gone() -> Problem {
     Problem::new(
         Code::ConnectionNotFound,
-        "The default connection is gone: it was removed, or given to another account or company. Name accountId and owner, or ask the operator to choose another default.",
+        "The default connection is gone: it was removed, or given to another account, company or user. Name accountId and owner, or ask the operator to choose another default.",
     )
     .with("reason", "default_connection_gone")
 }

@@ -4,6 +4,7 @@ CREATE TABLE default_connections (
     account_id VARCHAR(128) NOT NULL,
     connection_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     company_id VARCHAR(128) NOT NULL,
+    user_id VARCHAR(128) NOT NULL,
     reason TEXT NOT NULL,
     set_at DATETIME(6) NOT NULL,
     PRIMARY KEY (platform, app_id, account_id),

@@ -3,7 +3,7 @@ CREATE TABLE callbacks (
     state_hash VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NULL,
     claimer VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     heartbeats BIGINT NOT NULL,
-    outcome VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NULL,
+    tokens_stored BOOLEAN NOT NULL,
     result MEDIUMBLOB NULL,
     claimed_at DATETIME(6) NOT NULL,
     finished_at DATETIME(6) NULL,

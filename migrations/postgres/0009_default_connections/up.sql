@@ -4,6 +4,7 @@ CREATE TABLE default_connections (
     account_id text COLLATE "C" NOT NULL,
     connection_id text COLLATE "C" NOT NULL,
     company_id text COLLATE "C" NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
     reason text NOT NULL,
     set_at timestamptz NOT NULL,
     PRIMARY KEY (platform, app_id, account_id)

@@ -3,7 +3,7 @@ CREATE TABLE callbacks (
     state_hash text COLLATE "C" UNIQUE,
     claimer text COLLATE "C" NOT NULL,
     heartbeats bigint NOT NULL,
-    outcome text COLLATE "C",
+    tokens_stored boolean NOT NULL,
     result bytea,
     claimed_at timestamptz NOT NULL,
     finished_at timestamptz

@@ -4,6 +4,7 @@ CREATE TABLE default_connections (
     account_id TEXT NOT NULL,
     connection_id TEXT NOT NULL,
     company_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
     reason TEXT NOT NULL,
     set_at INTEGER NOT NULL,
     PRIMARY KEY (platform, app_id, account_id)

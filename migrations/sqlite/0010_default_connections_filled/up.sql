@@ -1,14 +1,15 @@
 -- Each app, and each account, keeps the connection that callers got without this table: the active one; of several
 -- installs the one authorized last; of several connections that a login made none; where all have ended, the one
 -- authorized last. What an import has not filed yet (`~import`) is nobody's.
-INSERT INTO default_connections (platform, app_id, account_id, connection_id, company_id, reason, set_at)
-SELECT platform, app_id, '', id, company_id, 'migration', authorized_at
+INSERT INTO default_connections (platform, app_id, account_id, connection_id, company_id, user_id, reason, set_at)
+SELECT platform, app_id, '', id, company_id, user_id, 'migration', authorized_at
 FROM (
     SELECT
         platform,
         app_id,
         id,
         company_id,
+        user_id,
         authorized_at,
         ROW_NUMBER() OVER (
             PARTITION BY platform, app_id
@@ -27,7 +28,7 @@ FROM (
 ) AS of_app
 WHERE nth = 1 AND (active_rows <= 1 OR active_logins = 0)
 UNION ALL
-SELECT platform, app_id, account_id, id, company_id, 'migration', authorized_at
+SELECT platform, app_id, account_id, id, company_id, user_id, 'migration', authorized_at
 FROM (
     SELECT
         platform,
@@ -35,6 +36,7 @@ FROM (
         account_id,
         id,
         company_id,
+        user_id,
         authorized_at,
         ROW_NUMBER() OVER (
             PARTITION BY platform, app_id, account_id

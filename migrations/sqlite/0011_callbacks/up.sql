@@ -3,7 +3,7 @@ CREATE TABLE callbacks (
     state_hash TEXT UNIQUE,
     claimer TEXT NOT NULL,
     heartbeats INTEGER NOT NULL,
-    outcome TEXT,
+    tokens_stored INTEGER NOT NULL,
     result BLOB,
     claimed_at INTEGER NOT NULL,
     finished_at INTEGER

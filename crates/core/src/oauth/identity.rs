@@ -7,14 +7,15 @@ use reqwest::header::{ACCEPT, AUTHORIZATION};
 use serde_json::Value;
 
 use super::{RESPONSE_MAX_BYTES, bearer};
+use crate::connection::{KeeperName, MARKETPLACE_PREFIX};
 use crate::http_client;
 use crate::json;
 use crate::provider::{ApiDomain, Provider};
 use crate::random;
 use crate::secret::Secret;
 
-/// Every database's column for the ids of users and companies holds this many characters.
-pub const ID_MAX_CHARS: usize = 128;
+/// The longest id of a user or company. An install is filed under [`KeeperName::marketplace`] of both.
+pub const ID_MAX_BYTES: usize = KeeperName::MAX_BYTES - MARKETPLACE_PREFIX.len();
 
 /// Who a connection is upstream: what keeps a re-login from landing on another company's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +37,10 @@ pub enum IdentityError {
     #[error("the provider's answer does not say whose token this is")]
     Garbled,
     /// Shortened or repaired it would be another one's.
-    #[error(
-        "the provider's answer names a {0} id that can't be stored: it can't be read, or has more than {ID_MAX_CHARS} characters"
-    )]
+    #[error("the provider's answer names a {0} id that can't be read")]
     UnusableId(&'static str),
+    #[error("the provider's answer names a {0} id of more than {ID_MAX_BYTES} bytes")]
+    IdTooLong(&'static str),
 }
 
 impl IdentityError {
@@ -131,8 +132,13 @@ fn id(value: Option<&Value>, whose: &'static str) -> Result<String, IdentityErro
         Some(Value::Number(number)) => (!number.is_f64()).then(|| number.to_string()),
         _ => return Ok(String::new()),
     };
-    text.filter(|text| text.chars().count() <= ID_MAX_CHARS)
-        .ok_or(IdentityError::UnusableId(whose))
+    let text = text
+        .filter(|text| text.trim() == text)
+        .ok_or(IdentityError::UnusableId(whose))?;
+    if text.len() > ID_MAX_BYTES {
+        return Err(IdentityError::IdTooLong(whose));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -143,7 +149,8 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_whole_or_not_at_all() {
-        let longest = "ü".repeat(ID_MAX_CHARS);
+        let longest = "7".repeat(ID_MAX_BYTES);
+        assert!(KeeperName::marketplace(&longest).is_ok());
         for (sent, taken) in [
             (json!(7), Some("7")),
             (json!(u64::MAX), Some("18446744073709551615")),
@@ -153,6 +160,8 @@ mod tests {
             (json!(null), Some("")),
             (json!([7]), Some("")),
             (json!(format!("{longest}x")), None),
+            (json!("ü".repeat(ID_MAX_BYTES / 2 + 1)), None),
+            (json!("7 "), None),
             (json!(18_446_744_073_709_551_616.0), None),
             (json!(7.5), None),
             (json!("u\u{0}"), None),

@@ -216,6 +216,18 @@ pub enum Unknown {
 }
 
 impl TokenError {
+    /// How long the provider asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TurnedAway { retry_after, .. }
+            | Self::Unknown(Unknown::Status { retry_after, .. }) => *retry_after,
+            Self::InvalidGrant
+            | Self::ClientRefused(_)
+            | Self::NotSent(_)
+            | Self::Unknown(Unknown::TimedOut(_) | Unknown::Broken(_) | Unknown::Garbled) => None,
+        }
+    }
+
     fn of_transport(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_connect() || error.is_builder() {

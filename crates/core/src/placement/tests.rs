@@ -316,7 +316,30 @@ fn an_install_renews_the_same_persons_row_and_touches_no_other() {
             Some((("2", "1"), Active)),
             "different company; revoke",
         ),
-        (Open, None, Some((("1", "2"), Active)), "update own (named)"),
+        (
+            Open,
+            None,
+            Some((("1", "2"), Active)),
+            "different company; revoke",
+        ),
+        (
+            Listed,
+            None,
+            Some((("1", "2"), Refused)),
+            "different company; revoke",
+        ),
+        (
+            Open,
+            None,
+            Some((("1", "2"), BeingHandedBack)),
+            "different company; revoke",
+        ),
+        (
+            Open,
+            None,
+            Some((("1", "2"), Uninstalled)),
+            "update own (named)",
+        ),
     ] {
         let got = decided(Arrival::Install(admission), held, own);
         assert_eq!(got, expected, "{admission:?} {held:?} {own:?}");

@@ -4,9 +4,11 @@
 //! The claim is a row that is inserted before the exchange: its id is the code's hash. While the claimer works it counts
 //! heartbeats; then it stores the result, for the same callback when it comes again. Whoever waits for a result watches the
 //! heartbeats by a clock of its own: no clocks of two machines are compared.
+//!
+//! The transaction that stores the tokens of a code marks its callback ([`Store::consent_place`]). Such a callback is kept long
+//! after its result: the provider ends a grant whose code is exchanged again.
 
 use std::fmt;
-use std::str::FromStr;
 
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
@@ -31,11 +33,12 @@ pub struct Callback {
     pub claimer: String,
     /// Counted by the claimer while it works.
     pub heartbeats: i64,
-    /// `None` while the claimer works, or died.
-    pub outcome: Option<CallbackOutcome>,
+    /// Whether a connection holds the tokens that the code was exchanged for.
+    pub tokens_stored: bool,
     /// What the browser was told.
     pub result: Option<Sealed>,
     pub claimed_at: Timestamp,
+    /// `None` while the claimer works, or died.
     pub finished_at: Option<Timestamp>,
 }
 
@@ -44,45 +47,12 @@ impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Callback")
             .field("heartbeats", &self.heartbeats)
-            .field("outcome", &self.outcome)
+            .field("tokens_stored", &self.tokens_stored)
             .field("claimed_at", &self.claimed_at)
             .field("finished_at", &self.finished_at)
             .finish_non_exhaustive()
     }
 }
-
-/// What became of a callback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackOutcome {
-    Connected,
-    Failed,
-}
-
-impl CallbackOutcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl FromStr for CallbackOutcome {
-    type Err = UnknownOutcome;
-
-    fn from_str(word: &str) -> Result<Self, UnknownOutcome> {
-        match word {
-            "connected" => Ok(Self::Connected),
-            "failed" => Ok(Self::Failed),
-            _ => Err(UnknownOutcome(word.to_owned())),
-        }
-    }
-}
-
-/// A word that is no outcome: the row was written by something else.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no outcome of a callback")]
-pub struct UnknownOutcome(String);
 
 /// A claim on a callback.
 #[derive(Clone)]
@@ -122,6 +92,7 @@ impl Store {
                 b::state_hash.eq(&new.state_hash),
                 b::claimer.eq(&new.claimer),
                 b::heartbeats.eq(0),
+                b::tokens_stored.eq(false),
                 b::claimed_at.eq(now),
             ))
             .execute(conn));
@@ -150,7 +121,7 @@ impl Store {
             table
                 .find(&claim.id)
                 .filter(b::claimer.eq(&claim.claimer))
-                .filter(b::outcome.is_null()),
+                .filter(b::finished_at.is_null()),
         )
         .set(b::heartbeats.eq(b::heartbeats + 1))
         .execute(conn))?;
@@ -161,7 +132,6 @@ impl Store {
     pub async fn callback_finish(
         &self,
         claim: &NewCallback,
-        outcome: CallbackOutcome,
         result: &Sealed,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
@@ -169,31 +139,25 @@ impl Store {
             table
                 .find(&claim.id)
                 .filter(b::claimer.eq(&claim.claimer))
-                .filter(b::outcome.is_null()),
+                .filter(b::finished_at.is_null()),
         )
-        .set((
-            b::outcome.eq(outcome.as_str()),
-            b::result.eq(result),
-            b::finished_at.eq(now),
-        ))
+        .set((b::result.eq(result), b::finished_at.eq(now)))
         .execute(conn))?;
         Ok(changed == 1)
     }
 
-    /// Deletes the callbacks that were claimed before `before` and connected nothing, and those that connected something
-    /// before `connected_before`. Of the rest the results that are older than `before` are wiped: only the hashes stay.
+    /// Deletes the callbacks that were claimed before `before` and whose tokens were not stored, and all that were claimed
+    /// before `stored_before`. Of the rest the results that are older than `before` are wiped: only the hashes stay.
     pub async fn callbacks_prune(
         &self,
         before: Timestamp,
-        connected_before: Timestamp,
+        stored_before: Timestamp,
     ) -> Result<usize, StoreError> {
-        let connected = CallbackOutcome::Connected.as_str();
         let deleted = on_conn!(self, |conn| diesel::delete(
             table.filter(b::claimed_at.lt(before)).filter(
-                b::outcome
-                    .is_null()
-                    .or(b::outcome.ne(connected))
-                    .or(b::claimed_at.lt(connected_before))
+                b::tokens_stored
+                    .eq(false)
+                    .or(b::claimed_at.lt(stored_before))
             ),
         )
         .execute(conn))?;

@@ -13,6 +13,7 @@ use diesel::sqlite::Sqlite;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::default_connections::NewDefault;
+use super::schema::callbacks::{dsl as b, table as callbacks};
 use super::schema::connections::{dsl as c, table};
 use super::schema::default_connections::{dsl as d, table as default_connections};
 use super::schema::{Instant, connections};
@@ -115,6 +116,8 @@ pub struct PlacedConsent<'a> {
     pub removes: Option<RemovedRow<'a>>,
     /// What the connection becomes the default of.
     pub defaults: &'a [NewDefault],
+    /// The callback that brought the code, by its id: it is marked as one whose tokens are stored.
+    pub callback: Option<&'a str>,
 }
 
 /// The row of a consent.
@@ -180,6 +183,7 @@ impl Store {
             consent,
             removes,
             defaults,
+            callback,
         } = placed;
         let active = ConnectionState::Active.as_str();
         let granted = (
@@ -266,10 +270,12 @@ impl Store {
         let defaults: Vec<_> = defaults
             .iter()
             .map(|new| {
-                let values = new.values(id, &consent.company_id, now);
+                let values = new.values(id, &consent.company_id, &consent.user_id, now);
                 diesel::insert_into(default_connections).values(values)
             })
             .collect();
+        let mark =
+            callback.map(|id| diesel::update(callbacks.find(id)).set(b::tokens_stored.eq(true)));
         let written = on_conn!(self, |conn| conn.transaction(async |conn| {
             if let Some((delete, follow)) = &removal {
                 if delete.clone().execute(conn).await? != 1 {
@@ -291,6 +297,9 @@ impl Store {
             }
             for default in &defaults {
                 (*default).execute(conn).await?;
+            }
+            if let Some(mark) = &mark {
+                mark.clone().execute(conn).await?;
             }
             Ok(written)
         }));
@@ -316,6 +325,7 @@ impl Store {
             consent: &new.consent,
             removes: None,
             defaults: &[],
+            callback: None,
         };
         self.consent_place(&placed, now).await.map(drop)
     }
@@ -472,6 +482,7 @@ impl Store {
             consent,
             removes: None,
             defaults: &[],
+            callback: None,
         };
         self.consent_place(&placed, now).await
     }

@@ -1,7 +1,9 @@
 //! Which connection callers get who name only an app, or only an account.
 //!
-//! A default is set once. [`crate::placement::default_reason`] says when; after that only [`Store::default_connection_set`],
-//! the operator's, changes which connection it is.
+//! A default is set once. [`crate::placement::default_reason`] says when. After that [`Store::default_connection_set`], the
+//! operator's command, changes which connection it is; and where a row that has ended is removed in favour of another row of
+//! the same person, the default moves to that one ([`Store::consent_place`]). If its row becomes another account's, company's
+//! or user's, callers are told that the default is gone.
 
 use diesel::dsl::Eq;
 use diesel::mysql::Mysql;
@@ -27,18 +29,20 @@ pub struct DefaultConnection {
     /// Empty: of the app itself.
     pub account_id: String,
     pub connection_id: ConnectionId,
-    /// The company that it was connected to when it became the default: another company's data is not served in its place.
+    /// The company and user that it was connected as when it became the default: nobody else's data is served in its place.
     pub company_id: String,
+    pub user_id: String,
     /// A [`DefaultReason`], or `migration`.
     pub reason: String,
     pub set_at: Timestamp,
 }
 
 impl DefaultConnection {
-    /// Whether the row is still what was made the default. It may have been given to another account, or to another company.
+    /// Whether the row is still what was made the default. It may have been given to another account, company or user.
     pub fn is(&self, row: &Connection) -> bool {
         self.connection_id == row.id
             && self.company_id == row.company_id
+            && self.user_id == row.user_id
             && (self.account_id.is_empty() || self.account_id == row.account_id.as_str())
     }
 }
@@ -57,6 +61,7 @@ type Values<'a> = (
     Eq<d::account_id, &'a str>,
     Eq<d::connection_id, &'a str>,
     Eq<d::company_id, &'a str>,
+    Eq<d::user_id, &'a str>,
     Eq<d::reason, &'static str>,
     Eq<d::set_at, Timestamp>,
 );
@@ -67,6 +72,7 @@ impl NewDefault {
         &'a self,
         id: &'a ConnectionId,
         company_id: &'a str,
+        user_id: &'a str,
         now: Timestamp,
     ) -> Values<'a> {
         (
@@ -75,6 +81,7 @@ impl NewDefault {
             d::account_id.eq(account_key(self.account.as_ref())),
             d::connection_id.eq(id.as_str()),
             d::company_id.eq(company_id),
+            d::user_id.eq(user_id),
             d::reason.eq(self.reason.as_str()),
             d::set_at.eq(now),
         )
@@ -177,7 +184,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let inserted = on_conn!(self, |conn| diesel::insert_into(table)
-            .values(new.values(&row.id, &row.company_id, now))
+            .values(new.values(&row.id, &row.company_id, &row.user_id, now))
             .execute(conn));
         match inserted {
             Ok(_) => Ok(true),
@@ -201,6 +208,7 @@ impl Store {
         .set((
             d::connection_id.eq(row.id.as_str()),
             d::company_id.eq(&row.company_id),
+            d::user_id.eq(&row.user_id),
             d::reason.eq(new.reason.as_str()),
             d::set_at.eq(now),
         ))

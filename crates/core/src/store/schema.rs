@@ -139,13 +139,14 @@ diesel::table! {
         account_id -> Text,
         connection_id -> Text,
         company_id -> Text,
+        user_id -> Text,
         reason -> Text,
         set_at -> Instant,
     }
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
     use super::Instant;
 
     callbacks (id) {
@@ -153,7 +154,7 @@ diesel::table! {
         state_hash -> Nullable<Text>,
         claimer -> Text,
         heartbeats -> BigInt,
-        outcome -> Nullable<Text>,
+        tokens_stored -> Bool,
         result -> Nullable<Binary>,
         claimed_at -> Instant,
         finished_at -> Nullable<Instant>,

@@ -34,7 +34,7 @@ pub enum Selection {
     One(Box<Connection>),
     /// There are several, and none is the default.
     Ambiguous,
-    /// The default connection was removed, or given to another account or company.
+    /// The default connection was removed, or given to another account, company or user.
     DefaultGone,
 }
 

@@ -16,7 +16,6 @@ use diesel::sql_types::{
 };
 use diesel::sqlite::Sqlite;
 
-use super::callbacks::CallbackOutcome;
 use super::schema::Instant;
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, ConnectionState, KeeperName};
@@ -102,14 +101,8 @@ macro_rules! one_column {
     )+ };
 }
 
-parsed_from_text!(ConnectionId, KeeperName, ConnectionState, CallbackOutcome);
-one_column!(
-    ConnectionId,
-    KeeperName,
-    ConnectionState,
-    CallbackOutcome,
-    Timestamp
-);
+parsed_from_text!(ConnectionId, KeeperName, ConnectionState);
+one_column!(ConnectionId, KeeperName, ConnectionState, Timestamp);
 
 /// What `#[derive(AsExpression)]` writes.
 impl AsExpression<Instant> for Timestamp {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -18,6 +19,8 @@ enum Passage {
     Cut,
     /// Connections stay and nothing moves.
     Stalled,
+    /// Open until somebody commits: the server gets the COMMIT, and nobody its response.
+    LosesCommit,
     /// The listener ends.
     Gone,
 }
@@ -28,6 +31,12 @@ pub struct Gate {
     url: String,
     address: SocketAddr,
     inner: Arc<Inner>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
 }
 
 #[derive(Debug)]
@@ -105,6 +114,11 @@ impl Gate {
         self.inner.turn(Passage::Stalled);
     }
 
+    /// Lets everything through but the response to the next COMMIT: then it is as after [`Gate::cut`].
+    pub fn lose_commit(&self) {
+        self.inner.turn(Passage::LosesCommit);
+    }
+
     pub fn open(&self) {
         self.inner.turn(Passage::Open);
     }
@@ -146,13 +160,21 @@ impl Inner {
         state.streams.push(client.try_clone()?);
         state.streams.push(server.try_clone()?);
         drop(state);
-        self.carry(client.try_clone()?, server.try_clone()?);
-        self.carry(server, client.try_clone()?);
+        let commits = Arc::new(AtomicBool::new(false));
+        let (up, down) = (server.try_clone()?, client.try_clone()?);
+        self.carry(Direction::ToServer, &commits, client.try_clone()?, up);
+        self.carry(Direction::ToClient, &commits, server, down);
         Ok(())
     }
 
-    fn carry(self: &Arc<Self>, mut from: TcpStream, mut to: TcpStream) {
-        let inner = Arc::clone(self);
+    fn carry(
+        self: &Arc<Self>,
+        direction: Direction,
+        commits: &Arc<AtomicBool>,
+        mut from: TcpStream,
+        mut to: TcpStream,
+    ) {
+        let (inner, commits) = (Arc::clone(self), Arc::clone(commits));
         thread::spawn(move || {
             let mut buffer = [0; 16 * 1024];
             while let Ok(read @ 1..) = from.read(&mut buffer) {
@@ -160,10 +182,25 @@ impl Inner {
                 while state.passage == Passage::Stalled {
                     state = inner.changed.wait(state).expect("no holder panics");
                 }
-                drop(state);
                 let Some(bytes) = buffer.get(..read) else {
                     break;
                 };
+                match (state.passage, direction) {
+                    (Passage::LosesCommit, Direction::ToServer)
+                        if bytes.windows(6).any(|word| word == b"COMMIT") =>
+                    {
+                        commits.store(true, Ordering::SeqCst);
+                    }
+                    (Passage::LosesCommit, Direction::ToClient)
+                        if commits.load(Ordering::SeqCst) =>
+                    {
+                        drop(state);
+                        inner.turn(Passage::Cut);
+                        break;
+                    }
+                    _ => {}
+                }
+                drop(state);
                 if to.write_all(bytes).is_err() {
                     break;
                 }

@@ -156,7 +156,7 @@ contract! { every backend:
         login_is_kept_until_it_is_pruned
         code_is_claimed_once_and_so_is_a_state
         claim_is_finished_by_its_claimer_once
-        callbacks_that_connected_nothing_are_pruned_first
+        callbacks_whose_tokens_are_not_stored_are_pruned_first
     }
     records {
         refresh_log_is_read_newest_first_and_trimmed_by_age

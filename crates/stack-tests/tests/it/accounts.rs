@@ -187,6 +187,39 @@ pub(crate) async fn default_connection_of_another_company_is_not_served(backend:
     assert_eq!(named.expect(200).body, ELSEWHERE);
 }
 
+/// A colleague's login takes the account's row over, and not its place as the default.
+pub(crate) async fn default_connection_of_another_user_is_not_served(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let first = logged_in(&stack, "acme", 1, 1).await;
+
+    let colleague = logged_in(&stack, "acme", 1, 2).await;
+
+    assert_eq!(
+        (&colleague["id"], &colleague["default"]),
+        (&first["id"], &json!(false))
+    );
+    for body in [
+        json!({"appId": stack.client_id}),
+        json!({"appId": stack.client_id, "accountId": "acme"}),
+    ] {
+        let problem = stack.refresh(&body).await.unwrap();
+        let problem = problem.expect_problem(404, "CONNECTION_NOT_FOUND");
+        assert_eq!(problem["reason"], "default_connection_gone");
+    }
+    let person = stack.person(EMAIL).await.unwrap();
+    person.expect_problem(404, "CONNECTION_NOT_FOUND");
+    stack
+        .person_of(&colleague, EMAIL)
+        .await
+        .unwrap()
+        .expect(200);
+
+    // The same person's new consent brings it back.
+    let again = logged_in(&stack, "acme", 1, 1).await;
+    assert_eq!(again["default"], true);
+    assert_eq!(served(&stack).await.1, first["id"]);
+}
+
 async fn uninstalled(stack: &Stack, company: u32, user: u32) {
     let order = json!({
         "company": company, "user": user,

@@ -6,18 +6,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::crypto::sha256_hex;
+use pipekeeper_core::oauth::ID_MAX_BYTES;
 use pipekeeper_core::store::{Backend, Claim, NewCallback};
 use reqwest::header::{ACCEPT, COOKIE, HOST};
 use serde_json::json;
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
 use stack_tests::{Answer, Client, Stack};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tools::client::CALLBACK;
 use tools::tasks::in_background;
 use url::Url;
 
 use crate::logins::logged_in;
-use crate::support::{EMAIL, NAME, clear_faults, connected, fault, row, settings};
+use crate::support::{EMAIL, NAME, books, clear_faults, connected, fault, row, settings};
 
 pub(crate) async fn install_connects_the_one_who_consented(backend: Backend) {
     let stack = Stack::start(backend).await;
@@ -140,7 +142,8 @@ pub(crate) async fn provider_that_fails_stores_nothing(backend: Backend) {
     let stack = Stack::start(backend).await;
     let faults = [
         json!({"on": "token", "fault": "500"}),
-        json!({"on": "token", "fault": "503_html"}),
+        json!({"on": "token", "fault": "503_html", "retry_after": "7"}),
+        json!({"on": "token", "fault": "429_burst", "retry_after": "7"}),
         json!({"on": "token", "fault": "garbage"}),
         json!({"on": "token", "fault": "reset"}),
         json!({"on": "token", "fault": "truncated"}),
@@ -160,9 +163,73 @@ pub(crate) async fn provider_that_fails_stores_nothing(backend: Backend) {
             (502, "UPSTREAM_ERROR"),
             "{order}"
         );
+        if order.get("retry_after").is_some() {
+            assert_eq!(answer.retry_after(), 7, "{order}");
+        }
         clear_faults(&stack).await;
     }
     assert_nothing_stored(&stack).await;
+}
+
+/// No row could hold it, and shortened it would be somebody else's.
+pub(crate) async fn id_that_is_too_long_is_refused_and_its_grant_revoked(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api_domain = format!("http://{}", api.local_addr().unwrap());
+    let id = "7".repeat(ID_MAX_BYTES + 1);
+    in_background(async move {
+        let (mut stream, _) = api.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _head = stream.read(&mut request).await.unwrap();
+        let body = json!({"success": true, "data": {"id": id, "company_id": 1}}).to_string();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let elsewhere = json!({"on": "token", "fault": "changed_api_domain", "api_domain": api_domain});
+    fault(&stack, elsewhere).await;
+    let query = stack.marketplace_consent("approve", 1, 1).await.unwrap();
+
+    let answer = stack.callback(&query).await.unwrap();
+
+    let problem = answer.expect_problem(502, "UPSTREAM_ERROR");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("user id is longer than"), "{detail}");
+    assert_nothing_stored(&stack).await;
+    assert_eq!(books(&stack, 1, 1).await["state"], "revoked");
+}
+
+pub(crate) async fn consent_that_the_database_refuses_is_revoked(backend: Backend) {
+    let (stack, connection) = connected(backend).await;
+    let rule = match backend {
+        Backend::Postgres | Backend::Mysql => {
+            "ALTER TABLE connections ADD CONSTRAINT rule CHECK (generation < 2 AND company_id <> '2')"
+        }
+        Backend::Sqlite => {
+            stack.sql(
+                "CREATE TRIGGER rule_too BEFORE UPDATE ON connections WHEN NEW.generation > 1 \
+                 BEGIN SELECT RAISE(ABORT, 'against the rule'); END",
+            );
+            "CREATE TRIGGER rule BEFORE INSERT ON connections WHEN NEW.company_id = '2' \
+             BEGIN SELECT RAISE(ABORT, 'against the rule'); END"
+        }
+    };
+    stack.sql(rule);
+
+    for company in [2, 1] {
+        let query = stack.marketplace_consent("approve", company, 1).await;
+        let refused = stack.callback(&query.unwrap()).await.unwrap();
+
+        let problem = refused.expect_problem(500, "INTERNAL");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("database refuses"), "{detail}");
+    }
+    assert_eq!(books(&stack, 2, 1).await["state"], "revoked");
+    // The person's row holds a grant, which would end with it.
+    assert_eq!(books(&stack, 1, 1).await["state"], "active");
+    assert_eq!(row(&stack, &connection).await.generation, 1);
 }
 
 pub(crate) async fn wrong_client_secret_is_said_and_stores_nothing(backend: Backend) {
@@ -228,15 +295,21 @@ pub(crate) async fn code_is_exchanged_once_though_it_comes_twice(backend: Backen
     let page = get(&stack, &format!("{CALLBACK}?{query}"), "text/html").await;
 
     assert_eq!(again.body, first.body);
-    assert!(page.expect(200).body.contains("Connected"));
-    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 1);
+    let page = page.expect(200).body;
+    assert!(page.contains("Connected"), "{page}");
+    assert!(!page.contains("not the app's default"), "{page}");
+    let second = stack.marketplace_consent("approve", 2, 1).await.unwrap();
+    let page = get(&stack, &format!("{CALLBACK}?{second}"), "text/html").await;
+    let page = page.expect(200).body;
+    assert!(page.contains("not the app's default"), "{page}");
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 2);
     let refused = stack.callback("code=1.1.junk").await.unwrap();
     let again = stack.callback("code=1.1.junk").await.unwrap();
     assert_eq!(
         again.expect_problem(400, "LOGIN_INVALID")["detail"],
         refused.json()["detail"]
     );
-    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 2);
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 3);
     assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
     // Ten minutes later it is used, and is not exchanged again.
     let long_ago = match backend {
@@ -247,7 +320,7 @@ pub(crate) async fn code_is_exchanged_once_though_it_comes_twice(backend: Backen
     stack.sql(&format!("UPDATE callbacks SET finished_at = {long_ago}"));
     let late = stack.callback(&query).await.unwrap();
     late.expect_problem(400, "LOGIN_INVALID");
-    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 2);
+    assert_eq!(stack.token_calls("authorization_code").await.unwrap(), 3);
 }
 
 pub(crate) async fn code_is_exchanged_once_though_it_comes_to_two_replicas(backend: Backend) {
@@ -360,6 +433,16 @@ pub(crate) async fn callbacks_that_nobody_started_share_their_limits(backend: Ba
     assert_eq!(stack.sql("SELECT id AS line FROM callbacks"), rows);
     let other = callback(&limited, "192.0.2.2", "code=junk-5", "").await;
     other.expect_problem(400, "LOGIN_INVALID");
+    // Nor is anything read for states that are none of ours, or no longer good.
+    for (query, status) in [
+        ("code=junk-6&state=pipekeeper.junk", 400),
+        ("code=junk-6&state=pipekeeper.login.junk", 400),
+        ("code=junk-6&state=pipekeeper.sealed.junk", 400),
+        ("code=junk-6&state=pipekeeper.login.junk", 429),
+    ] {
+        let refused = callback(&limited, "192.0.2.3:5678", query, "").await;
+        assert_eq!(refused.status, status, "{query}");
+    }
 
     // One at a time; an operator's login waits for none of them.
     let arrived = TcpListener::bind("127.0.0.1:0").await.unwrap();

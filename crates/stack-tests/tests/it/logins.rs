@@ -1,19 +1,24 @@
 //! A login cannot be forged, replayed or fixed on someone else, and it touches nobody else's connection.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pipedrive_sim::DEFAULT_CLIENT_SECRET;
 use pipekeeper_core::clock::SystemClock;
-use pipekeeper_core::crypto::{Keyring, sha256_hex};
+use pipekeeper_core::crypto::{Keyring, pkce_challenge, sha256_hex};
 use pipekeeper_core::store::Backend;
 use pipekeeper_core::vault::Vault;
-use reqwest::header::{HOST, SET_COOKIE};
+use reqwest::header::{COOKIE, HOST, SET_COOKIE};
 use serde_json::{Value, json};
+use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
 use stack_tests::{Answer, Client, Stack};
-use url::Url;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tools::tasks::in_background;
+use url::{Url, form_urlencoded};
 
-use crate::support::{EMAIL, books, connected, row, settings};
+use crate::support::{EMAIL, books, clear_faults, connected, fault, row, settings, until};
 
 pub(crate) const OPERATOR: (&str, &str) = ("operator", "webhook-password");
 
@@ -33,7 +38,12 @@ pub(crate) async fn begin(
 }
 
 /// A login in which the operator names the account: where the browser comes back to, and its cookie.
-async fn consented(client: &Client, account: &str, company: u32, user: u32) -> (Url, String) {
+pub(crate) async fn consented(
+    client: &Client,
+    account: &str,
+    company: u32,
+    user: u32,
+) -> (Url, String) {
     let query = format!("account_id={account}&owner=boss");
     let begun = begin(client, &query, Some(OPERATOR)).await.expect(303);
     let cookie = begun
@@ -529,6 +539,9 @@ pub(crate) async fn refused_consent_is_not_left_alive(backend: Backend) {
     let acme = logged_in(&stack, "acme", 1, 1).await;
     let installed = stack.connect(3, 1).await.unwrap();
 
+    // The first attempts fail.
+    fault(&stack, json!({"on": "revoke", "fault": "500"})).await;
+    fault(&stack, json!({"on": "revoke", "fault": "reset"})).await;
     let nobodys = log_in(&stack, "acme", 2, 1).await;
     let held = log_in(&stack, "acme", 3, 1).await;
     let anothers = log_in(&stack, "borealis", 1, 1).await;
@@ -548,6 +561,123 @@ pub(crate) async fn refused_consent_is_not_left_alive(backend: Backend) {
             .expect(200);
     }
     assert_eq!(stack.token_calls("refresh_token").await.unwrap(), 0);
+}
+
+/// While it could not be revoked, the same person connected elsewhere: the provider would end both.
+pub(crate) async fn refused_consent_is_not_revoked_over_a_later_one(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    logged_in(&stack, "acme", 1, 1).await;
+    let away = json!({"on": "revoke", "fault": "500", "times": 0});
+    fault(&stack, away).await;
+    let (back, cookie) = consented(&stack, "acme", 2, 1).await;
+    let caller = stack.client.clone();
+    let waiting = in_background(async move { caller.finish_login(&back, Some(&cookie)).await });
+    until("the first attempt has failed", || async {
+        stack.stats().await.unwrap()["token"]
+            .to_string()
+            .contains("authorization_code")
+            && stack.token_calls("authorization_code").await.unwrap() == 2
+    })
+    .await;
+
+    let later = stack.connect(2, 1).await.unwrap();
+    clear_faults(&stack).await;
+
+    let refused = waiting.await.unwrap().unwrap();
+    refused.expect_problem(409, "DIFFERENT_COMPANY");
+    assert_eq!(books(&stack, 2, 1).await["state"], "active");
+    stack.person_of(&later, EMAIL).await.unwrap().expect(200);
+}
+
+/// The form of the token request that a callback leads to, which fails.
+async fn token_request(tokens: &TcpListener) -> HashMap<String, String> {
+    let (mut stream, _) = tokens.accept().await.unwrap();
+    let (mut request, mut chunk) = (String::new(), [0; 4096]);
+    let form = loop {
+        let read = stream.read(&mut chunk).await.unwrap();
+        request.push_str(str::from_utf8(&chunk[..read]).unwrap());
+        let (head, form) = request.split_once("\r\n\r\n").unwrap_or_default();
+        let length = format!("content-length: {}", form.len());
+        if head.to_lowercase().lines().any(|line| line == length) {
+            break form;
+        }
+        assert_ne!(read, 0, "{request}");
+    };
+    let failed = b"HTTP/1.1 500 Failed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    stream.write_all(failed).await.unwrap();
+    form_urlencoded::parse(form.as_bytes())
+        .into_owned()
+        .collect()
+}
+
+pub(crate) async fn state_carries_its_app_and_its_verifier(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    let two = [
+        ("auth-capture.apps.other.provider", "pipedrive"),
+        ("auth-capture.apps.other.client_id", OTHER_APP),
+        (
+            "auth-capture.apps.other.client_secret",
+            DEFAULT_CLIENT_SECRET,
+        ),
+        ("auth-capture.apps.other.redirect_url", REDIRECT_URL),
+    ];
+    let both = stack.add_auth_capture(&two).await;
+    // At whichever app's callback it comes, the state says whose login it is.
+    let (location, cookie) = both.start_login("app=other").await.unwrap();
+    let back = both.consent(&location, "approve", 1, 1).await.unwrap();
+    let ended = both.finish_login(&back, Some(&cookie)).await.unwrap();
+    assert_eq!(ended.expect(200).json()["connection"]["AppId"], OTHER_APP);
+    let (location, cookie) = both.start_login("").await.unwrap();
+    let own = both.consent(&location, "approve", 1, 1).await.unwrap();
+    let state = own.query_pairs().find(|(key, _)| key == "state").unwrap().1;
+    let of_other = Client {
+        client_id: OTHER_APP.to_owned(),
+        ..both.clone()
+    };
+    let code = of_other.marketplace_consent("approve", 1, 2).await.unwrap();
+    let at_other = async |query: &str| {
+        let url = format!(
+            "{}/webhook/pipedrive/callback/other?{query}",
+            both.auth_capture
+        );
+        let request = both.http.get(url).header(COOKIE, &cookie);
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    };
+    let query = own.query().unwrap();
+    let ended = at_other(query).await.expect(200).json();
+    assert_eq!(ended["connection"]["AppId"], stack.client_id);
+    let again = at_other(&format!("{code}&state={state}")).await;
+    again.expect_problem(400, "LOGIN_INVALID");
+
+    let tokens = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let token_url = format!("http://{}/", tokens.local_addr().unwrap());
+    let pkce = [
+        ("auth-capture.providers.pipedrive.pkce", "true"),
+        ("auth-capture.providers.pipedrive.token_url", &token_url),
+    ];
+    let with_pkce = stack.add_auth_capture(&pkce).await;
+    let mut verifiers = BTreeSet::new();
+    for (location, cookie) in both_begun(&with_pkce).await {
+        let query: HashMap<String, String> = Url::parse(&location)
+            .unwrap()
+            .query_pairs()
+            .into_owned()
+            .collect();
+        let back = with_pkce.consent(&location, "approve", 1, 1).await.unwrap();
+
+        let (form, _) = tokio::join!(
+            token_request(&tokens),
+            with_pkce.finish_login(&back, Some(&cookie))
+        );
+
+        let verifier = form["code_verifier"].clone();
+        assert_eq!(query["code_challenge"], pkce_challenge(&verifier));
+        assert_eq!(query["code_challenge_method"], "S256");
+        assert!((43..=128).contains(&verifier.len()), "{verifier}");
+        assert!(!query["state"].contains(&verifier));
+        verifiers.insert(verifier);
+    }
+    assert_eq!(verifiers.len(), 2);
 }
 
 pub(crate) async fn account_keeps_its_company(backend: Backend) {

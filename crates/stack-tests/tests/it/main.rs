@@ -113,6 +113,8 @@ promises! { every backend:
         code_that_is_missing_stores_nothing
         code_that_is_used_expired_or_anothers_stores_nothing
         provider_that_fails_stores_nothing
+        id_that_is_too_long_is_refused_and_its_grant_revoked
+        consent_that_the_database_refuses_is_revoked
         wrong_client_secret_is_said_and_stores_nothing
         provider_that_does_not_know_its_token_yet_is_asked_again
         switched_off_installs_connect_nobody
@@ -139,9 +141,11 @@ promises! { every backend:
         same_persons_install_renews_the_connection_that_a_login_made
         login_without_credentials_is_stored_nowhere
         state_with_our_prefix_is_a_good_one_or_refused
+        state_carries_its_app_and_its_verifier
         own_install_link_counts_as_an_install
         login_starts_at_the_host_of_its_callback
         refused_consent_is_not_left_alive
+        refused_consent_is_not_revoked_over_a_later_one
         account_keeps_its_company
         account_whose_connection_ended_may_connect_another_company
         same_account_logs_in_again_on_its_own_row
@@ -156,6 +160,7 @@ promises! { every backend:
         late_notice_does_not_end_a_reinstall
         notice_without_a_readable_time_is_checked_by_one_refresh
         notice_from_about_the_time_of_the_consent_is_checked_by_one_refresh
+        notice_is_not_answered_by_a_token_from_before_it
         notice_that_cannot_be_checked_ends_nothing
         reinstall_after_an_uninstall_works_again
     }
@@ -167,6 +172,7 @@ promises! { every backend:
         default_connection_is_the_first_that_somebody_vouches_for
         default_connection_that_has_ended_is_told
         default_connection_of_another_company_is_not_served
+        default_connection_of_another_user_is_not_served
         default_connection_follows_its_person
         installs_are_restricted_to_the_companies_that_are_named
         of_several_apps_one_is_meant_by_callers_who_name_none
@@ -229,6 +235,7 @@ promises! { every backend:
     }
     operators_commands {
         connections_are_listed_and_shown
+        operator_chooses_the_default_connection
         operator_refreshes_through_the_door
         operator_disconnects_and_the_provider_is_told
     }
@@ -278,6 +285,7 @@ promises! { every server:
         outage_is_said_and_heals_by_itself
         refreshed_token_outlives_a_cut_before_its_commit
         new_grant_outlives_a_cut_before_it_is_stored
+        consent_whose_commit_lost_its_response_is_not_stored_again
         silent_database_is_given_up_on
         newer_token_that_cannot_be_read_is_no_dead_connection
         failover_that_loses_commits_costs_no_token

@@ -2,14 +2,14 @@
 
 use std::sync::Mutex;
 
-use pipekeeper_core::store::Backend;
+use pipekeeper_core::store::{AppKey, Backend};
 use pipekeeper_core::test_util::TestDirectory;
 use serde_json::{Value, json};
 use stack_tests::{Answer, Setup, Stack};
 use tools::client::REFRESH;
 use tools::tasks::in_background;
 
-use crate::logins::{OPERATOR, begin};
+use crate::logins::{OPERATOR, begin, consented};
 use crate::support::{
     EMAIL, NAME, connected, expire, hold_refresh, refreshes, row, settings, until,
 };
@@ -53,8 +53,13 @@ pub(crate) async fn outage_is_said_and_heals_by_itself(backend: Backend) {
         answer.expect_problem(503, "STORE_UNAVAILABLE");
         assert!(answer.retry_after() >= 1);
     }
-    // What is stored nowhere needs no database.
+    // What is stored nowhere needs no database; nor does what somebody has invented.
     begin(&stack, "", None).await.expect(303);
+    for invented in ["login.junk", "sealed.junk", "junk"] {
+        let query = format!("code=x&state=pipekeeper.{invented}");
+        let refused = stack.callback(&query).await.unwrap();
+        refused.expect_problem(400, "LOGIN_INVALID");
+    }
     for service in [&stack.auth_capture, &stack.data_api, &stack.token_refresher] {
         let ready = get(&stack, format!("{service}/readyz")).await;
         assert_eq!(
@@ -153,6 +158,62 @@ pub(crate) async fn new_grant_outlives_a_cut_before_it_is_stored(backend: Backen
         stack.person(EMAIL).await.unwrap().body == NAME
     })
     .await;
+}
+
+/// The tokens are stored, and auth-capture doesn't know it: a refresh has replaced them by the time it looks again.
+pub(crate) async fn consent_whose_commit_lost_its_response_is_not_stored_again(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    settings(
+        &stack,
+        json!({"rotation": "single_use_with_reuse_detection"}),
+    )
+    .await;
+    let gate = stack.database().gate();
+    let url = gate.url();
+    let set = [
+        ("auth-capture.database.url", url.expose()),
+        ("auth-capture.login.store_patience_secs", "60"),
+    ];
+    let cut_off = stack.add_auth_capture(&set).await;
+    // A consent that is stored, and one that is refused and whose tokens the person's row gets.
+    for (generation, account, expected) in [(1, "acme", 200), (4, "other", 409)] {
+        let caller = cut_off.clone();
+        let (back, cookie) = consented(&caller, account, 1, 1).await;
+        gate.lose_commit();
+        let waiting = in_background(async move { caller.finish_login(&back, Some(&cookie)).await });
+        until("the tokens are stored", || async {
+            stack.sql("SELECT id AS line FROM connections").len() == 1
+                && stored_generation(&stack).await == generation
+        })
+        .await;
+
+        let refresh = async |failed: i64| {
+            let body = json!({"accountId": "acme", "owner": "boss", "generation": failed});
+            until("the token is refreshed", || async {
+                stack.refresh(&body).await.unwrap().status == 200
+            })
+            .await;
+        };
+        refresh(generation).await;
+        gate.open();
+
+        let answer = waiting.await.unwrap().unwrap();
+        assert_eq!(answer.status, expected, "{}", answer.body);
+        assert_eq!(stored_generation(&stack).await, generation + 1);
+        refresh(generation + 1).await;
+        let stats = stack.stats().await.unwrap();
+        assert_eq!(stats["refresh_token_reuse"], 0, "{stats}");
+    }
+}
+
+/// Of the only connection.
+async fn stored_generation(stack: &Stack) -> i64 {
+    let key = AppKey {
+        platform: "Pipedrive".to_owned(),
+        app_id: stack.client_id.clone(),
+    };
+    let found = stack.store().connection_find_by_grant(&key, "1", "1").await;
+    found.unwrap().expect("the person is connected").generation
 }
 
 /// It answers, and what needs no write goes on.

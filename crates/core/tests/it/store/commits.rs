@@ -2,7 +2,7 @@ use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::Active;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::granted::Granted;
-use pipekeeper_core::oauth::{ID_MAX_CHARS, Identity};
+use pipekeeper_core::oauth::{ID_MAX_BYTES, Identity};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, NewConnection, Revocation};
 use pipekeeper_core::test_util::TestDatabase;
@@ -163,7 +163,7 @@ pub(crate) async fn texts_of_a_provider_are_made_to_fit(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     let long = format!("a\0b\u{85}\nc{}", "🌞".repeat(70_000));
-    let longest_id = "ü".repeat(ID_MAX_CHARS);
+    let longest_id = "7".repeat(ID_MAX_BYTES);
     let identity = Identity {
         company_id: longest_id.clone(),
         company_domain: long.clone(),

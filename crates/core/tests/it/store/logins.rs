@@ -1,10 +1,11 @@
+use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{
-    Backend, CallbackOutcome, Claim, Login, NewCallback, NewLogin, Store,
+    Backend, Claim, Login, NewCallback, NewLogin, PlacedConsent, PlacedRow, Store,
 };
 use pipekeeper_core::test_util::TestDatabase;
 use tokio::task::JoinSet;
 
-use super::{app, at, name, sealed};
+use super::{app, at, consent, name, sealed};
 
 fn login(state_hash: &str) -> NewLogin {
     NewLogin {
@@ -97,7 +98,6 @@ pub(crate) async fn code_is_claimed_once_and_so_is_a_state(backend: Backend) {
 }
 
 pub(crate) async fn claim_is_finished_by_its_claimer_once(backend: Backend) {
-    use CallbackOutcome::{Connected, Failed};
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     let (own, other) = (claim("c0de", None, "a"), claim("c0de", None, "b"));
@@ -106,48 +106,64 @@ pub(crate) async fn claim_is_finished_by_its_claimer_once(backend: Backend) {
 
     assert!(store.callback_heartbeat(&own).await.unwrap());
     assert!(!store.callback_heartbeat(&other).await.unwrap());
-    assert_eq!((find().await.heartbeats, find().await.outcome), (1, None));
-    let finish = async |claim, outcome, result, secs| {
+    assert_eq!(
+        (find().await.heartbeats, find().await.finished_at),
+        (1, None)
+    );
+    let finish = async |claim, result, secs| {
         let result = sealed(result);
-        let finished = store.callback_finish(claim, outcome, &result, at(secs));
+        let finished = store.callback_finish(claim, &result, at(secs));
         finished.await.unwrap()
     };
-    assert!(!finish(&other, Failed, "other", 1).await);
-    assert!(finish(&own, Connected, "result", 2).await);
-    assert!(!finish(&own, Failed, "again", 3).await);
+    assert!(!finish(&other, "other", 1).await);
+    assert!(finish(&own, "result", 2).await);
+    assert!(!finish(&own, "again", 3).await);
     assert!(!store.callback_heartbeat(&own).await.unwrap());
 
     let found = find().await;
-    assert_eq!((found.outcome, found.heartbeats), (Some(Connected), 1));
+    assert_eq!((found.tokens_stored, found.heartbeats), (false, 1));
     assert_eq!(found.result, Some(sealed("result")));
     assert_eq!((found.claimed_at, found.finished_at), (at(0), Some(at(2))));
     let shown = format!("{found:?} {own:?}");
     assert!(!shown.contains("c0de"), "{shown}");
 }
 
-pub(crate) async fn callbacks_that_connected_nothing_are_pruned_first(backend: Backend) {
+/// Whatever the browser was told: a code whose tokens are stored must not be exchanged again.
+pub(crate) async fn callbacks_whose_tokens_are_not_stored_are_pruned_first(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
-    for code in ["connected", "failed", "died"] {
+    for (code, is_stored, is_finished) in [
+        ("connected", true, true),
+        ("killed after the commit", true, false),
+        ("failed", false, true),
+        ("died", false, false),
+    ] {
         let claim = claim(code, None, "a");
         assert_eq!(claimed(&store, &claim).await, "granted");
-        let outcome = match code {
-            "connected" => CallbackOutcome::Connected,
-            "failed" => CallbackOutcome::Failed,
-            _ => continue,
-        };
-        let result = sealed("result");
-        let finished = store.callback_finish(&claim, outcome, &result, at(1));
-        assert!(finished.await.unwrap());
+        if is_stored {
+            let placed = PlacedConsent {
+                id: &ConnectionId::generate(),
+                row: PlacedRow::New(&app()),
+                consent: &consent(code, "jane"),
+                removes: None,
+                defaults: &[],
+                callback: Some(code),
+            };
+            assert!(store.consent_place(&placed, at(1)).await.unwrap());
+        }
+        if is_finished {
+            let result = sealed("result");
+            let finished = store.callback_finish(&claim, &result, at(1));
+            assert!(finished.await.unwrap());
+        }
     }
     let long_ago = at(-86_400);
 
     assert_eq!(store.callbacks_prune(at(0), long_ago).await.unwrap(), 0);
     assert_eq!(store.callbacks_prune(at(1), long_ago).await.unwrap(), 2);
-    let kept = store.callback_find("connected").await.unwrap().unwrap();
-    assert_eq!(
-        (kept.outcome, kept.result),
-        (Some(CallbackOutcome::Connected), None)
-    );
-    assert_eq!(store.callbacks_prune(at(1), at(1)).await.unwrap(), 1);
+    for code in ["connected", "killed after the commit"] {
+        let kept = store.callback_find(code).await.unwrap().unwrap();
+        assert_eq!((kept.tokens_stored, kept.result), (true, None), "{code}");
+    }
+    assert_eq!(store.callbacks_prune(at(1), at(1)).await.unwrap(), 2);
 }

@@ -36,9 +36,9 @@ impl Explained {
         database.seed(0..ROWS, &app(), at(0));
         database.seed(ROWS..2 * ROWS, &other_app(), at(0));
         let defaults = "INSERT INTO default_connections \
-             SELECT platform, app_id, account_id, id, company_id, 'login', authorized_at FROM connections \
+             SELECT platform, app_id, account_id, id, company_id, user_id, 'login', authorized_at FROM connections \
              WHERE app_id = '57db0bab2932f657' UNION ALL \
-             SELECT platform, app_id, '', id, company_id, 'login', authorized_at FROM connections \
+             SELECT platform, app_id, '', id, company_id, user_id, 'login', authorized_at FROM connections \
              WHERE app_id = '57db0bab2932f657' AND account_id = 'account-777'";
         database.lines(defaults).unwrap();
         let (store, log) = database.store().logged();

@@ -230,6 +230,7 @@ async fn place(
         consent,
         removes: None,
         defaults,
+        callback: None,
     };
     store.consent_place(&placed, at(0)).await
 }
@@ -325,6 +326,7 @@ pub(crate) async fn default_follows_the_person_whose_row_makes_room(backend: Bac
                 default_follows,
             }),
             defaults: &[],
+            callback: None,
         };
         let store = &store;
         async move { store.consent_place(&placed, at(2)).await.unwrap() }
@@ -474,7 +476,10 @@ pub(crate) async fn migration_keeps_what_callers_got(backend: Backend) {
                 None => NOT_SET.to_owned(),
                 Some((default, row)) => {
                     let row = row.unwrap();
-                    assert_eq!(default.company_id, row.company_id);
+                    assert_eq!(
+                        (&default.company_id, &default.user_id),
+                        (&row.company_id, &row.user_id)
+                    );
                     assert_eq!(default.reason, "migration");
                     said(Selection::One(Box::new(row)))
                 }
