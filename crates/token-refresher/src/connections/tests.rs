@@ -128,10 +128,10 @@ fn a_list_is_a_table_of_what_people_look_for() {
     );
 
     insta::assert_snapshot!(told, @r"
-    ID                                    APP             ACCOUNT                   OWNER  COMPANY  USER               STATE                   EXPIRES    IDLE UNTIL  REFRESHED   TROUBLE
-    019ab000-0000-7000-8000-000000000001  pipedrive       acme                      jane   Åcme 🦀  Jane               active                  in 50 min  in 59 d     10 min ago  -
-    019ab000-0000-7000-8000-000000000001  of no app here  507f191e810c19729de860ea  jane   acme     Jane               active                  in 50 min  in 59 d     10 min ago  3 × timeout, in doubt
-    019ab000-0000-7000-8000-000000000001  pipedrive       acme                      jane   Åcme 🦀  \u{1b}[31mMallory  revoked (disconnected)  -          -           -           provider not told yet
+    ID                                    APP             ACCOUNT                   OWNER  DEFAULT OF    COMPANY  USER               STATE                   EXPIRES    IDLE UNTIL  REFRESHED   TROUBLE
+    019ab000-0000-7000-8000-000000000001  pipedrive       acme                      jane   app, account  Åcme 🦀  Jane               active                  in 50 min  in 59 d     10 min ago  -
+    019ab000-0000-7000-8000-000000000001  of no app here  507f191e810c19729de860ea  jane   app           acme     Jane               active                  in 50 min  in 59 d     10 min ago  3 × timeout, in doubt
+    019ab000-0000-7000-8000-000000000001  pipedrive       acme                      jane   app, account  Åcme 🦀  \u{1b}[31mMallory  revoked (disconnected)  -          -           -           provider not told yet
 
     There are more: the same with --after 019ab000-0000-7000-8000-000000000001
     ");
@@ -166,6 +166,7 @@ fn all_of_a_connection_is_shown_but_its_secrets() {
     app_id          57db0bab2932f657 (apps.pipedrive)
     account_id      acme
     owner           jane
+    default_of      app
     company_id      7
     company_domain  acme
     company_name    Åcme 🦀
