@@ -92,7 +92,13 @@ impl Refresher {
         let answers = match self.journal.read(answer) {
             Ok(answers) => answers,
             Err(error) if error.lacks_key() => return Ok(Fate::Kept),
-            Err(error @ (JournalError::Sealed(_) | JournalError::Lost)) => {
+            // Another process may have the key: this one's has the same id, and perhaps other bytes.
+            Err(error @ JournalError::Sealed(_)) => {
+                tracing::error!(connection.id = %row.id, generation = answer.generation, "a response can't be opened, and is kept: {:#}", anyhow::Error::from(error));
+                self.journal.keep_unread_orphan(answer);
+                return Ok(Fate::Kept);
+            }
+            Err(error @ JournalError::Lost) => {
                 tracing::error!(connection.id = %row.id, generation = answer.generation, "an answer is lost: {:#}", anyhow::Error::from(error));
                 return Ok(Fate::Settled);
             }

@@ -58,6 +58,25 @@ async fn a_dead_holders_answer_is_committed_at_once_in_place_of_a_second_spend()
     assert_eq!(*row, world.row().await);
 }
 
+/// The ids of their keys agree, the bytes do not.
+#[tokio::test]
+async fn a_process_with_a_wrong_key_leaves_responses_to_those_that_can_open_them() {
+    let mut world = World::answering([]).await;
+    let dead = world.journal(&world.journals);
+    leased(&world, &dead).await;
+    written(&world, &dead).await;
+    drop(dead);
+    let wrong = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
+    let right = std::mem::replace(&mut world.vault, wrong);
+    let mistaken = world.door();
+    assert_eq!(mistaken.replay_once().await.unwrap(), 0);
+    world.vault = right;
+
+    assert_eq!(world.door().replay_once().await.unwrap(), 1);
+
+    assert_eq!(world.row().await.generation, 2);
+}
+
 #[tokio::test]
 async fn an_answer_without_tokens_hides_no_later_one() {
     let world = World::answering([]).await;
