@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::placement::UNINSTALLED;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::store::{Connection, Revocation};
 use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshRefusal, Trace};
@@ -81,7 +82,7 @@ pub(crate) async fn uninstall(
         let now = service.context.clock.now();
         let known = Revocation::Known;
         if rows
-            .connection_revoke(&row.id, row.generation, "uninstalled", known, now)
+            .connection_revoke(&row.id, row.generation, UNINSTALLED, known, now)
             .await?
         {
             tracing::info!(connection.id = %row.id, "uninstalled at the provider");

@@ -11,6 +11,9 @@ use crate::connection::ConnectionState;
 use crate::oauth::Identity;
 use crate::store::{Connection, HANDED_BACK};
 
+/// Why a connection is `revoked` whose person has removed the app at the provider.
+pub const UNINSTALLED: &str = "uninstalled";
+
 mod companies;
 
 pub use companies::{Admission, AllowedCompanies};
@@ -29,8 +32,11 @@ pub enum Arrival {
 /// An imported refresh token, compared with that of the person's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImportedToken {
-    /// Another one: perhaps a newer consent's.
+    /// Another one, which may be older or newer.
     Different,
+    /// A newer one, like that of a new consent: it was written into a row that had been imported before, or a refresh has
+    /// just returned it.
+    Replaces,
     /// The same one, or the row's own can't be opened.
     Known,
 }
@@ -175,6 +181,9 @@ fn import(token: ImportedToken, rows: Rows<'_>) -> Placement<'_> {
         (None, None) => Placement::Insert,
         (None, Some(own)) => leave(Refusal::AccountTaken(own)),
         (Some(held), _) => match held.state {
+            ConnectionState::Active if token == ImportedToken::Replaces => {
+                update(held, Owner::Unchanged)
+            }
             ConnectionState::Active => Placement::Keep(held),
             ConnectionState::Revoked if is_handed_back(held) && is_gone(held) => {
                 update(held, Owner::Unchanged)
@@ -183,7 +192,13 @@ fn import(token: ImportedToken, rows: Rows<'_>) -> Placement<'_> {
                 leave(Refusal::BeingHandedBack(held))
             }
             // The token that was refused is not worth another try.
-            ConnectionState::ReauthRequired if token == ImportedToken::Different => {
+            ConnectionState::ReauthRequired if token != ImportedToken::Known => {
+                update(held, Owner::Unchanged)
+            }
+            // A grant that lives after the person has uninstalled the app is that of a later install.
+            ConnectionState::Revoked
+                if token == ImportedToken::Replaces && is_uninstalled(held) =>
+            {
                 update(held, Owner::Unchanged)
             }
             ConnectionState::ReauthRequired | ConnectionState::Revoked => {
@@ -237,6 +252,10 @@ fn is_gone(row: &Connection) -> bool {
 
 fn is_handed_back(row: &Connection) -> bool {
     row.state_reason.as_deref() == Some(HANDED_BACK)
+}
+
+fn is_uninstalled(row: &Connection) -> bool {
+    row.state_reason.as_deref() == Some(UNINSTALLED)
 }
 
 /// Why a connection is the default one of its app or account.

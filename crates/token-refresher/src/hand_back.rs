@@ -1,10 +1,10 @@
 //! `token-refresher hand-back`: the newest tokens go back to the rows that they came from, once, after our own spending of
 //! them has stopped for good.
 //!
-//! First each row is written on trial: the very update, read back and rolled back. Only if one succeeds our own spending
+//! First each row is written on trial: the very update, read back and rolled back. Only if all succeed our own spending
 //! stops, by one conditional update: the connection is `revoked`, reason `handed_back`, which no refresh, sweep, replay or
-//! recheck passes. Then the old row gets the tokens, then, once it was read back, ours are wiped. An interrupted run is
-//! continued by the same command.
+//! recheck passes. Then the old rows get the tokens, then, once all were read back, ours are wiped. Rows that are gone, or that
+//! others have written to, are named and not waited for. An interrupted run is continued by the same command.
 
 use std::collections::BTreeMap;
 
@@ -177,21 +177,23 @@ impl Run<'_> {
             access_token: &vault.access_token(row)?,
             refresh_token: &vault.refresh_token(row)?,
         };
-        let mut unwritable = Vec::new();
+        let (mut writable, mut refused, mut said) = (0, false, Vec::new());
         for import in &waiting.imports {
-            if let Err(why) = self.write(import, tokens, Write::Trial).await? {
-                unwritable.push(why);
+            match self.write(import, tokens, Write::Trial).await? {
+                Ok(()) => writable += 1,
+                Err(why) => {
+                    refused |= matches!(why, Unwritten::Refused(_));
+                    said.push(why.said());
+                }
             }
         }
-        if unwritable.len() == waiting.imports.len() {
-            return Ok(format!(
-                "is not handed back, and goes on here: {}",
-                unwritable.join("; ")
-            ));
+        if refused || writable == 0 {
+            let why = said.join("; ");
+            return Ok(format!("is not handed back, and goes on here: {why}"));
         }
         if !self.apply {
-            unwritable.insert(0, "is handed back".to_owned());
-            return Ok(unwritable.join("; "));
+            said.insert(0, "is handed back".to_owned());
+            return Ok(said.join("; "));
         }
         match self.stop(&row.id).await? {
             Ok(stopped) => self.finish(&stopped, waiting).await,
@@ -243,42 +245,63 @@ impl Run<'_> {
         ))
     }
 
-    /// Writes the tokens where they belong, and wipes ours.
+    /// Writes the tokens where they belong, and wipes ours once nobody waits for them.
     async fn finish(&self, row: &Connection, waiting: &Waiting) -> anyhow::Result<String> {
         let store = self.door.store();
-        let mut left = Vec::new();
+        let (mut refused, mut said) = (false, Vec::new());
+        let mut done: Vec<&Import> = waiting.imports.iter().collect();
         if !row.refresh_token.is_wiped() {
             let vault = self.door.vault();
             let tokens = RowTokens {
                 access_token: &vault.access_token(row)?,
                 refresh_token: &vault.refresh_token(row)?,
             };
-            let mut written = 0;
+            let before = store.imports_of_connection(&row.id).await?;
+            let is_written = |import: &Import| {
+                import.source_table == self.old.table() && import.handed_back_at.is_some()
+            };
+            let mut is_anywhere = before.iter().any(is_written);
+            done.clear();
             for import in &waiting.imports {
                 match self.write(import, tokens, Write::Kept).await? {
-                    Ok(()) => written += 1,
-                    Err(why) => left.push(why),
+                    Ok(()) => {
+                        is_anywhere = true;
+                        done.push(import);
+                    }
+                    Err(why) => {
+                        refused |= matches!(why, Unwritten::Refused(_));
+                        said.push(why.said());
+                    }
                 }
             }
-            if written == 0 {
+            if refused || !is_anywhere {
+                for import in done {
+                    self.is_back(import).await?;
+                }
                 return Ok(format!(
-                    "is stopped, and not handed back: {}; our tokens are kept",
-                    left.join("; ")
+                    "is stopped, and not handed back yet: {}; our tokens are kept: mend that, or delete the row, and run this again",
+                    said.join("; ")
                 ));
             }
             store
                 .connection_handed_back(&row.id, row.generation, self.door.now())
                 .await?;
+            done = waiting.imports.iter().collect();
         }
-        for import in &waiting.imports {
-            let seen = of_old_table(old_row::read(&self.old, &import.source_row).await)?;
-            let holds = seen.map_or_else(|_| import.token_hash.clone(), |seen| seen.token_hash());
-            store
-                .import_handed_back(import, &holds, self.door.now())
-                .await?;
+        for import in done {
+            self.is_back(import).await?;
         }
-        left.insert(0, "handed back".to_owned());
-        Ok(left.join("; "))
+        said.insert(0, "handed back".to_owned());
+        Ok(said.join("; "))
+    }
+
+    /// Notes that n8n has the row again, with the refresh token that it holds.
+    async fn is_back(&self, import: &Import) -> anyhow::Result<()> {
+        let seen = of_old_table(old_row::read(&self.old, &import.source_row).await)?;
+        let holds = seen.map_or_else(|_| import.token_hash.clone(), |seen| seen.token_hash());
+        let (store, now) = (self.door.store(), self.door.now());
+        store.import_handed_back(import, &holds, now).await?;
+        Ok(())
     }
 
     /// Gives a row the tokens; others may be writing to it.
@@ -287,7 +310,7 @@ impl Run<'_> {
         import: &Import,
         tokens: RowTokens<'_>,
         write: Write,
-    ) -> anyhow::Result<Result<(), String>> {
+    ) -> anyhow::Result<Result<(), Unwritten>> {
         let id = &import.source_row;
         for _ in 0..TRIES {
             let seen = match self.ready(import, tokens).await? {
@@ -303,14 +326,16 @@ impl Run<'_> {
                 Write::Kept => self.old.write(&seen, tokens, now).await,
             };
             let is_written = matches!(written, Ok(RowWrite::Written));
-            if let Some(why) = of_old_table(old_row::refusal(id, written, tokens))? {
-                return Ok(Err(why));
+            let refusal = old_row::refusal(&self.old, &seen, written, tokens).await;
+            if let Some(why) = of_old_table(refusal)? {
+                return Ok(Err(Unwritten::Refused(why)));
             }
             if is_written {
                 return Ok(Ok(()));
             }
         }
-        Ok(Err(format!("row {id} is being written to")))
+        let why = format!("row {id} is being written to");
+        Ok(Err(Unwritten::Refused(why)))
     }
 
     /// The row, if it still holds what was imported from it, or already what it is to be given.
@@ -318,22 +343,42 @@ impl Run<'_> {
         &self,
         import: &Import,
         given: RowTokens<'_>,
-    ) -> anyhow::Result<Result<AppTokRow, String>> {
+    ) -> anyhow::Result<Result<AppTokRow, Unwritten>> {
         let id = &import.source_row;
-        let seen = match of_old_table(old_row::read(&self.old, id).await)? {
+        let rows = of_old_table(self.old.rows_with(id).await)?;
+        let is_gone = rows.is_empty();
+        let seen = match old_row::only(id, rows) {
             Ok(seen) => seen,
-            Err(why) => return Ok(Err(why)),
+            Err(why) if is_gone => return Ok(Err(Unwritten::Others(why))),
+            Err(why) => return Ok(Err(Unwritten::Refused(why))),
         };
         let holds = seen.token_hash();
         Ok(
             if holds == import.token_hash || holds == sha256_hex(given.refresh_token.expose()) {
                 Ok(seen)
             } else {
-                Err(format!(
-                    "row {id} holds another refresh token than was imported: `import --apply` finds out whose it is"
-                ))
+                Err(Unwritten::Others(format!(
+                    "row {id} holds another refresh token than was imported: `import --apply --refresh` finds out whose it is"
+                )))
             },
         )
+    }
+}
+
+/// Why a row does not get the tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Unwritten {
+    /// Workflows may read it, and find none that work.
+    Refused(String),
+    /// It is gone, or others have written to it: nobody waits there for our tokens.
+    Others(String),
+}
+
+impl Unwritten {
+    fn said(self) -> String {
+        match self {
+            Self::Refused(why) | Self::Others(why) => why,
+        }
     }
 }
 

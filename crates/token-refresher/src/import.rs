@@ -11,6 +11,9 @@ pub(crate) mod report;
 mod source;
 mod take;
 
+pub(crate) use default::{may_move, set as set_default};
+pub(crate) use take::FORMER;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -22,13 +25,14 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::http_client;
 use pipekeeper_core::oauth::Identity;
-use pipekeeper_core::provider::App;
-use pipekeeper_core::store::{AppKey, AppTok};
+use pipekeeper_core::provider::{App, Apps};
+use pipekeeper_core::store::{AppKey, AppTok, AppTokRow};
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
 use crate::config::OldTable;
 use crate::door::{Door, app_named};
+use crate::refresh::Refresher;
 
 use self::grant::{Asked, Grant};
 use self::report::{Report, named};
@@ -125,9 +129,9 @@ struct FirstGrant {
     is_refused: bool,
 }
 
-/// One run of the command.
+/// One run of the command, or of the mirror over rows that have changed.
 struct Run<'a> {
-    door: &'a Door,
+    door: &'a Arc<Refresher>,
     client: reqwest::Client,
     old_table: &'a OldTable,
     /// The name under which rows of the old table are noted; `None` where the source is a file.
@@ -163,7 +167,7 @@ pub(crate) async fn import(
     let door = Door::open(&config).await?;
     // Of each that was found: the app it is of, and what is done about it.
     let mut lines: Vec<(&str, Option<Verdict>)> = Vec::new();
-    let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
+    let mut grants = Grants::new();
     for (index, one) in found.iter().enumerate() {
         match grant::app_of(one, &config.own.apps, chosen) {
             Ok(app) => {
@@ -186,7 +190,7 @@ pub(crate) async fn import(
         at: door.now(),
         door: &door,
     };
-    let decided = run.all(&found, grants).await;
+    let decided = run.decided_with_defaults(&found, grants).await;
     door.close().await;
     let (decided, defaults) = decided?;
     for (index, verdict) in decided {
@@ -225,13 +229,132 @@ fn open(arguments: &Arguments, old_table: &OldTable) -> anyhow::Result<Option<Ap
     Ok(Some(old))
 }
 
+/// A row that was imported before, and holds another refresh token by now.
+pub(crate) struct ChangedRow {
+    pub(crate) row: AppTokRow,
+    /// The app of the connection that it belonged to, for a row that names none.
+    pub(crate) app: Arc<App>,
+}
+
+/// What became of such a row.
+pub(crate) struct Reconciled {
+    pub(crate) source_row: String,
+    pub(crate) said: String,
+    /// Its tokens are stored here.
+    pub(crate) is_stored: bool,
+}
+
+/// Stores the tokens of rows that somebody else has written to. Nothing is spent: the provider is asked whose they are.
+pub(crate) async fn reconcile(
+    door: &Arc<Refresher>,
+    client: &reqwest::Client,
+    old_table: &OldTable,
+    source_table: &str,
+    changed: Vec<ChangedRow>,
+) -> anyhow::Result<Vec<Reconciled>> {
+    let mut run = Run {
+        door,
+        client: client.clone(),
+        old_table,
+        source_table: Some(source_table.to_owned()),
+        apply: true,
+        refresh: false,
+        taken: HashMap::new(),
+        at: door.now(),
+    };
+    let mut found = Vec::new();
+    let mut grants = Grants::new();
+    let mut decided = Vec::new();
+    for (index, changed) in changed.into_iter().enumerate() {
+        let one = source::of_table(changed.row);
+        match grant::app_of(&one, door.apps(), Some(&changed.app)) {
+            Ok(app) => grants
+                .entry(grant::token_hash(&one))
+                .or_insert_with(|| Grant::of(&one))
+                .add(index, app),
+            Err(verdict) => decided.push((index, verdict)),
+        }
+        found.push(one);
+    }
+    decided.extend(run.decided(&found, grants).await?);
+    let mut reconciled = Vec::new();
+    for (index, verdict) in decided {
+        let Some((one, source_row)) = found
+            .get(index)
+            .and_then(|one| Some((one, one.row.clone()?)))
+        else {
+            continue;
+        };
+        let link = door.store().import_find(source_table, &source_row).await?;
+        let hash = grant::token_hash(one);
+        reconciled.push(Reconciled {
+            source_row,
+            said: verdict.said,
+            is_stored: link.is_some_and(|link| link.token_hash == hash),
+        });
+    }
+    Ok(reconciled)
+}
+
+/// Whether the row is of one of these apps' platforms, and holds tokens.
+pub(crate) fn is_usable(row: &AppTokRow, apps: &Apps) -> bool {
+    let one = source::of_table(row.clone());
+    match grant::app_of(&one, apps, None) {
+        Ok(_) => true,
+        // Of several apps it may name none.
+        Err(verdict) => verdict.did == Did::Open,
+    }
+}
+
+/// The newest row of each app: of those that name it by their `AppId`, if any does. `app`: that of a row's connection, for
+/// one that names none.
+pub(crate) fn newest_rows(
+    apps: &Apps,
+    rows: &[AppTokRow],
+    app: impl Fn(&AppTokRow) -> Option<Arc<App>>,
+) -> Vec<(Arc<App>, String)> {
+    let mut newest: BTreeMap<String, (Arc<App>, Found)> = BTreeMap::new();
+    for row in rows {
+        let chosen = app(row);
+        let one = source::of_table(row.clone());
+        let Ok(app) = grant::app_of(&one, apps, chosen.as_ref()) else {
+            continue;
+        };
+        match newest.get(&app.key) {
+            Some((_, other)) if other.by_default(&one).is_ge() => {}
+            Some(_) | None => {
+                newest.insert(app.key.clone(), (Arc::clone(app), one));
+            }
+        }
+    }
+    let newest = newest.into_values();
+    newest
+        .filter_map(|(app, one)| Some((app, one.row?)))
+        .collect()
+}
+
+/// What was found, by the refresh token's hash.
+type Grants = BTreeMap<String, Grant>;
+
 impl Run<'_> {
     /// What becomes of each, by its place among what was found; and lines about the default connections.
-    async fn all(
+    async fn decided_with_defaults(
         mut self,
         found: &[Found],
-        grants: BTreeMap<String, Grant>,
+        grants: Grants,
     ) -> anyhow::Result<(Vec<(usize, Verdict)>, Vec<String>)> {
+        let apps = grants.values().flat_map(|grant| grant.rows.iter().cloned());
+        let apps: HashMap<usize, Arc<App>> = apps.collect();
+        let decided = self.decided(found, grants).await?;
+        let defaults = self.set_defaults(found, &apps, &decided).await?;
+        Ok((decided, defaults))
+    }
+
+    async fn decided(
+        &mut self,
+        found: &[Found],
+        grants: Grants,
+    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
         let mut grants: Vec<Grant> = grants.into_values().collect();
         for grant in &mut grants {
             grant.sort(found);
@@ -246,7 +369,7 @@ impl Run<'_> {
                 None => asking.push(grant),
             }
         }
-        let run = &self;
+        let run = &*self;
         let asked: Vec<(Grant, Asked)> = stream::iter(asking)
             .map(|grant| async move {
                 let asked = run.ask(found, &grant).await;
@@ -267,8 +390,7 @@ impl Run<'_> {
             };
             decided.extend(verdicts);
         }
-        let defaults = self.set_defaults(found, &decided).await?;
-        Ok((decided, defaults))
+        Ok(decided)
     }
 
     /// Notes the person's first grant; the one that is noted already stays, unless it was refused.

@@ -4,20 +4,28 @@
 //! Every second all rows are read and compared with what they should hold. A row is written only while it holds the refresh
 //! token that was imported from it, and the access token that was read a moment before: of two processes the later one
 //! writes nothing older.
+//!
+//! A row with another refresh token was written by somebody who has consented through n8n. The import finds out whose it is
+//! ([`crate::import::reconcile`]): the same person's tokens replace ours; another person's become a connection of their own,
+//! and the row is not written unless the operator makes that one the default.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
+use pipekeeper_core::http_client;
 use pipekeeper_core::lifetime::{due_at, minted_at};
+use pipekeeper_core::placement::UNINSTALLED;
 use pipekeeper_core::store::{
-    AppTok, AppTokRow, Connection, Import, RowTokens, RowWrite, StoreError,
+    AppKey, AppTok, AppTokRow, Connection, Import, RowTokens, RowWrite, StoreError,
 };
 
 use crate::config::OldTable;
+use crate::import::{self, ChangedRow, FORMER, Reconciled};
 use crate::old_row;
 use crate::refresh::Refresher;
 
@@ -39,10 +47,24 @@ const TRIAL_EVERY: Duration = Duration::from_mins(1);
 /// How often the use of a mirrored connection is noted.
 const TOUCH_EVERY: Duration = Duration::from_hours(1);
 
+/// How often the provider is asked whose the tokens of a changed row are.
+const ASK_EVERY: Duration = Duration::from_mins(1);
+
+/// Two new refresh tokens of one row within this time are not two consents.
+const CHANGES_APART: Duration = Duration::from_hours(1);
+
 #[derive(Debug)]
 pub(crate) struct Mirror {
     old: AppTok,
+    config: OldTable,
+    client: reqwest::Client,
     door: Arc<Refresher>,
+    /// By the row's id: the changed rows that the provider was asked about.
+    asked: Mutex<HashMap<String, Asked>>,
+    /// By the row's id: until when to say that n8n still refreshes.
+    still_refreshed: Mutex<BTreeMap<String, Timestamp>>,
+    /// The apps that the table has rows of; `None` until it was read.
+    mirrored_apps: Mutex<Option<HashSet<AppKey>>>,
     troubles: Mutex<Troubles>,
     trial: Mutex<Trial>,
     /// When the next pass begins, by the monotonic clock.
@@ -57,6 +79,31 @@ struct Troubles {
     unwritable: Option<String>,
     /// By the row's id: why it is not written.
     conflicts: BTreeMap<String, String>,
+    /// Of which app the default connection has no row.
+    defaults: Vec<String>,
+}
+
+impl Troubles {
+    fn of_rows(&self) -> impl Iterator<Item = &String> {
+        let rows = self.conflicts.values().chain(&self.defaults);
+        rows.chain(&self.unwritable)
+    }
+}
+
+/// A row whose tokens are not stored here, and why.
+#[derive(Debug)]
+struct Asked {
+    /// The tokens that it held.
+    row: AppTokRow,
+    said: String,
+    /// By the monotonic clock.
+    at: Duration,
+}
+
+/// A row of ours, as a pass has found it.
+struct Linked {
+    connection: Connection,
+    is_strangers: bool,
 }
 
 /// Whether writing was tried before anything depends on it.
@@ -76,6 +123,8 @@ enum Synced {
     Current { written: bool },
     /// The connection is not mirrored.
     NotMirrored,
+    /// It holds another refresh token: the next pass finds out whose.
+    Changed,
     /// It is not written until somebody does something about it.
     Conflict(String),
 }
@@ -97,6 +146,10 @@ pub(crate) enum MirrorError {
     Sealed(#[from] OpenError),
     #[error("the old table's row is written to again and again")]
     Contended,
+    #[error("the old table's row has another refresh token")]
+    Changed,
+    #[error("no row of the old table is this connection's")]
+    NoRow,
     #[error("{0}")]
     Conflict(String),
     #[error("the old table's database did not answer in time")]
@@ -114,32 +167,51 @@ impl Mirror {
         }
         Ok(Some(Arc::new(Self {
             old: config.open()?,
+            config: config.clone(),
+            client: http_client::build(door.timing().call_limits())?,
             door: Arc::clone(door),
+            asked: Mutex::default(),
+            still_refreshed: Mutex::default(),
+            mirrored_apps: Mutex::default(),
             troubles: Mutex::default(),
             trial: Mutex::default(),
             next_pass: Mutex::default(),
         })))
     }
 
-    /// Sees to it that every row imported as this connection holds its current access token.
+    /// Sees to it that every row imported as this connection holds its current access token. `must_have_row`: it is the
+    /// default connection, whose token a caller reads in the table next.
     ///
     /// # Errors
     /// One does not, for now.
     pub(crate) async fn sync_connection(
         &self,
         id: &ConnectionId,
+        must_have_row: bool,
     ) -> Result<WereCurrent, MirrorError> {
         let sync_all = async {
             let store = self.door.store();
             let links = store.imports_of_connection(id).await;
+            let mut links = links.map_err(MirrorError::Own)?;
+            links.retain(|link| self.is_linked(link));
+            if links.is_empty() && must_have_row && self.mirrors_app_of(id).await? {
+                return Err(MirrorError::NoRow);
+            }
+            let former = self.former_connections().await;
+            let former = former.map_err(MirrorError::Own)?;
             let mut were_current = WereCurrent::Yes;
-            for link in links.map_err(MirrorError::Own)? {
-                if !self.is_linked(&link) {
+            for link in links {
+                if self
+                    .is_strangers(&link, &former)
+                    .await
+                    .map_err(MirrorError::Own)?
+                {
                     continue;
                 }
                 match self.sync(&link, None).await? {
                     Synced::Current { written: false } | Synced::NotMirrored => {}
                     Synced::Current { written: true } => were_current = WereCurrent::No,
+                    Synced::Changed => return Err(MirrorError::Changed),
                     Synced::Conflict(why) => return Err(MirrorError::Conflict(why)),
                 }
             }
@@ -147,6 +219,48 @@ impl Mirror {
         };
         let synced = tokio::time::timeout(WAIT, sync_all).await;
         synced.unwrap_or(Err(MirrorError::TooSlow))
+    }
+
+    /// Whether the table has rows of the connection's app; also as long as that is not known.
+    async fn mirrors_app_of(&self, id: &ConnectionId) -> Result<bool, MirrorError> {
+        let row = self.door.store().connection_find(id).await;
+        let row = row.map_err(MirrorError::Own)?;
+        let apps = lock(&self.mirrored_apps);
+        Ok(match (&*apps, row) {
+            (Some(apps), Some(row)) => apps.contains(&row.app()),
+            (_, None) => false,
+            (None, Some(_)) => true,
+        })
+    }
+
+    /// By the row's id: whose it was before another person's tokens were written into it.
+    async fn former_connections(&self) -> Result<HashMap<String, ConnectionId>, StoreError> {
+        let mut all = HashMap::new();
+        let mut after = String::new();
+        loop {
+            let page = self.door.store().imports_of(FORMER, &after, PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(all);
+            };
+            after.clone_from(&last.source_row);
+            let page = page.into_iter();
+            all.extend(page.map(|(former, _)| (former.source_row, former.connection_id)));
+        }
+    }
+
+    /// Whether another person's tokens were written into the row, and the operator has not made that one the default.
+    async fn is_strangers(
+        &self,
+        link: &Import,
+        former: &HashMap<String, ConnectionId>,
+    ) -> Result<bool, StoreError> {
+        let was = former.get(&link.source_row);
+        if was.is_none_or(|was| *was == link.connection_id) {
+            return Ok(false);
+        }
+        let id = &link.connection_id;
+        let defaults = self.door.store().defaults_of(&[id]).await?;
+        Ok(!defaults.iter().any(|default| default.account_id.is_empty()))
     }
 
     /// Compares every row with its connection, and brings up to date what is not.
@@ -160,34 +274,35 @@ impl Mirror {
         }
         let done = self.pass().await;
         let ended = self.door.monotonic();
-        let took = ended.saturating_sub(begun);
+        let took = match &done {
+            Ok(took) => *took,
+            Err(_) => ended.saturating_sub(begun),
+        };
         *lock(&self.next_pass) = ended.saturating_add(took * READING_SHARE);
-        done
+        done.map(drop)
     }
 
-    async fn pass(&self) -> Result<(), MirrorError> {
+    async fn pass(&self) -> Result<Duration, MirrorError> {
+        let begun = self.door.monotonic();
         let mut troubles = Troubles::default();
         // The old rows before our own: what is written is never older than what it replaces.
         let rows = match self.old.rows().await {
             Ok(rows) => rows,
-            Err(error) => {
-                self.report_unreachable(error);
-                return Ok(());
-            }
+            Err(error) => return Ok(self.report_unreachable(error, begun)),
         };
-        let mut by_id: HashMap<String, Vec<AppTokRow>> = HashMap::new();
-        for row in rows {
-            if let Some(id) = row.id.clone() {
+        let mut by_id: HashMap<&str, Vec<&AppTokRow>> = HashMap::new();
+        for row in &rows {
+            if let Some(id) = &row.id {
                 by_id.entry(id).or_default().push(row);
             }
         }
-        match self.trial_write(by_id.values().flatten()).await {
+        match self.trial_write(&rows, &by_id).await {
             Ok(why) => troubles.unwritable = why,
-            Err(error) => {
-                self.report_unreachable(error);
-                return Ok(());
-            }
+            Err(error) => return Ok(self.report_unreachable(error, begun)),
         }
+        let former = self.former_connections().await.map_err(MirrorError::Own)?;
+        let mut linked: HashMap<String, Linked> = HashMap::new();
+        let mut changed = Vec::new();
         let mut after = String::new();
         while !self.door.is_stopping() {
             let page = self
@@ -202,17 +317,43 @@ impl Mirror {
                 if !self.is_linked(&link) {
                     continue;
                 }
-                self.touch(&row).await.map_err(MirrorError::Own)?;
-                let seen = by_id.remove(&link.source_row).unwrap_or_default();
-                let seen = old_row::only(&link.source_row, seen);
+                let is_strangers = self.is_strangers(&link, &former).await;
+                let is_strangers = is_strangers.map_err(MirrorError::Own)?;
+                let id = link.source_row.clone();
+                let found = Linked {
+                    connection: row.clone(),
+                    is_strangers,
+                };
+                linked.insert(id.clone(), found);
+                // A refresh would end the access token that another person's row goes on with.
+                if !is_strangers {
+                    self.touch(&row).await.map_err(MirrorError::Own)?;
+                }
+                let seen = by_id.get(id.as_str()).into_iter().flatten().copied();
+                let seen = old_row::only(&id, seen.cloned().collect());
+                if let Ok(seen) = &seen
+                    && seen.token_hash() != link.token_hash
+                    && may_have_consented(&row)
+                {
+                    changed.push((link, seen.clone(), row));
+                    continue;
+                }
+                if is_strangers {
+                    troubles.conflicts.insert(id.clone(), strangers(&id, &row));
+                    continue;
+                }
                 match self.sync(&link, Some((seen, row))).await {
-                    Ok(Synced::Current { .. } | Synced::NotMirrored) => {}
+                    Ok(Synced::Current { .. } | Synced::NotMirrored | Synced::Changed) => {}
                     Ok(Synced::Conflict(why)) => {
-                        troubles.conflicts.insert(link.source_row, why);
+                        troubles.conflicts.insert(id, why);
+                    }
+                    Err(error @ MirrorError::Contended) => {
+                        troubles
+                            .conflicts
+                            .insert(id.clone(), format!("row {id}: {error}"));
                     }
                     Err(MirrorError::Old(error)) => {
-                        self.report_unreachable(error);
-                        return Ok(());
+                        return Ok(self.report_unreachable(error, begun));
                     }
                     Err(error) => {
                         tracing::debug!(connection.id = %link.connection_id, "the old row is not up to date yet: {:#}", anyhow::Error::from(error));
@@ -220,8 +361,147 @@ impl Mirror {
                 }
             }
         }
+        self.keep_defaults(&rows, &linked, &mut troubles).await?;
+        let took = self.door.monotonic().saturating_sub(begun);
+        self.reconcile(changed, &mut troubles).await;
         self.report(troubles);
+        Ok(took)
+    }
+
+    /// The default connection of each app in the table is that of its newest row, unless the operator has chosen another.
+    async fn keep_defaults(
+        &self,
+        rows: &[AppTokRow],
+        linked: &HashMap<String, Linked>,
+        troubles: &mut Troubles,
+    ) -> Result<(), MirrorError> {
+        let (store, apps) = (self.door.store(), self.door.apps());
+        let of_row = |row: &AppTokRow| linked.get(row.id.as_deref()?);
+        let newest = import::newest_rows(apps, rows, |row| {
+            apps.of(&of_row(row)?.connection.app()).cloned()
+        });
+        let keys = newest.iter().map(|(app, _)| app.app_key()).collect();
+        *lock(&self.mirrored_apps) = Some(keys);
+        for (app, source_row) in newest {
+            let default = store.default_connection(&app.app_key(), None).await;
+            let default = default
+                .map_err(MirrorError::Own)?
+                .map(|(default, _)| default);
+            let newest = linked.get(&source_row).filter(|newest| {
+                !newest.is_strangers && newest.connection.state == ConnectionState::Active
+            });
+            let moves = |row: &Connection| {
+                default
+                    .as_ref()
+                    .is_none_or(|default| import::may_move(default, Some(row)))
+            };
+            if let Some(Linked { connection, .. }) = newest
+                && connection.app() == app.app_key()
+                && moves(connection)
+            {
+                import::set_default(store, connection, self.door.now())
+                    .await
+                    .map_err(MirrorError::Own)?;
+                tracing::warn!(connection.id = %connection.id, "it is the default connection of the app {} from now on: row {source_row} of the old table is the newest", app.key);
+                continue;
+            }
+            let is_linked = |id: &ConnectionId| linked.values().any(|one| one.connection.id == *id);
+            if let Some(default) = default.filter(|default| !is_linked(&default.connection_id)) {
+                troubles.defaults.push(format!(
+                    "the default connection of the app {}, {}, has no row in the table: workflows that read the table get no new \
+                     token; `import --apply --refresh` takes their row over, or `connections default` chooses its connection",
+                    app.key, default.connection_id
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// Stores the tokens of rows that somebody else has written to, or says why not.
+    async fn reconcile(
+        &self,
+        changed: Vec<(Import, AppTokRow, Connection)>,
+        troubles: &mut Troubles,
+    ) {
+        let now = self.door.monotonic();
+        let mut asking = Vec::new();
+        let mut before: HashMap<String, Import> = HashMap::new();
+        let changed_ids: HashSet<&str> = changed
+            .iter()
+            .map(|(link, ..)| link.source_row.as_str())
+            .collect();
+        lock(&self.asked).retain(|id, _| changed_ids.contains(id.as_str()));
+        for (link, row, connection) in changed {
+            let asked = lock(&self.asked).get(&link.source_row).and_then(|asked| {
+                let is_same = asked.row.holds(RowTokens {
+                    access_token: &row.access_token,
+                    refresh_token: &row.refresh_token,
+                });
+                let is_recent = now.saturating_sub(asked.at) < ASK_EVERY;
+                (is_same && is_recent).then(|| asked.said.clone())
+            });
+            let app = self.door.apps().of(&connection.app());
+            match (asked, app) {
+                (Some(said), _) => {
+                    troubles.conflicts.insert(link.source_row, said);
+                }
+                (None, Some(app)) => {
+                    asking.push(ChangedRow {
+                        row,
+                        app: Arc::clone(app),
+                    });
+                    before.insert(link.source_row.clone(), link);
+                }
+                (None, None) => {}
+            }
+        }
+        if asking.is_empty() {
+            return;
+        }
+        let rows: HashMap<String, AppTokRow> = asking
+            .iter()
+            .filter_map(|changed| Some((changed.row.id.clone()?, changed.row.clone())))
+            .collect();
+        let table = self.old.table();
+        let done = import::reconcile(&self.door, &self.client, &self.config, table, asking).await;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::warn!(
+                    "rows of the old table have changed, and their tokens are not stored yet: {error:#}"
+                );
+                return;
+            }
+        };
+        for Reconciled {
+            source_row,
+            said,
+            is_stored,
+        } in done
+        {
+            if !is_stored {
+                let said = format!(
+                    "row {source_row} holds another refresh token than was imported: {said}; `import --apply --refresh` takes it over"
+                );
+                if let Some(row) = rows.get(&source_row) {
+                    let asked = Asked {
+                        row: row.clone(),
+                        said: said.clone(),
+                        at: now,
+                    };
+                    lock(&self.asked).insert(source_row.clone(), asked);
+                }
+                troubles.conflicts.insert(source_row, said);
+                continue;
+            }
+            tracing::warn!("row {source_row} of the old table holds a new consent: {said}");
+            let last = before.get(&source_row).and_then(|link| link.replaced_at);
+            let at = self.door.now();
+            if last.is_some_and(|last| at.saturating_since(last) < CHANGES_APART) {
+                let until = at.saturating_add(CHANGES_APART);
+                lock(&self.still_refreshed).insert(source_row, until);
+            }
+        }
     }
 
     fn is_linked(&self, link: &Import) -> bool {
@@ -256,9 +536,7 @@ impl Mirror {
                 Err(why) => return Ok(Synced::Conflict(why)),
             };
             if seen.token_hash() != link.token_hash {
-                return Ok(Synced::Conflict(format!(
-                    "row {id} holds another refresh token than was imported"
-                )));
+                return Ok(Synced::Changed);
             }
             let token = self.door.vault().access_token(&row)?;
             let tokens = RowTokens {
@@ -270,7 +548,8 @@ impl Mirror {
             }
             let done = self.old.write(&seen, tokens, self.door.now()).await;
             written |= matches!(done, Ok(RowWrite::Written));
-            if let Some(why) = old_row::refusal(id, done, tokens).map_err(MirrorError::Old)? {
+            let refusal = old_row::refusal(&self.old, &seen, done, tokens).await;
+            if let Some(why) = refusal.map_err(MirrorError::Old)? {
                 return Ok(Synced::Conflict(why));
             }
         }
@@ -298,7 +577,8 @@ impl Mirror {
     /// switched off, and before a refresh makes the row's access token useless.
     async fn trial_write(
         &self,
-        mut rows: impl Iterator<Item = &AppTokRow>,
+        rows: &[AppTokRow],
+        by_id: &HashMap<&str, Vec<&AppTokRow>>,
     ) -> Result<Option<String>, StoreError> {
         let now = self.door.monotonic();
         let is_due = match *lock(&self.trial) {
@@ -307,20 +587,23 @@ impl Mirror {
             Trial::Done => return Ok(None),
         };
         let last = lock(&self.troubles).unwritable.clone();
-        let Some(row) = rows
-            .find(|row| !row.refresh_token.is_empty())
-            .filter(|_| is_due)
-        else {
+        let is_ours = |row: &&AppTokRow| {
+            let id = row.id.as_deref();
+            let is_only = id
+                .and_then(|id| by_id.get(id))
+                .is_some_and(|all| all.len() == 1);
+            is_only && import::is_usable(row, self.door.apps())
+        };
+        let Some(row) = rows.iter().find(is_ours).filter(|_| is_due) else {
             return Ok(last);
         };
         let tokens = RowTokens {
             access_token: &row.access_token,
             refresh_token: &row.refresh_token,
         };
-        let id = row.id.as_deref().unwrap_or_default();
         let done = self.old.try_write(row, tokens, self.door.now()).await;
         let is_done = matches!(done, Ok(RowWrite::Written));
-        let why = old_row::refusal(id, done, tokens)?;
+        let why = old_row::refusal(&self.old, row, done, tokens).await?;
         *lock(&self.trial) = if is_done {
             Trial::Done
         } else {
@@ -329,7 +612,8 @@ impl Mirror {
         Ok(why)
     }
 
-    fn report_unreachable(&self, error: StoreError) {
+    /// How long the pass took until then.
+    fn report_unreachable(&self, error: StoreError, begun: Duration) -> Duration {
         let mut troubles = lock(&self.troubles);
         if !troubles.unreachable {
             tracing::warn!(
@@ -338,6 +622,7 @@ impl Mirror {
             );
         }
         troubles.unreachable = true;
+        self.door.monotonic().saturating_sub(begun)
     }
 
     /// Logs what is new of it, once.
@@ -346,8 +631,8 @@ impl Mirror {
         if last.unreachable {
             tracing::info!("the old table is kept up to date again");
         }
-        let known: Vec<&String> = last.conflicts.values().chain(&last.unwritable).collect();
-        for why in now.conflicts.values().chain(&now.unwritable) {
+        let known: Vec<&String> = last.of_rows().collect();
+        for why in now.of_rows() {
             if !known.contains(&why) {
                 tracing::warn!("not written to the old table: {why}");
             }
@@ -358,16 +643,42 @@ impl Mirror {
     /// What works, but not as it should.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let troubles = lock(&self.troubles);
+        let now = self.door.now();
+        let still = lock(&self.still_refreshed);
+        let still = still.iter().filter(|(_, until)| now < **until);
+        let still = still.map(|(id, _)| {
+            format!(
+                "row {id} was given another refresh token twice within an hour: n8n still refreshes; deactivate its node \"Webhook\""
+            )
+        });
         let unreachable = troubles
             .unreachable
-            .then_some("its database can't be used, so that its rows are not up to date");
+            .then(|| "its database can't be used, so that its rows are not up to date".to_owned());
         unreachable
             .into_iter()
-            .chain(troubles.unwritable.as_deref())
-            .chain(troubles.conflicts.values().map(String::as_str))
+            .chain(troubles.of_rows().cloned())
+            .chain(still)
             .map(|why| format!("old_table: {why}"))
             .collect()
     }
+}
+
+/// Whether new tokens in the connection's row are those of a new consent. Who was disconnected here stays so.
+fn may_have_consented(row: &Connection) -> bool {
+    match row.state {
+        ConnectionState::Active | ConnectionState::ReauthRequired => true,
+        ConnectionState::Revoked => row.state_reason.as_deref() == Some(UNINSTALLED),
+    }
+}
+
+/// What is said of a row that another person has got.
+fn strangers(id: &str, row: &Connection) -> String {
+    format!(
+        "row {id} holds the tokens of another person than was imported, who has installed the app through n8n's callback: \
+         connection {}; the row is not written until `connections default` chooses that connection, or its former person \
+         installs the app again",
+        row.id
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

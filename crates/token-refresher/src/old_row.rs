@@ -1,7 +1,7 @@
-//! What `rollback` and the mirror have in common: a row of the old table, and why it can't be written.
+//! What `hand-back` and the mirror have in common: a row of the old table, and why it can't be written.
 
 use anyhow::Context as _;
-use pipekeeper_core::store::{AppTok, AppTokRow, RowTokens, RowWrite, StoreError};
+use pipekeeper_core::store::{AppTok, AppTokRow, Backend, RowTokens, RowWrite, StoreError};
 
 /// The only row with this id, or why there is none.
 pub(crate) async fn read(old: &AppTok, id: &str) -> Result<Result<AppTokRow, String>, StoreError> {
@@ -22,13 +22,31 @@ pub(crate) fn only(id: &str, rows: Vec<AppTokRow>) -> Result<AppTokRow, String> 
 ///
 /// # Errors
 /// The old table's database is unavailable.
-pub(crate) fn refusal(
-    id: &str,
+pub(crate) async fn refusal(
+    old: &AppTok,
+    seen: &AppTokRow,
     written: Result<RowWrite, StoreError>,
     tokens: RowTokens<'_>,
 ) -> Result<Option<String>, StoreError> {
+    let id = seen.id.as_deref().unwrap_or("NULL");
     match written {
-        Ok(RowWrite::Written | RowWrite::Conflict) => Ok(None),
+        Ok(RowWrite::Written) => Ok(None),
+        // To MySQL a row that is given what it holds has not changed.
+        Ok(RowWrite::Conflict) if old.backend() == Backend::Mysql => Ok(None),
+        Ok(RowWrite::Conflict) => {
+            let still = read(old, id).await?;
+            let is_unchanged = still.is_ok_and(|still| {
+                still.holds(RowTokens {
+                    access_token: &seen.access_token,
+                    refresh_token: &seen.refresh_token,
+                })
+            });
+            Ok(is_unchanged.then(|| {
+                format!(
+                    "row {id} can't be written: an UPDATE changes no row (does row-level security let this role update it?)"
+                )
+            }))
+        }
         Ok(RowWrite::Altered) => Ok(Some(format!(
             "row {id} would not hold the tokens as they are: acc_token or ref_token is too short, or a trigger changes them"
         ))),

@@ -7,7 +7,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{Connection, HANDED_BACK, Selection};
+use pipekeeper_core::store::{Connection, HANDED_BACK, Selection, Selector};
 use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
 use pipekeeper_service::body::{self, Fields};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
@@ -82,13 +82,13 @@ pub(crate) async fn refresh(
         (None, None) => service.mirror.as_deref(),
         _ => None,
     };
-    let id = match named {
-        Some(id) => id,
+    let (id, is_default) = match named {
+        Some(id) => (id, false),
         None => connection_of(&service, &fields).await?,
     };
     tracing::Span::current().record("connection.id", id.as_str());
     if let Some(mirror) = mirror
-        && let Some(row) = newer_than_old_row(&service, mirror, &id).await?
+        && let Some(row) = newer_than_old_row(&service, mirror, &id, is_default).await?
     {
         pipekeeper_service::record(&row.id, row.generation);
         return Ok(HttpResponse::Ok().json(refreshed(RefreshOutcome::AlreadyNewer, &row)));
@@ -107,7 +107,7 @@ pub(crate) async fn refresh(
     };
     pipekeeper_service::record(&row.id, row.generation);
     if let Some(mirror) = mirror {
-        sync(mirror, &row.id).await?;
+        sync(mirror, &row.id, is_default).await?;
     }
     Ok(HttpResponse::Ok().json(refreshed(word, row)))
 }
@@ -117,8 +117,9 @@ async fn newer_than_old_row(
     service: &TokenRefresher,
     mirror: &Mirror,
     id: &ConnectionId,
+    is_default: bool,
 ) -> Result<Option<Connection>, Problem> {
-    if sync(mirror, id).await? == WereCurrent::Yes {
+    if sync(mirror, id, is_default).await? == WereCurrent::Yes {
         return Ok(None);
     }
     let row = service.door.store().connection_find(id).await?;
@@ -126,23 +127,34 @@ async fn newer_than_old_row(
     Ok(row.filter(|row| row.state == ConnectionState::Active && row.expires_at > now))
 }
 
-async fn sync(mirror: &Mirror, id: &ConnectionId) -> Result<WereCurrent, Problem> {
-    mirror.sync_connection(id).await.map_err(|error| {
-        let wait = match error {
-            MirrorError::Conflict(_) => 30,
-            _ => 1,
-        };
-        Problem::new(
-            Code::RefreshBusy,
-            "A row of n8n's table does not hold the newest access token; /readyz says why.",
-        )
-        .with("reason", "old_table")
-        .retry_after(Some(Duration::from_secs(wait)))
-        .caused_by(error)
-    })
+async fn sync(
+    mirror: &Mirror,
+    id: &ConnectionId,
+    is_default: bool,
+) -> Result<WereCurrent, Problem> {
+    mirror
+        .sync_connection(id, is_default)
+        .await
+        .map_err(|error| {
+            let wait = match error {
+                MirrorError::Conflict(_) | MirrorError::NoRow => 30,
+                _ => 1,
+            };
+            Problem::new(
+                Code::RefreshBusy,
+                "A row of n8n's table does not hold the newest access token; /readyz says why.",
+            )
+            .with("reason", "old_table")
+            .retry_after(Some(Duration::from_secs(wait)))
+            .caused_by(error)
+        })
 }
 
-async fn connection_of(service: &TokenRefresher, fields: &Fields) -> Result<ConnectionId, Problem> {
+/// The connection, and whether it is the default one of its app.
+async fn connection_of(
+    service: &TokenRefresher,
+    fields: &Fields,
+) -> Result<(ConnectionId, bool), Problem> {
     let Selected { app, selector } = select(service.door.apps(), fields)?;
     match service
         .door
@@ -150,7 +162,7 @@ async fn connection_of(service: &TokenRefresher, fields: &Fields) -> Result<Conn
         .connection_select(&app, &selector)
         .await?
     {
-        Selection::One(row) => Ok(row.id),
+        Selection::One(row) => Ok((row.id, selector == Selector::App)),
         Selection::None => Err(selection::not_found()),
         Selection::Ambiguous => Err(selection::ambiguous()),
         Selection::DefaultGone => Err(selection::default_gone()),

@@ -348,7 +348,7 @@ fn an_install_renews_the_same_persons_row_and_touches_no_other() {
 
 #[test]
 fn an_import_revives_only_what_newer_tokens_can_and_takes_no_ones_place() {
-    use ImportedToken::{Different, Known};
+    use ImportedToken::{Different, Known, Replaces};
     for (token, held, own, expected) in [
         (Different, None, None, "insert"),
         (
@@ -359,6 +359,36 @@ fn an_import_revives_only_what_newer_tokens_can_and_takes_no_ones_place() {
         ),
         (Different, Some(("acme", Active)), None, "keep held"),
         (Known, Some(("acme", Active)), None, "keep held"),
+        (
+            Replaces,
+            Some(("acme", Active)),
+            None,
+            "update held (unchanged)",
+        ),
+        (
+            Replaces,
+            Some(("acme", Refused)),
+            None,
+            "update held (unchanged)",
+        ),
+        (
+            Replaces,
+            Some(("acme", Uninstalled)),
+            None,
+            "update held (unchanged)",
+        ),
+        (
+            Replaces,
+            Some(("acme", Disconnected)),
+            None,
+            "held has ended; leave",
+        ),
+        (
+            Replaces,
+            Some(("acme", BeingHandedBack)),
+            None,
+            "held is being handed back; leave",
+        ),
         (
             Different,
             Some(("acme", Refused)),

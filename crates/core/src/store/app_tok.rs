@@ -65,7 +65,7 @@ pub enum RowWrite {
     /// The row is gone, is not the only one with its id, or holds other tokens than were seen. Nothing was written.
     Conflict,
     /// The row would hold something else than it was given: a column is too short, or a trigger changes it. Nothing was
-    /// written, unless the table has no transactions.
+    /// written.
     Altered,
     /// The table's engine can't undo a write, so none was tried.
     NotTransactional,
@@ -239,7 +239,7 @@ impl AppTok {
         tokens: RowTokens<'_>,
         now: Timestamp,
     ) -> Result<RowWrite, StoreError> {
-        self.transact(seen, tokens, now, Keep::Yes).await
+        self.write_if_undoable(seen, tokens, now, Keep::Yes).await
     }
 
     /// Does what [`write`](Self::write) does, and takes it back: whether it would succeed.
@@ -249,8 +249,18 @@ impl AppTok {
         tokens: RowTokens<'_>,
         now: Timestamp,
     ) -> Result<RowWrite, StoreError> {
+        self.write_if_undoable(seen, tokens, now, Keep::No).await
+    }
+
+    async fn write_if_undoable(
+        &self,
+        seen: &AppTokRow,
+        tokens: RowTokens<'_>,
+        now: Timestamp,
+        keep: Keep,
+    ) -> Result<RowWrite, StoreError> {
         if self.is_transactional().await? {
-            self.transact(seen, tokens, now, Keep::No).await
+            self.transact(seen, tokens, now, keep).await
         } else {
             Ok(RowWrite::NotTransactional)
         }

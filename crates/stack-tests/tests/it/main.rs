@@ -267,7 +267,13 @@ promises! { every backend:
         row_that_lags_behind_is_no_reason_to_refresh
         mirrored_connection_counts_as_in_use
         table_that_cannot_be_written_is_named_at_the_start
-        row_that_is_not_what_was_imported_is_not_written_to
+        same_person_who_installs_again_through_n8n_replaces_our_tokens
+        other_person_who_installs_through_n8n_gets_a_connection_of_their_own
+        expired_tokens_of_a_changed_row_wait_for_the_import
+        import_takes_the_new_tokens_of_a_row_that_it_knows
+        default_while_mirroring_is_the_connection_of_the_newest_row
+        tokens_are_kept_until_each_row_has_them
+        row_that_no_update_changes_is_named
         guide_is_walked_as_it_is_printed
     }
     outages {

@@ -95,6 +95,7 @@ impl Grant {
         let newest = self.rows.iter().rev().find(of_app).map(|(row, _)| *row);
         let name = newest.and_then(|row| found.get(row));
         let name = name.map_or("another", |found| found.name.as_str());
+        let of = self.rows.iter().find(of_app).map(|(_, own)| own);
         let beside = |own: &App| Verdict {
             did: Did::Left,
             said: if own.key == app.key {
@@ -106,7 +107,7 @@ impl Grant {
                 )
             },
             identity: verdict.identity.clone(),
-            app: None,
+            app: of.map(Arc::clone),
             connection: None,
         };
         let rows = self.rows.iter();
@@ -236,10 +237,15 @@ impl Run<'_> {
 }
 
 pub(super) fn unasked(error: IdentityError) -> String {
-    format!(
-        "whose it is could not be asked ({:#}): run this again",
-        anyhow::Error::from(error)
-    )
+    let advice = match error {
+        // Asked again, the provider says the same.
+        IdentityError::UnusableId(_) | IdentityError::IdTooLong(_) => "it can't be imported",
+        IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
+            "run this again"
+        }
+    };
+    let why = anyhow::Error::from(error);
+    format!("whose it is could not be asked ({why:#}): {advice}")
 }
 
 /// The company and user that a token of Pipedrive's names in its own text, if it does. A hint, never a proof.

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::disconnect::disconnect;
 use pipekeeper_core::granted::{Granted, fit_for_column};
+use pipekeeper_core::lifetime::minted_at;
 use pipekeeper_core::oauth::{Identity, IdentityError};
-use pipekeeper_core::placement::{self, Arrival, Placement, Refusal, Rows};
+use pipekeeper_core::placement::{self, Arrival, ImportedToken, Placement, Refusal, Rows};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::store::{Connection, Consent, NewConnection, StoreError, never};
@@ -18,7 +20,7 @@ use pipekeeper_core::vault::SealedTo;
 
 use super::grant::{Grant, hint, unasked};
 use super::source::Found;
-use super::take::{has_ended, identity_of, is_here, refused};
+use super::take::{identity_of, is_here, refused};
 use super::{Did, FirstGrant, Run, Verdict, app_names, connection};
 use crate::door::PATIENCE;
 use crate::refresh::{Outcome, RefreshError, Trigger};
@@ -29,8 +31,12 @@ const ACCOUNT: &str = "~import";
 /// A provider that has just issued a token may need a moment before it knows it everywhere.
 const IDENTITY_TRIES: u32 = 5;
 
-/// To who asks for the latest consent of an app, what is not filed yet is none: it counts as so much older than it is.
+/// What is not filed yet counts as authorized so much earlier, so that whatever else is stored of its person is newer.
 const AGE: Duration = Duration::from_hours(20 * 365 * 24);
+
+/// What is said of a living grant whose person was disconnected here.
+const ENDED: &str =
+    "was disconnected here: its grant was alive, and is ended at the provider; connect it again";
 
 /// What became of a refresh.
 enum Renewed {
@@ -54,6 +60,12 @@ impl Run<'_> {
         let apps = grant.apps();
         let begun = self.noted(&grant.token_hash).await?;
         let begun = begun.filter(is_provisional);
+        if begun
+            .as_ref()
+            .is_some_and(|row| row.state == ConnectionState::Revoked)
+        {
+            return Ok(grant.all(&Verdict::new(Did::Left, ENDED)));
+        }
         if begun.is_none() {
             for app in &apps {
                 if let Some(verdict) = self.already_held(found, grant, app).await? {
@@ -99,6 +111,11 @@ impl Run<'_> {
         };
         let key = app.app_key();
         let person = (key.clone(), company_id.clone(), user_id.clone());
+        let held = self
+            .door
+            .store()
+            .connection_find_by_grant(&key, &company_id, &user_id)
+            .await?;
         if let Some(FirstGrant { name, is_refused }) = self.taken.get(&person) {
             let verdict = if *is_refused {
                 Verdict::new(
@@ -112,15 +129,14 @@ impl Run<'_> {
                 let said = format!("expired, and by its own text of the same person as {name}");
                 Verdict::new(Did::Left, said)
             };
-            return Ok(Some(verdict));
+            return Ok(Some(match held {
+                Some(held) => verdict.of(&identity_of(&held)),
+                None => verdict,
+            }));
         }
-        let held = self
-            .door
-            .store()
-            .connection_find_by_grant(&key, &company_id, &user_id)
-            .await?;
         let Some(held) = held else { return Ok(None) };
-        let token = self.compared(Some(&held), Some(&newest.refresh_token));
+        let is_replaced = self.is_replaced(found, grant).await?;
+        let token = self.compared(Some(&held), &newest.refresh_token, is_replaced);
         let identity = identity_of(&held);
         let rows = Rows {
             of_person: Some(&held),
@@ -355,11 +371,21 @@ impl Run<'_> {
                 Err(verdict) => return Ok(verdict),
             },
         };
+        // Another run has filed it since this one has read it.
+        if let Some(held) = held.as_ref().filter(|held| held.id == row.id) {
+            return self.file_beside(found, grant, app, &row, held).await;
+        }
         let rows = Rows {
             of_person: held.as_ref(),
             of_account: of_account.as_ref(),
         };
-        let token = self.compared(held.as_ref(), None);
+        // What a refresh has returned is a living grant. Only tokens that were minted later may be its own successors.
+        let is_newer = |held: &Connection| minted_at(held) > minted_at(&row);
+        let token = if held.as_ref().is_some_and(is_newer) {
+            ImportedToken::Different
+        } else {
+            ImportedToken::Replaces
+        };
         let target = match placement::decide(who, Arrival::Import(token), rows) {
             Placement::Insert => &row,
             Placement::Update { row: held, .. } => held,
@@ -370,8 +396,10 @@ impl Run<'_> {
                 refusal: Refusal::Ended(held),
                 ..
             } => {
-                self.drop_row(&row).await?;
-                return Ok(has_ended(held));
+                // Nobody else holds these tokens: the sweep revokes them.
+                disconnect(&store, &row.id, self.door.now()).await?;
+                let said = format!("{ENDED}: {}", connection(&held.id));
+                return Ok(Verdict::new(Did::Left, said));
             }
             Placement::Refuse { refusal, .. } => return Ok(refused(refusal)),
         };

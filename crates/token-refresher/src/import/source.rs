@@ -62,6 +62,14 @@ impl Found {
         self.age.cmp(&other.age)
     }
 
+    /// Which of two rows rather says which connection is the default: callers name the `AppId` of one.
+    pub(crate) fn by_default(&self, other: &Self) -> Ordering {
+        let rank = |found: &Self| found.app_id.is_some();
+        rank(self)
+            .cmp(&rank(other))
+            .then_with(|| self.by_age(other))
+    }
+
     fn of_row(row: AppTokRow, name: String) -> Self {
         let text = |text: Option<String>| text.map(|text| usable(&text).to_owned());
         let token = |token: &Secret| Secret::from(usable(token.expose()));
@@ -157,22 +165,31 @@ pub(crate) async fn table(old: &AppTok) -> anyhow::Result<Vec<Found>> {
         *with_id.entry(id).or_default() += 1;
     }
     let found = rows.into_iter().map(|row| {
-        let id = row.id.clone();
-        let name = format!("row {}", id.as_deref().unwrap_or("NULL"));
-        let mut found = Found::of_row(row, name);
-        match id {
-            None => found.unfit = Some((Did::Open, "has no id: give it one of its own")),
-            Some(id) if with_id.get(&id) != Some(&1) => {
-                let why = "has the same id as another row: give each an id of its own";
-                found.unfit = Some((Did::Open, why));
+        let mut found = of_table(row);
+        let unfit = match &found.row {
+            None => "has no id: give it one of its own",
+            Some(id) if with_id.get(id) != Some(&1) => {
+                "has the same id as another row: give each an id of its own"
             }
-            Some(id) => found.row = Some(id),
-        }
+            Some(_) => return found,
+        };
+        found.unfit = Some((Did::Open, unfit));
+        found.row = None;
         found
     });
     let mut found: Vec<Found> = found.collect();
     found.sort_by(|a, b| a.age.2.cmp(&b.age.2));
     Ok(found)
+}
+
+/// A row of the table whose id no other row has.
+pub(crate) fn of_table(row: AppTokRow) -> Found {
+    let id = row.id.clone();
+    let name = format!("row {}", id.as_deref().unwrap_or("NULL"));
+    Found {
+        row: id,
+        ..Found::of_row(row, name)
+    }
 }
 
 /// The table's export.

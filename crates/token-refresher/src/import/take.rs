@@ -21,6 +21,10 @@ use crate::refresh::{RefreshError, Trigger};
 /// a second time. No table has such a name.
 const GRANTS: &str = "~grant";
 
+/// Under this name it is noted which connection a row of the old table belonged to, before another person's tokens were
+/// written into it.
+pub(crate) const FORMER: &str = "~former";
+
 impl Run<'_> {
     /// A refresh token that was taken over before is not looked at again.
     pub(super) async fn known(
@@ -55,22 +59,22 @@ impl Run<'_> {
     /// The connection that a refresh token was taken over for.
     pub(super) async fn noted(&self, token_hash: &str) -> Result<Option<Connection>, StoreError> {
         let store = self.door.store();
-        match store.import_find(GRANTS, token_hash).await? {
-            Some(import) => store.connection_find(&import.connection_id).await,
-            None => Ok(None),
-        }
+        let Some(note) = store.import_find(GRANTS, token_hash).await? else {
+            return Ok(None);
+        };
+        let row = store.connection_find(&note.connection_id).await?;
+        // A run that was killed, or lost a race, before the tokens were stored has left a note of what did not happen.
+        let is_stored =
+            |row: &Connection| note.replaced_at.is_none_or(|at| row.authorized_at >= at);
+        Ok(row.filter(|row| note.token_hash == token_hash && is_stored(row)))
     }
 
     pub(super) async fn note(&self, token_hash: &str, id: &ConnectionId) -> Result<(), StoreError> {
-        let import = Import {
-            source_table: GRANTS.to_owned(),
-            source_row: token_hash.to_owned(),
-            connection_id: id.clone(),
+        self.put(Import {
             token_hash: token_hash.to_owned(),
-            handed_back_at: None,
-            replaced_at: None,
-        };
-        self.put(import).await
+            ..grant_note(token_hash, id)
+        })
+        .await
     }
 
     /// Takes back what was noted of a connection that is none after all.
@@ -109,23 +113,80 @@ impl Run<'_> {
     }
 
     /// Writes what is not noted yet.
-    async fn put(&self, import: Import) -> Result<(), StoreError> {
-        let store = self.door.store();
+    async fn put(&self, mut import: Import) -> Result<(), StoreError> {
+        let (store, now) = (self.door.store(), self.door.now());
         if !self.apply {
             return Ok(());
         }
         let noted = store
             .import_find(&import.source_table, &import.source_row)
             .await?;
-        let is_noted = noted.is_some_and(|noted| {
-            noted.connection_id == import.connection_id
-                && noted.token_hash == import.token_hash
-                && noted.handed_back_at.is_none()
-        });
-        if is_noted {
-            return Ok(());
+        if let Some(noted) = noted {
+            let is_same_token = noted.token_hash == import.token_hash;
+            let is_handed_back = noted.handed_back_at.is_some();
+            if is_same_token && !is_handed_back && noted.connection_id == import.connection_id {
+                return Ok(());
+            }
+            if Some(&import.source_table) == self.source_table.as_ref() {
+                if !is_handed_back {
+                    import.replaced_at = if is_same_token {
+                        noted.replaced_at
+                    } else {
+                        Some(now)
+                    };
+                }
+                self.put_former(&noted, &import, is_handed_back).await?;
+            }
         }
-        store.import_put(&import, self.door.now()).await
+        store.import_put(&import, now).await
+    }
+
+    /// Notes whose a row was before another person's tokens were written into it. What was handed back begins anew.
+    async fn put_former(
+        &self,
+        noted: &Import,
+        import: &Import,
+        is_handed_back: bool,
+    ) -> Result<(), StoreError> {
+        let (store, now) = (self.door.store(), self.door.now());
+        let former = store.import_find(FORMER, &import.source_row).await?;
+        let connection_id = match (former, is_handed_back) {
+            (Some(_), true) => &import.connection_id,
+            (None, false) if noted.connection_id != import.connection_id => &noted.connection_id,
+            (Some(_), false) | (None, _) => return Ok(()),
+        };
+        let former = Import {
+            source_table: FORMER.to_owned(),
+            source_row: import.source_row.clone(),
+            connection_id: connection_id.clone(),
+            token_hash: noted.token_hash.clone(),
+            handed_back_at: None,
+            replaced_at: None,
+        };
+        store.import_put(&former, now).await
+    }
+
+    /// Whether a row that was imported before holds another refresh token since: somebody has consented anew.
+    pub(super) async fn is_replaced(
+        &self,
+        found: &[Found],
+        grant: &Grant,
+    ) -> Result<bool, StoreError> {
+        let Some(source_table) = &self.source_table else {
+            return Ok(false);
+        };
+        for (place, _) in &grant.rows {
+            if let Some(row) = found.get(*place).and_then(|found| found.row.as_deref()) {
+                let link = self.door.store().import_find(source_table, row).await?;
+                let is_other = |link: Import| {
+                    link.handed_back_at.is_none() && link.token_hash != grant.token_hash
+                };
+                if link.is_some_and(is_other) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Takes over a grant that is known to be this person's.
@@ -180,7 +241,8 @@ impl Run<'_> {
             authorized_at: self.next_at(),
             last_used_at: None,
         };
-        let token = self.compared(held.as_ref(), Some(granted.refresh_token));
+        let is_replaced = self.is_replaced(found, grant).await?;
+        let token = self.compared(held.as_ref(), granted.refresh_token, is_replaced);
         let (keeper, of_account) = match &held {
             Some(held) => ((held.account_id.clone(), held.owner.clone()), None),
             None => match self.keeper(newest, who, app).await? {
@@ -232,18 +294,7 @@ impl Run<'_> {
         Ok(proven)
     }
 
-    async fn note_and_link(
-        &self,
-        found: &[Found],
-        grant: &Grant,
-        app: &App,
-        row: &Connection,
-    ) -> Result<(), StoreError> {
-        self.note(&grant.token_hash, &row.id).await?;
-        self.link(found, grant, app, row).await
-    }
-
-    /// Gives a connection that has ended the newer tokens that were found.
+    /// Gives a connection the newer tokens that were found.
     async fn revive(
         &mut self,
         found: &[Found],
@@ -253,27 +304,42 @@ impl Run<'_> {
         granted: &Granted<'_>,
         proof: Proof,
     ) -> anyhow::Result<Verdict> {
+        let here = connection(&held.id);
         if !self.apply {
-            let said = format!("is taken over anew: {}", connection(&held.id));
+            let said = match held.state {
+                ConnectionState::Active => format!("replaces the older tokens of {here}"),
+                ConnectionState::ReauthRequired | ConnectionState::Revoked => {
+                    format!("is taken over anew: {here}")
+                }
+            };
             return Ok(Verdict::new(Did::Taken, said).at(&held.id));
         }
+        let (store, now) = (self.door.store(), self.door.now());
         let keeper = (held.account_id.clone(), held.owner.clone());
-        let consent = granted.sealed(self.door.vault(), app, &held.id, keeper);
-        let store = self.door.store();
+        let mut consent = granted.sealed(self.door.vault(), app, &held.id, keeper);
+        consent.authorized_at = now;
+        // Before the tokens are there: by it they are known to be the connection's, however soon this process ends.
+        let mut note = Import {
+            token_hash: grant.token_hash.clone(),
+            replaced_at: Some(now),
+            ..grant_note(&grant.token_hash, &held.id)
+        };
+        let before = store.import_find(GRANTS, &grant.token_hash).await?;
+        store.import_put(&note, now).await?;
         let revived = store
-            .connection_reconnect(&held.id, held.generation, &consent, self.door.now())
+            .connection_reconnect(&held.id, held.generation, &consent, now)
             .await?;
         let row = store.connection_find(&held.id).await?;
-        match row.filter(|_| revived) {
-            Some(row) => {
-                self.note_and_link(found, grant, app, &row).await?;
-                self.prove(&row, Fresh::No, proof).await
-            }
-            None => Ok(Verdict::new(
+        let Some(row) = row.filter(|_| revived) else {
+            note.token_hash.clear();
+            store.import_put(&before.unwrap_or(note), now).await?;
+            return Ok(Verdict::new(
                 Did::Open,
                 "somebody else wrote to it meanwhile: run this again",
-            )),
-        }
+            ));
+        };
+        self.link(found, grant, app, &row).await?;
+        self.prove(&row, Fresh::No, proof).await
     }
 
     /// One refresh through the door, if it is asked for.
@@ -335,16 +401,18 @@ impl Run<'_> {
         store.connection_forget(&row.id, generation).await.map(drop)
     }
 
-    /// A token that would be taken over, beside that of the person's row; `None` is one that is none of the row's.
+    /// A token that would be taken over, beside that of the person's row.
     pub(super) fn compared(
         &self,
         held: Option<&Connection>,
-        found: Option<&Secret>,
+        found: &Secret,
+        is_replaced: bool,
     ) -> ImportedToken {
         let own = held.map(|row| self.door.vault().refresh_token(row));
-        match (own, found) {
-            (Some(Ok(own)), Some(found)) if own.expose() == found.expose() => ImportedToken::Known,
-            (Some(Err(_)), _) => ImportedToken::Known,
+        match own {
+            Some(Ok(own)) if own.expose() == found.expose() => ImportedToken::Known,
+            _ if is_replaced => ImportedToken::Replaces,
+            Some(Err(_)) => ImportedToken::Known,
             _ => ImportedToken::Different,
         }
     }
@@ -385,6 +453,18 @@ impl Run<'_> {
 
 /// Tenant and user.
 type Keeper = (KeeperName, KeeperName);
+
+/// What is noted of a refresh token; its `token_hash` is empty until that is true.
+fn grant_note(token_hash: &str, id: &ConnectionId) -> Import {
+    Import {
+        source_table: GRANTS.to_owned(),
+        source_row: token_hash.to_owned(),
+        connection_id: id.clone(),
+        token_hash: String::new(),
+        handed_back_at: None,
+        replaced_at: None,
+    }
+}
 
 pub(super) fn is_here(row: &Connection) -> Verdict {
     Verdict::new(Did::Here, format!("already here: {}", connection(&row.id))).at(&row.id)
@@ -433,14 +513,20 @@ enum Fresh {
 }
 
 pub(super) fn has_ended(row: &Connection) -> Verdict {
+    let reason = row.state_reason.as_deref().unwrap_or(row.state.as_str());
+    let here = connection(&row.id);
     Verdict::new(
         Did::Left,
-        format!(
-            "has ended here ({}): connect it again: {}",
-            row.state_reason.as_deref().unwrap_or(row.state.as_str()),
-            connection(&row.id)
-        ),
+        match row.state {
+            ConnectionState::Active | ConnectionState::ReauthRequired => {
+                format!("has ended here ({reason}): connect it again: {here}")
+            }
+            ConnectionState::Revoked => format!(
+                "was disconnected here ({reason}), and the row's grant may live: connect it again: {here}"
+            ),
+        },
     )
+    .at(&row.id)
 }
 
 pub(super) fn identity_of(row: &Connection) -> Identity {

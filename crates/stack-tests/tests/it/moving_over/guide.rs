@@ -83,7 +83,7 @@ impl Drop for Shell {
 }
 
 impl Shell {
-    /// In which the programs of the guide are ours, in the simulator's world, on ports that are free.
+    /// In which the programs of the guide are ours, in the simulator's world, at addresses that are free.
     fn open(place: &Place) -> Self {
         let home = &place.home;
         let bin = home.path("bin");
@@ -95,21 +95,12 @@ impl Shell {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         };
         for service in SERVICES {
-            let at = |port: u16| format!("127.0.0.1:{port}");
-            let mut keys = vec![
-                ("http.listen", at(port(service))),
-                ("http.metrics_listen", at(port(service) + 1000)),
-            ];
+            let metrics = format!("127.0.0.1:{}", port(service) + 1000);
+            let mut keys = vec![("http.metrics_listen", metrics)];
             keys.extend(stand_in(&place.client.simulator));
-            keys.push(if service == "token-refresher" {
-                ("old_table.api_domain", place.client.simulator.clone())
-            } else {
-                let refresher = at(port("token-refresher"));
-                (
-                    "refresher.url",
-                    format!("http://{refresher}/webhook/pipedrive/refresh"),
-                )
-            });
+            if service == "token-refresher" {
+                keys.push(("old_table.api_domain", place.client.simulator.clone()));
+            }
             let set: Vec<String> = keys
                 .into_iter()
                 .map(|(key, value)| format!("export {}='{value}'\n", variable(key)))
@@ -122,12 +113,7 @@ impl Shell {
             );
             put(service, script);
         }
-        let mapped = format!(
-            "#!/bin/bash\nset -- \"${{@//:8081\\//:{}/}}\"\nset -- \"${{@//:8082\\//:{}/}}\"\nexec /usr/bin/curl \"$@\"\n",
-            port("data-api"),
-            port("token-refresher")
-        );
-        put("curl", mapped);
+        let at = |service: &str| format!("127.0.0.1:{}", port(service));
         let mut child = Command::new("bash")
             .env_clear()
             .envs([
@@ -140,6 +126,9 @@ impl Shell {
                 ("OLD_APP_ID", ALIAS.to_owned()),
                 ("OLD_USER", CREDENTIAL.0.to_owned()),
                 ("OLD_PASSWORD", CREDENTIAL.1.to_owned()),
+                ("REFRESHER_ADDRESS", at("token-refresher")),
+                ("DATA_ADDRESS", at("data-api")),
+                ("CALLBACK_ADDRESS", at("auth-capture")),
             ])
             .current_dir(home.path("."))
             .process_group(0)
@@ -250,6 +239,7 @@ async fn walk(place: &Place, n8n: &N8n<'_>, backend: Backend) {
                     assert!(said.contains("1 taken over."), "{said}");
                     n8n.begin(heading);
                     works_with_a_new_token(place, n8n).await;
+                    others_install_through_the_old_callback(place, n8n).await;
                 }
                 ("6. Take over, at once", _) => {
                     let answer: Value = serde_json::from_str(&said).unwrap();
@@ -281,6 +271,21 @@ async fn walk(place: &Place, n8n: &N8n<'_>, backend: Backend) {
     assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
     works_with_a_new_token(place, n8n).await;
     assert_ne!(place.home.tokens(1), handed, "n8n refreshes by itself");
+}
+
+/// The same person once more, somebody else, and the first one again.
+async fn others_install_through_the_old_callback(place: &Place, n8n: &N8n<'_>) {
+    n8n.callback(1, 1).await;
+    place.takes_over(1).await;
+    works_with_a_new_token(place, n8n).await;
+    n8n.callback(2, 1).await;
+    place.says("row 1 holds the tokens of another person").await;
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("1"));
+    let name = n8n.call().await.unwrap();
+    assert!(name.starts_with(NAME), "that person's own token: {name}");
+    n8n.callback(1, 1).await;
+    place.takes_over(1).await;
+    works_with_a_new_token(place, n8n).await;
 }
 
 async fn works_with_a_new_token(place: &Place, n8n: &N8n<'_>) {

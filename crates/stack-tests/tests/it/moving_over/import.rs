@@ -63,7 +63,7 @@ pub(crate) async fn import_says_what_it_would_do_and_writes_nothing(backend: Bac
     said.expect("row 2", "second");
     for line in [
         "Nothing was written: --apply does it.\n",
-        "Callers that name only the app pipedrive would get row 3, the newest: it becomes the default connection.\n",
+        "Callers that name only the app pipedrive would get row 1, the newest: it becomes the default connection.\n",
         "Callers that name only the app second would get row 2, the newest: it becomes the default connection.\n",
     ] {
         assert!(said.out.contains(line), "{line} in {said:#?}");
@@ -90,6 +90,8 @@ pub(crate) async fn import_takes_over_what_is_good_and_the_second_time_changes_n
         said.out.contains("3 taken over, 3 left alone, 2 open."),
         "{said:#?}"
     );
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("1"));
+    assert_eq!(place.default_company(SECOND).await.as_deref(), Some("2"));
     let rows = place.home.connections().await;
     let mut kept: Vec<_> = rows
         .iter()
@@ -278,7 +280,10 @@ pub(crate) async fn import_revives_by_newer_tokens_alone(backend: Backend) {
     let third = place.consent(FIRST, 1, 1).await;
     place.home.set_tokens(1, &third);
     let said = place.import(&["--apply"]).await;
-    said.expect("row 1", "has ended here (disconnected): connect it again");
+    said.expect(
+        "row 1",
+        "was disconnected here (disconnected), and the row's grant may live: connect it again",
+    );
 }
 
 pub(crate) async fn exports_and_documents_are_taken_over_alike(backend: Backend) {

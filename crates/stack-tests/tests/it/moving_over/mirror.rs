@@ -3,6 +3,7 @@ use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
 use tokio::process::Child;
+use tools::client::fingerprint;
 
 use super::{ALIAS, Place};
 use crate::support::{settings, until};
@@ -222,25 +223,180 @@ pub(crate) async fn table_that_cannot_be_written_is_named_at_the_start(backend: 
     assert_eq!(place.home.old_rows(), before);
 }
 
-/// A row that somebody else has written another grant into.
-pub(crate) async fn row_that_is_not_what_was_imported_is_not_written_to(backend: Backend) {
+/// The new tokens may have ended ours, and ours are not written over them.
+pub(crate) async fn same_person_who_installs_again_through_n8n_replaces_our_tokens(
+    backend: Backend,
+) {
     let place = mirrored(backend).await;
-    let _serving = place.serve().await;
+    settings(&place.client, json!({"reinstall": "replaces_tokens"})).await;
+    let _serving = serve(&place).await;
+    let ours = place.home.connections().await.len();
+
+    place.home.set_tokens(1, &place.consent(FIRST, 1, 1).await);
+    place.takes_over(1).await;
+
+    place.home.ours.lines(aged(backend)).unwrap();
+    let answer = place.client.refresh(&json!({"appId": ALIAS})).await;
+    answer.unwrap().expect(200);
+    assert!(place.api_takes(&place.home.tokens(1).access).await);
+    assert!(!place.degraded().await.contains("row 1"));
+
+    place.home.set_tokens(1, &place.consent(FIRST, 1, 1).await);
+    place.takes_over(1).await;
+    place.says("n8n still refreshes").await;
+    assert_eq!(place.home.connections().await.len(), ours);
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1", "handed back");
+    let handed = place.home.tokens(1);
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// Existing callers keep their connection; the row waits for the operator, or for its former person.
+pub(crate) async fn other_person_who_installs_through_n8n_gets_a_connection_of_their_own(
+    backend: Backend,
+) {
+    let place = mirrored(backend).await;
+    let _serving = serve(&place).await;
     let strange = place.consent(FIRST, 8, 1).await;
     place.home.set_tokens(1, &strange);
 
-    let waits = place.client.refresh(&json!({"appId": ALIAS})).await;
-    waits.unwrap().expect_problem(503, "REFRESH_BUSY");
+    place.says("row 1 holds the tokens of another person").await;
 
-    until("it is said", || async {
-        let said = place.degraded().await;
-        said.contains("row 1 holds another refresh token than was imported")
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("1"));
+    let waits = place
+        .client
+        .refresh(&json!({"appId": ALIAS}))
+        .await
+        .unwrap();
+    assert_eq!(
+        waits.expect_problem(503, "REFRESH_BUSY")["reason"],
+        "old_table"
+    );
+    assert_eq!(waits.retry_after(), 30);
+    assert_eq!(place.home.tokens(1), strange, "not written");
+    let rows = place.home.connections().await;
+    let eight = rows.iter().find(|row| row.company_id == "8").unwrap();
+    place
+        .done(&["connections", "refresh", eight.id.as_str()])
+        .await;
+    assert_eq!(place.home.tokens(1), strange, "not written");
+
+    place
+        .done(&["connections", "default", eight.id.as_str()])
+        .await;
+    until("it is written", || async {
+        place.api_takes(&place.home.tokens(1).access).await && place.degraded().await == "[]"
     })
     .await;
-    assert_eq!(place.home.tokens(1), strange);
+    let answer = place.client.refresh(&json!({"appId": ALIAS})).await;
+    answer.unwrap().expect(200);
     let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1", "handed back");
+    said.expect("-", "has no row in the old table, and stays here");
+    let handed = place.home.tokens(1);
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 8).await);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// Whose they are, only a refresh can tell, and that is the operator's to ask for.
+pub(crate) async fn expired_tokens_of_a_changed_row_wait_for_the_import(backend: Backend) {
+    let place = mirrored(backend).await;
+    settings(&place.client, json!({"reinstall": "replaces_tokens"})).await;
+    let _serving = serve(&place).await;
+    let anew = place.consent(FIRST, 1, 1).await;
+    place.expire(FIRST, 1).await;
+    let spent = crate::support::refreshes(&place.client).await;
+    place.home.set_tokens(1, &anew);
+
+    place.says("`import --apply --refresh`").await;
+
+    assert_eq!(crate::support::refreshes(&place.client).await, spent);
+    assert_eq!(place.home.tokens(1), anew);
+    let said = place
+        .done(&["hand-back", "--apply", "--app", "pipedrive"])
+        .await;
     said.expect(
         "1",
         "is not handed back, and goes on here: row 1 holds another refresh token",
     );
+    let said = place.import(&["--apply", "--refresh"]).await;
+    said.expect("row 1", "taken over and refreshed");
+    until("it is said no more", || async {
+        place.degraded().await == "[]"
+    })
+    .await;
+    assert!(place.api_takes(&place.home.tokens(1).access).await);
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1", "handed back");
+    let handed = place.home.tokens(1);
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// Without the mirror: the import itself does not leave the newer tokens alone.
+pub(crate) async fn import_takes_the_new_tokens_of_a_row_that_it_knows(backend: Backend) {
+    let place = mirrored(backend).await;
+    settings(&place.client, json!({"reinstall": "replaces_tokens"})).await;
+    place.home.set_tokens(1, &place.consent(FIRST, 1, 1).await);
+
+    let dry = place.import(&[]).await;
+    dry.expect("row 1", "replaces the older tokens of connection");
+    let said = place.import(&["--apply", "--refresh"]).await;
+
+    said.expect("row 1", "taken over and refreshed");
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1", "handed back");
+    let handed = place.home.tokens(1);
+    assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
+    assert_eq!(place.reused().await, 0);
+}
+
+/// Whoever was connected before or is connected later: who asks by the app's name alone reads a row next.
+pub(crate) async fn default_while_mirroring_is_the_connection_of_the_newest_row(backend: Backend) {
+    let mut place = Place::prepare(backend).await;
+    place.spends_once().await;
+    let first = place.consent(FIRST, 1, 1).await;
+    for (row, written) in [(1, "2026-03-02 00:00:00"), (3, "2026-03-01 00:00:00")] {
+        place
+            .home
+            .insert(row, Some(ALIAS), "Pipedrive", &first, written);
+    }
+    let tokens = place.consent(FIRST, 9, 1).await;
+    place.import_file(&tokens).await;
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("9"));
+    let mirror = ("old_table.mirror".to_owned(), "true".to_owned());
+    place.set.push(mirror);
+    let _serving = place.serve().await;
+
+    place.says("has no row in the table").await;
+    let waits = place
+        .client
+        .refresh(&json!({"appId": ALIAS}))
+        .await
+        .unwrap();
+    assert_eq!(
+        waits.expect_problem(503, "REFRESH_BUSY")["reason"],
+        "old_table"
+    );
+    assert_eq!(waits.retry_after(), 30);
+
+    let said = place.import(&["--apply", "--refresh"]).await;
+    assert!(said.out.contains("(row 1, the newest)"), "{said:#?}");
+    until("it is said no more", || async {
+        place.degraded().await == "[]"
+    })
+    .await;
+    let tokens = place.consent(FIRST, 10, 1).await;
+    place.import_file(&tokens).await;
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("1"));
+
+    // Of two rows one lags behind.
+    let mut older = place.home.tokens(3);
+    older.access = "older".to_owned();
+    place.home.set_tokens(3, &older);
+    let answer = place.client.refresh(&json!({"appId": ALIAS})).await;
+    answer.unwrap().expect(200);
+    assert_eq!(place.home.tokens(3).access, place.home.tokens(1).access);
+    assert_eq!(place.reused().await, 0);
 }

@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Simulator};
-use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::crypto::{Keyring, sha256_hex};
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Connection, Import};
+use pipekeeper_core::store::{AppKey, Backend, Connection, Import};
 use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use serde_json::{Value, json};
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL, two_apps};
@@ -302,6 +302,44 @@ impl Place {
         })
         .await;
         child
+    }
+
+    /// A grant of the first app that no row of the table holds.
+    pub(crate) async fn import_file(&self, tokens: &Tokens) {
+        let csv = format!(
+            "id,AppId,Platform,acc_token,ref_token\n1,{DEFAULT_CLIENT_ID},Pipedrive,{},{}\n",
+            tokens.access, tokens.refresh
+        );
+        let file = self.home.write("grant.csv", &csv);
+        self.done(&["import", "--from", "csv", "--file", &file, "--apply"])
+            .await;
+    }
+
+    /// The company of the default connection of an app.
+    pub(crate) async fn default_company(&self, client_id: &str) -> Option<String> {
+        let app = AppKey {
+            platform: "Pipedrive".to_owned(),
+            app_id: client_id.to_owned(),
+        };
+        let store = self.home.ours.store();
+        let (_, row) = store.default_connection(&app, None).await.unwrap()?;
+        Some(row?.company_id)
+    }
+
+    /// Waits until token-refresher says this in `degraded`.
+    pub(crate) async fn says(&self, text: &str) {
+        crate::support::until(text, || async { self.degraded().await.contains(text) }).await;
+    }
+
+    /// Waits until the tokens that this row holds are those of a connection of ours.
+    pub(crate) async fn takes_over(&self, row: u32) {
+        let hash = sha256_hex(&self.home.tokens(row).refresh);
+        let store = self.home.ours.store();
+        crate::support::until("the row's tokens are ours", || async {
+            let link = store.import_find("App_tok", &row.to_string()).await;
+            link.unwrap().is_some_and(|link| link.token_hash == hash)
+        })
+        .await;
     }
 
     /// What the running token-refresher says works badly.

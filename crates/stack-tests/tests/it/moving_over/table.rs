@@ -217,3 +217,45 @@ pub(crate) async fn import_names_row_level_security(backend: Backend) {
         place.home.old(&statement);
     }
 }
+
+/// An UPDATE that row-level security lets change nothing is no error to Postgres.
+pub(crate) async fn row_that_no_update_changes_is_named(backend: Backend) {
+    if backend != Backend::Postgres {
+        return;
+    }
+    let mut place = Place::prepare(backend).await;
+    let tokens = place.consent(FIRST, 1, 1).await;
+    let home = &place.home;
+    home.insert(1, Some(FIRST), "Pipedrive", &tokens, "2026-03-01 00:00:00");
+    let reader = role_name();
+    for statement in [
+        format!("CREATE ROLE {reader} LOGIN PASSWORD 'secret'"),
+        format!("GRANT SELECT, UPDATE ON \"App_tok\" TO {reader}"),
+        "ALTER TABLE \"App_tok\" ENABLE ROW LEVEL SECURITY".to_owned(),
+        format!("CREATE POLICY reads ON \"App_tok\" FOR SELECT TO {reader} USING (true)"),
+    ] {
+        home.old(&statement);
+    }
+    let url = home.old.url_by(&reader, "secret").expose().to_owned();
+    place.set.push(("old_table.url".to_owned(), url));
+    place.import(&["--app", "pipedrive", "--apply"]).await;
+    let mirror = ("old_table.mirror".to_owned(), "true".to_owned());
+    place.set.push(mirror);
+    let mut serving = place.serve().await;
+
+    place.says("an UPDATE changes no row").await;
+
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect(
+        "1",
+        "is not handed back, and goes on here: row 1 can't be written",
+    );
+    serving.kill().await.unwrap();
+    for statement in [
+        "DROP POLICY reads ON \"App_tok\"".to_owned(),
+        format!("DROP OWNED BY {reader}"),
+        format!("DROP ROLE {reader}"),
+    ] {
+        place.home.old(&statement);
+    }
+}

@@ -1,4 +1,5 @@
 use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
+use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::{Backend, HANDED_BACK};
 use serde_json::json;
@@ -191,4 +192,44 @@ pub(crate) async fn row_that_cannot_take_the_tokens_is_not_handed_back(backend: 
             assert_eq!(now, before, "{arguments:?}");
         }
     }
+}
+
+/// n8n may read just the row that does not take the tokens: they are kept until it does.
+pub(crate) async fn tokens_are_kept_until_each_row_has_them(backend: Backend) {
+    let place = Place::with(backend, Backend::Sqlite).await;
+    let home = &place.home;
+    let tokens = place.consent(FIRST, 1, 1).await;
+    for row in [1, 3] {
+        home.insert(
+            row,
+            Some(FIRST),
+            "Pipedrive",
+            &tokens,
+            "2026-03-01 00:00:00",
+        );
+    }
+    place.import(&["--apply", "--refresh"]).await;
+    home.old(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON App_tok WHEN NEW.id = 3 BEGIN SELECT RAISE(ABORT, 'read only'); END",
+    );
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1, 3", "is not handed back, and goes on here: row 3");
+    let row = home.connections().await.remove(0);
+    assert_eq!(row.state, ConnectionState::Active);
+
+    // It stopped, and then row 3 took nothing.
+    let (store, now) = (home.ours.store(), SystemClock::shared().now());
+    let stopped = store.connection_hand_back(&row.id, row.generation, now);
+    assert!(stopped.await.unwrap());
+    let said = place.done(&["hand-back", "--apply"]).await;
+    said.expect("1, 3", "is stopped, and not handed back yet: row 3");
+    assert!(!home.connections().await[0].refresh_token.is_wiped());
+    home.old("DROP TRIGGER refuse");
+    let said = place.done(&["hand-back", "--apply"]).await;
+
+    said.expect("3", "handed back");
+    assert!(home.connections().await[0].refresh_token.is_wiped());
+    assert_eq!(home.tokens(1), home.tokens(3));
+    let newest = place.newest(FIRST, 1).await;
+    assert_eq!(fingerprint(&home.tokens(3).refresh), newest);
 }

@@ -70,6 +70,7 @@ async fn a_process_with_a_wrong_key_leaves_responses_to_those_that_can_open_them
     let right = std::mem::replace(&mut world.vault, wrong);
     let mistaken = world.door();
     assert_eq!(mistaken.replay_once().await.unwrap(), 0);
+    drop(mistaken);
     world.vault = right;
 
     assert_eq!(world.door().replay_once().await.unwrap(), 1);
