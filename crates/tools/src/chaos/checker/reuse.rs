@@ -25,8 +25,9 @@ const LEASE_MARGIN_US: Micros = 2 * SECOND_US;
 /// A token that was refused is not tried again sooner, but for what may differ between two clocks' readings.
 const BACK_OFF_US: Micros = SECOND_US - 100_000;
 
-/// A refresher whose database went back spends nothing for so long, and commits again what its journal holds.
-const RECOMMITTED_WITHIN_US: Micros = 5 * SECOND_US;
+/// A refresher whose database went back has committed again what its journal holds before so much time is over: it connects within
+/// five seconds, and spends nothing for five.
+const RECOMMITTED_WITHIN_US: Micros = 10 * SECOND_US;
 
 /// A process that has been given new tokens lately believes a refusal in doubt; others keep the row from so many refusals on.
 const GRANTED_LATELY_US: Micros = 60 * SECOND_US;
@@ -304,7 +305,8 @@ impl<'a> History<'a> {
             let answered = call.answered_at_us.unwrap_or(Micros::MAX);
             call.outcome == "ok"
                 && call.sender() == refused.sender()
-                && (at_us - GRANTED_LATELY_US..=at_us).contains(&answered)
+                // It knows of them only when it has written them down.
+                && (at_us - GRANTED_LATELY_US..at_us - SYNCED_WITHIN_US).contains(&answered)
         });
         let refusals = calls().filter(|call| {
             matches!(call.outcome.as_str(), "reuse" | "invalid_grant")
