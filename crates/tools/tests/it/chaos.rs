@@ -1,4 +1,4 @@
-//! `scripts/chaos`, short, with debug binaries on SQLite: faults of every kind break no rule, and a broken rule is noticed.
+//! `scripts/chaos`, short, with debug binaries on `SQLite`: faults of every kind break no rule, and a broken rule is noticed.
 //! Other databases and the product's own binaries are played by hand: on a machine that is busy with something else their
 //! limits in time mean nothing.
 
