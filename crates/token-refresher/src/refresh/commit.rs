@@ -283,6 +283,7 @@ impl Refresher {
 
     /// Ends a lease under which nothing more is done. One that the database does not let go of ends as an orphan's does.
     pub(super) async fn release(&self, row: &Connection, lease: &Lease) {
+        self.continuity.let_go(&row.id);
         let released = self
             .insist(row, || self.store.lease_release(&row.id, &lease.owner))
             .await;

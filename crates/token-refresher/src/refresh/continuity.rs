@@ -60,7 +60,7 @@ struct Seen {
 }
 
 #[derive(Debug, Clone)]
-struct HeldLease {
+pub(super) struct HeldLease {
     generation: i64,
     in_doubt: bool,
     lease: Lease,
@@ -74,7 +74,7 @@ pub(super) struct LeaseGuard<'a> {
 
 impl Drop for LeaseGuard<'_> {
     fn drop(&mut self) {
-        self.continuity.held().remove(&self.id);
+        self.continuity.let_go(&self.id);
     }
 }
 
@@ -111,6 +111,16 @@ impl Continuity {
         }
     }
 
+    /// From now on the connection's lease is not written again: it is about to be ended.
+    pub(super) fn let_go(&self, id: &ConnectionId) {
+        self.held().remove(id);
+    }
+
+    fn holds(&self, id: &ConnectionId, owner: &str) -> bool {
+        let held = self.held();
+        held.get(id).is_some_and(|held| held.lease.owner == owner)
+    }
+
     /// Remembers the row's generation. False if it is older than one that was seen before.
     pub(super) fn saw(&self, row: &Connection, now: Duration) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +142,7 @@ impl Continuity {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<ConnectionId, HeldLease>> {
+    pub(super) fn held(&self) -> MutexGuard<'_, HashMap<ConnectionId, HeldLease>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -167,10 +177,14 @@ impl Refresher {
         if !self.may_have_lost_commits().await {
             return Ok(());
         }
+        // Until it is done: nobody else would end a lease of a process that lives.
         match &row.lease_owner {
-            None => self.store.lease_release(&row.id, &lease.owner).await?,
-            Some(holder) => self.take_over(row, &lease.owner, holder).await?,
-        };
+            None => self.release(row, lease).await,
+            Some(holder) => {
+                let give_back = || self.take_over(row, &lease.owner, holder);
+                self.insist(row, give_back).await?;
+            }
+        }
         Err(RefreshError::Busy)
     }
 
@@ -250,7 +264,7 @@ impl Refresher {
         Ok(any_ahead)
     }
 
-    async fn rewrite_lease(
+    pub(super) async fn rewrite_lease(
         &self,
         row: &Connection,
         held: &HeldLease,
@@ -267,6 +281,10 @@ impl Refresher {
                 // One that has lasted too long may have been taken over.
                 if taken && self.doubt(held.in_doubt || ended || !is_respected) {
                     self.store.lease_take_over(&row.id, mine, mine).await?;
+                }
+                // Its flight may have ended it meanwhile, and does so once.
+                if taken && !self.continuity.holds(&row.id, mine) {
+                    self.store.lease_release(&row.id, mine).await?;
                 }
             }
             // Two believe that they hold it. That of the one from whom the other took it over has lasted too long.

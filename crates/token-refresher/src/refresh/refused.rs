@@ -147,6 +147,7 @@ impl Refresher {
             due_at: row.due_at.max(retry_at),
         };
         let now = self.clock.now();
+        self.continuity.let_go(&row.id);
         let written = self
             .insist(row, || {
                 self.store

@@ -233,3 +233,50 @@ async fn a_lease_that_the_database_lost_is_taken_again_for_the_call_under_way() 
     assert_eq!(refreshed(end).generation, 2);
     assert_eq!(world.calls().await, 1);
 }
+
+/// Nobody would end it any more: callers would wait for a lease that nobody holds.
+#[tokio::test]
+async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
+    let world = World::new().await;
+    let door = world.door();
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let guard = door.continuity.hold(&row, &lease);
+    let held = door.continuity.held()[&row.id].clone();
+    door.release(&row, &lease).await;
+    assert!(door.continuity.held().is_empty());
+    drop(guard);
+
+    door.rewrite_lease(&world.row().await, &held, false)
+        .await
+        .unwrap();
+
+    assert_eq!(world.row().await.lease_owner, None);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_of_no_use_is_given_back_once_the_database_answers() {
+    let world = World::answering([granted()]).await;
+    let other = world.connect("joe").await;
+    world.take_snapshot();
+    let door = world.door();
+    refreshed(refresh(&door, &other, Some(1)).await);
+    world.restore();
+    let end = refresh(&door, &other, Some(1)).await;
+    assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let path = world.database.url().expose().replace("sqlite:", "");
+    let away = format!("{path}.away");
+    std::fs::rename(&path, &away).unwrap();
+
+    let releasing = door.release_if_quiet(&row, &lease);
+    tokio::pin!(releasing);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut releasing).await;
+    std::fs::rename(&away, &path).unwrap();
+    let released = releasing.await;
+
+    assert!(early.is_err(), "{early:?}");
+    assert!(matches!(released, Err(RefreshError::Busy)), "{released:?}");
+    assert_eq!(world.row().await.lease_owner, None);
+}
