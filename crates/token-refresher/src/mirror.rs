@@ -616,10 +616,13 @@ impl Mirror {
     fn report_unreachable(&self, error: StoreError, begun: Duration) -> Duration {
         let mut troubles = lock(&self.troubles);
         if !troubles.unreachable {
-            tracing::warn!(
-                "the old table can't be kept up to date for now; refreshes go on: {:#}",
-                anyhow::Error::from(error)
-            );
+            let what = "the old table can't be kept up to date for now; refreshes go on";
+            // The store logs the outage.
+            if error.is_unavailable() {
+                tracing::warn!("{what}");
+            } else {
+                tracing::warn!("{what}: {:#}", anyhow::Error::from(error));
+            }
         }
         troubles.unreachable = true;
         self.door.monotonic().saturating_sub(begun)
