@@ -243,6 +243,9 @@ pub(crate) async fn operator_chooses_the_default_connection(backend: Backend) {
         ids[1]
     );
     assert!(list.contains(&gone), "{list}");
+    let list = parsed(&beside.connections(&["list", "--json"]).await.well());
+    let gone = json!([{"app": "pipedrive", "connection_id": ids[1]}]);
+    assert_eq!(list["gone_defaults"], gone);
     beside.processes.stop().await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! `token-refresher connections default`, and which connections are the default ones.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
@@ -8,6 +9,7 @@ use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::placement::DefaultReason;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::store::{DefaultConnection, NewDefault, Overview, Store};
+use serde::Serialize;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Default {
@@ -54,26 +56,43 @@ impl Default {
     }
 }
 
-/// Names the apps whose default connection is gone: its row was removed, or given to another account, company or user.
+/// An app whose default connection is gone: its row was removed, or given to another account, company or user.
+#[derive(Debug, Serialize)]
+pub(super) struct GoneDefault {
+    /// Its key in the configuration.
+    app: String,
+    connection_id: ConnectionId,
+}
+
+impl fmt::Display for GoneDefault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "The default connection of app {} is gone: {} was removed, or given to another account, company or user. \
+             Callers that name only the app get 404; `connections default ID` chooses another.",
+            self.app, self.connection_id
+        )
+    }
+}
+
 pub(super) async fn gone_defaults(
     store: &Store,
     apps: impl Iterator<Item = &Arc<App>>,
-) -> anyhow::Result<Vec<String>> {
-    let mut lines = Vec::new();
+) -> anyhow::Result<Vec<GoneDefault>> {
+    let mut gone = Vec::new();
     for app in apps {
         let found = store.default_connection(&app.app_key(), None).await;
         let Some((default, row)) = found.context("the default connection can't be read")? else {
             continue;
         };
         if !row.is_some_and(|row| default.is(&row)) {
-            lines.push(format!(
-                "The default connection of app {} is gone: {} was removed, or given to another account, company or user. \
-                 Callers that name only the app get 404; `connections default ID` chooses another.",
-                app.key, default.connection_id
-            ));
+            gone.push(GoneDefault {
+                app: app.key.clone(),
+                connection_id: default.connection_id,
+            });
         }
     }
-    Ok(lines)
+    Ok(gone)
 }
 
 /// What this row is the default connection of: `app`, `account`.

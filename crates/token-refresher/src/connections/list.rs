@@ -8,7 +8,7 @@ use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_core::store::{DefaultConnection, Listing, Overview, Page, Store};
 use serde::Serialize;
 
-use super::default::{default_of, gone_defaults};
+use super::default::{GoneDefault, default_of, gone_defaults};
 use super::get;
 use super::words::{away, plain, plain_json, state};
 use crate::columns;
@@ -30,7 +30,8 @@ pub struct List {
     /// Those behind the last one of the page before
     #[arg(long, value_name = "ID")]
     after: Option<ConnectionId>,
-    /// One JSON document: `connections`, each with the columns of `connections_overview` and `default_of`, and `next_after`
+    /// One JSON document: `connections`, each with the columns of `connections_overview` and `default_of`, `next_after`, and
+    /// `gone_defaults`
     #[arg(long)]
     json: bool,
 }
@@ -44,6 +45,8 @@ fn states() -> impl clap::builder::TypedValueParser<Value = ConnectionState> {
 struct Document<'a> {
     connections: Vec<Listed<'a>>,
     next_after: Option<&'a ConnectionId>,
+    /// The apps whose default connection is gone.
+    gone_defaults: Vec<GoneDefault>,
 }
 
 #[derive(Serialize)]
@@ -89,19 +92,21 @@ impl List {
         let ids: Vec<&ConnectionId> = page.rows.iter().map(|row| &row.id).collect();
         let defaults = store.defaults_of(&ids).await;
         let defaults = defaults.context("the default connections can't be read")?;
+        let apps_meant = apps
+            .iter()
+            .filter(|app| self.app.as_ref().is_none_or(|key| *key == app.key));
+        let gone = gone_defaults(store, apps_meant).await?;
         if self.json {
             let listed = page.rows.iter().map(|row| Listed::of(row, &defaults));
             let document = Document {
                 connections: listed.collect(),
                 next_after: next_after(&page),
+                gone_defaults: gone,
             };
             return Ok(plain_json(&serde_json::to_string_pretty(&document)?));
         }
-        let apps_meant = apps
-            .iter()
-            .filter(|app| self.app.as_ref().is_none_or(|key| *key == app.key));
         let mut parts = vec![told(&page, &defaults, apps, now)];
-        parts.extend(gone_defaults(store, apps_meant).await?);
+        parts.extend(gone.iter().map(ToString::to_string));
         Ok(parts.join("\n\n"))
     }
 
