@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tools::client::Client;
 use tools::processes::{Plan, Processes, free_base_port};
 
-use crate::support::{EMAIL, until};
+use crate::support::{EMAIL, until_ok};
 
 /// The lines that a service wrote about a connection.
 fn story(plan: &Plan, service: &str, connection: &str) -> Vec<Value> {
@@ -116,8 +116,8 @@ async fn what_was_refused_by_mistake_is_rechecked_by_command() {
         "{said}"
     );
 
-    until("the connection lives again", || async {
-        client.person(EMAIL).await.unwrap().status == 200
+    until_ok("the connection lives again", || async {
+        client.person(EMAIL).await.unwrap()
     })
     .await;
     processes.stop().await.unwrap();

@@ -11,7 +11,7 @@ use tools::tasks::in_background;
 
 use crate::logins::{OPERATOR, begin, consented};
 use crate::support::{
-    EMAIL, NAME, connected, expire, hold_refresh, refreshes, row, settings, until,
+    EMAIL, NAME, connected, expire, hold_refresh, refreshes, row, settings, until, until_ok,
 };
 
 async fn gated(backend: Backend, set: &[(&str, &str)]) -> Stack {
@@ -73,16 +73,16 @@ pub(crate) async fn outage_is_said_and_heals_by_itself(backend: Backend) {
     gate.open();
 
     for service in [&stack.auth_capture, &stack.data_api, &stack.token_refresher] {
-        until("every service is ready again", || async {
-            get(&stack, format!("{service}/readyz")).await.status == 200
+        until_ok("every service is ready again", || async {
+            get(&stack, format!("{service}/readyz")).await
         })
         .await;
     }
     let healed = stack.person_of(&second, EMAIL).await.unwrap();
     assert_eq!(healed.expect(200).body, "Jane Doe of Borealis Energy");
     // For some seconds after its connections were lost a process spends nothing.
-    until("it refreshes again", || async {
-        stack.refresh(&refresh).await.unwrap().status == 200
+    until_ok("it refreshes again", || async {
+        stack.refresh(&refresh).await.unwrap()
     })
     .await;
     stack.connect(3, 1).await.unwrap();
@@ -189,8 +189,8 @@ pub(crate) async fn consent_whose_commit_lost_its_response_is_not_stored_again(b
 
         let refresh = async |failed: i64| {
             let body = json!({"accountId": "acme", "owner": "boss", "generation": failed});
-            until("the token is refreshed", || async {
-                stack.refresh(&body).await.unwrap().status == 200
+            until_ok("the token is refreshed", || async {
+                stack.refresh(&body).await.unwrap()
             })
             .await;
         };
@@ -239,8 +239,8 @@ pub(crate) async fn database_that_takes_no_writes_is_named(backend: Backend) {
 
     stack.database().clear_disk();
 
-    until("the refresh succeeds", || async {
-        stack.refresh(&refresh).await.unwrap().status == 200
+    until_ok("the refresh succeeds", || async {
+        stack.refresh(&refresh).await.unwrap()
     })
     .await;
     until("nothing is degraded", || async {
@@ -260,8 +260,8 @@ pub(crate) async fn silent_database_is_given_up_on(backend: Backend) {
     gate.open();
 
     answer.expect_problem(503, "STORE_UNAVAILABLE");
-    until("it works again", || async {
-        stack.person(EMAIL).await.unwrap().status == 200
+    until_ok("it works again", || async {
+        stack.person(EMAIL).await.unwrap()
     })
     .await;
 }

@@ -7,7 +7,7 @@ use stack_tests::{Answer, Client, Setup, Stack};
 use tools::client::REFRESH;
 
 use crate::logins::logged_in;
-use crate::support::{connected, refreshes, row, until};
+use crate::support::{connected, refreshes, row, until, until_ok};
 
 const READABLE: &str = "/webhook/pipedrive/refresh";
 
@@ -292,8 +292,8 @@ pub(crate) async fn token_that_is_refused_right_after_its_renewal_waits(backend:
     assert!(problem["retry_at"].is_string());
     assert_eq!(row(&stack, &connection).await.state.as_str(), "active");
     assert_eq!(refreshes(&stack).await, 1);
-    until("the wait is over", || async {
-        stack.refresh(&of(&connection, 2)).await.unwrap().status == 200
+    until_ok("the wait is over", || async {
+        stack.refresh(&of(&connection, 2)).await.unwrap()
     })
     .await;
     assert_eq!(row(&stack, &connection).await.generation, 3);

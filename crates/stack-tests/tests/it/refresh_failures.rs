@@ -9,7 +9,7 @@ use stack_tests::{Answer, Setup, Stack};
 use crate::refresh_answers::of;
 use crate::support::{
     HANGS, clear_faults, connected, fault, hold_refresh, id_of, refresh_log, refreshes, row,
-    settings, until, wait_longer,
+    settings, until, until_ok, wait_longer,
 };
 
 pub(crate) async fn wrong_client_secret_is_ours_and_probed_once_a_minute(backend: Backend) {
@@ -113,8 +113,8 @@ pub(crate) async fn provider_that_makes_no_sense_costs_no_connection(backend: Ba
         connections.push(connection);
     }
     for connection in &connections {
-        until("it works again once retry_at has passed", || async {
-            stack.refresh(&of(connection, 1)).await.unwrap().status == 200
+        until_ok("it works again once retry_at has passed", || async {
+            stack.refresh(&of(connection, 1)).await.unwrap()
         })
         .await;
         let row = row(&stack, connection).await;

@@ -1,8 +1,8 @@
 //! What several files of promises need.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use pipekeeper_core::connection::ConnectionId;
@@ -182,4 +182,21 @@ pub(crate) fn panics_in_services() -> u64 {
         }));
     });
     COUNT.load(Ordering::Relaxed)
+}
+
+/// The same until it is answered with 200; if it never is, the last answer says why.
+pub(crate) async fn until_ok<F: Future<Output = Answer>>(what: &str, ask: impl Fn() -> F) {
+    let last = Mutex::new(None);
+    let asking = async {
+        loop {
+            let answer = ask().await;
+            if answer.status == 200 {
+                return;
+            }
+            *last.lock().unwrap() = Some(answer);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let asked = tokio::time::timeout(HANGS, asking).await;
+    assert!(asked.is_ok(), "{what}: not within {HANGS:?}: {last:?}");
 }
