@@ -24,7 +24,7 @@ pub struct SpendFailure {
 
 impl Store {
     /// Takes the lease of a connection that nobody holds and that is as its caller has seen it: `Active`, `ReauthRequired` for
-    /// a recheck, or `Revoked` for the refresh that ends a doubt.
+    /// a recheck, or `Revoked` for the refresh that ends a doubt, as long as the provider has not been told.
     pub async fn lease_acquire(
         &self,
         id: &ConnectionId,
@@ -37,6 +37,7 @@ impl Store {
                 .find(id.as_str())
                 .filter(c::generation.eq(generation))
                 .filter(c::state.eq(state.as_str()))
+                .filter(c::revoke_pending.or(c::state.ne(ConnectionState::Revoked.as_str())))
                 .filter(c::lease_owner.is_null()),
         )
         .set(c::lease_owner.eq(owner))

@@ -220,6 +220,8 @@ pub(crate) async fn a_disconnect_leaves_the_lease_of_a_refresh_under_way_and_a_d
     let row = get(&store, &id).await;
     assert_eq!((row.in_doubt, row.lease_owner), (false, None));
     assert_eq!(row.last_error.as_deref(), Some("unconfirmed"));
+    // Whoever has read the row before spends nothing for it any more.
+    assert!(!store.lease_acquire(&id, 3, Revoked, "e").await.unwrap());
 }
 
 pub(crate) async fn a_response_is_looked_for_at_the_generation_that_it_was_given_for(
