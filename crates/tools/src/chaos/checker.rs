@@ -105,7 +105,7 @@ pub enum Moment {
 
 /// Holds a run against the rules.
 pub fn check(evidence: &Evidence, moment: Moment) -> Verdict {
-    let timeline = Timeline::of(&evidence.event_log);
+    let timeline = Timeline::of(evidence);
     let (reuses, lost, mut violations) = reuse::all(evidence, &timeline);
     violations.extend(bounds::few_refreshes(evidence, &timeline));
     violations.extend(bounds::old_generations_are_not_refreshed(

@@ -1,6 +1,7 @@
 //! Bounds: how often tokens are renewed, for whom, and how many requests succeed.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use pipekeeper_core::webhook::RefreshOutcome;
 
@@ -23,6 +24,7 @@ const ENOUGH_PER_CENT: usize = 20;
 
 /// Within one lifetime of an access token there are two more refreshes at most, and one more for each caller that asked for
 /// one meanwhile and was not told that there had been a newer one before, and for each uninstall, whose notice may be verified.
+/// A token whose lifetime was reckoned by a wrong clock may seem to be over at once.
 pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec<Violation> {
     let mut minted: BTreeMap<u32, Vec<&Call>> = BTreeMap::new();
     for call in &evidence.calls {
@@ -45,10 +47,13 @@ pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec
         for (index, call) in minted.iter().enumerate() {
             let until = call.at_us + lifetime_at(timeline, call.at_us);
             let later = minted.iter().skip(index + 1);
-            let renewals = later
-                .take_while(|later| later.at_us < until)
-                .filter(|later| later.call == "refresh")
-                .count();
+            let later = later.take_while(|later| later.at_us < until);
+            let renewals: Vec<_> = later.filter(|later| later.call == "refresh").collect();
+            let mut reckoned = iter::once(call).chain(renewals.iter().copied());
+            if reckoned.any(|call| timeline.had_wrong_clock(call)) {
+                continue;
+            }
+            let renewals = renewals.len();
             let window = Window {
                 from: call.at_us,
                 until: Some(until),

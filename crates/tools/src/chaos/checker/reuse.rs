@@ -306,7 +306,8 @@ impl<'a> History<'a> {
             call.outcome == "ok"
                 && call.sender() == refused.sender()
                 // It knows of them only when it has written them down.
-                && (at_us - GRANTED_LATELY_US..at_us - SYNCED_WITHIN_US).contains(&answered)
+                && (at_us - GRANTED_LATELY_US..at_us - self.timeline.synced_within_us)
+                    .contains(&answered)
         });
         let refusals = calls().filter(|call| {
             matches!(call.outcome.as_str(), "reuse" | "invalid_grant")

@@ -3,15 +3,24 @@
 use std::collections::BTreeMap;
 
 use crate::chaos::database::DATABASE;
-use crate::chaos::event_log::{Entry, Event, Life, Micros, Severed, Signal};
+use crate::chaos::event_log::{Event, Life, Micros, Severed, Signal};
+use crate::chaos::evidence::{Call, Evidence};
+use crate::chaos::responses::Kept;
 
 use super::windows::Window;
 
 /// The tests of this crate start debug binaries, on whatever machine they are run.
 const IS_SLOW: bool = cfg!(all(debug_assertions, not(test)));
 
-/// A response that is not synced so soon after its arrival is held up by something.
+/// A response that is not synced so soon after its arrival is held up by something: on a fast machine.
 pub(super) const SYNCED_WITHIN_US: Micros = if IS_SLOW { 1_000_000 } else { 50_000 };
+
+/// On others, by something that takes so many times as long as 99 of 100 of the run's own syncs; fewer say nothing.
+const SLOWER_THAN_MOST: Micros = 4;
+const ENOUGH_SYNCS: usize = 1_000;
+
+/// What a clock that is put wrong, or right again, can change: a call that is under way, and the moments until it is read.
+const CLOCK_LASTS_US: (Micros, Micros) = (50_000, 1_000_000);
 
 /// A process is sent no signal sooner; the clocks that this is measured by may differ a little.
 const READY_FOR_US: Micros = 990_000;
@@ -22,6 +31,10 @@ const LATE_MAX_US: Micros = if IS_SLOW { 2_000_000 } else { 250_000 };
 #[derive(Debug, Default)]
 pub(super) struct Timeline<'a> {
     lives: BTreeMap<(&'a str, Life), LifeTime>,
+    /// So soon after its arrival a response is synced.
+    pub(super) synced_within_us: Micros,
+    /// By process: when its wall clock was wrong.
+    wrong_clocks: BTreeMap<&'a str, Vec<Window>>,
     /// When timers were late.
     late: Vec<Window>,
     /// When the database went back, and to when.
@@ -63,9 +76,12 @@ pub(super) struct Copied<'a> {
 }
 
 impl<'a> Timeline<'a> {
-    pub(super) fn of(event_log: &'a [Entry]) -> Self {
-        let mut timeline = Self::default();
-        for entry in event_log {
+    pub(super) fn of(evidence: &'a Evidence) -> Self {
+        let mut timeline = Self {
+            synced_within_us: synced_within(evidence),
+            ..Self::default()
+        };
+        for entry in &evidence.event_log {
             timeline.add(entry.at_us, &entry.event);
         }
         timeline
@@ -133,9 +149,15 @@ impl<'a> Timeline<'a> {
                 let secs = Micros::try_from(*secs).unwrap_or(Micros::MAX / 1_000_000);
                 self.lifetimes.push((at_us, secs * 1_000_000));
             }
+            Event::Clock { process, offset_ms } => {
+                let wrong = self.wrong_clocks.entry(process).or_default();
+                Window::close(wrong, at_us);
+                if *offset_ms != 0 {
+                    wrong.push(Window::since(at_us));
+                }
+            }
             Event::Outage { .. }
             | Event::Back { .. }
-            | Event::Clock { .. }
             | Event::RowState { .. }
             | Event::Revoked { .. }
             | Event::Failed { .. } => {}
@@ -151,10 +173,20 @@ impl<'a> Timeline<'a> {
         self.lives.get(&sender?)
     }
 
-    /// Until when a response that arrived then may be without a sync: 50 ms, and as long again as the machine was too busy to
-    /// run what was due.
+    /// Whether the sender of a call may have read a wrong time when the response came.
+    pub(super) fn had_wrong_clock(&self, call: &Call) -> bool {
+        let wrong = call
+            .sender()
+            .and_then(|(process, _)| self.wrong_clocks.get(process));
+        let (before, after) = CLOCK_LASTS_US;
+        let mut wrong = wrong.into_iter().flatten();
+        wrong.any(|window| window.overlaps(call.at_us - before, call.at_us + after))
+    }
+
+    /// Until when a response that arrived then may be without a sync, and as long again as the machine was too busy to run what
+    /// was due.
     pub(super) fn synced_by(&self, arrived_us: Micros) -> Micros {
-        let within = SYNCED_WITHIN_US + self.late_within(arrived_us, SYNCED_WITHIN_US);
+        let within = self.synced_within_us + self.late_within(arrived_us, self.synced_within_us);
         arrived_us.saturating_add(within)
     }
 
@@ -209,6 +241,25 @@ impl<'a> Timeline<'a> {
             .iter()
             .any(|((name, _), life)| *name == process && life.is_up_throughout(from, until))
     }
+}
+
+/// By how long the run's own syncs took. In a run that did not note them it may be anything that is excused.
+fn synced_within(evidence: &Evidence) -> Micros {
+    let responses = &evidence.responses;
+    if responses.kept == Kept::ByJournal {
+        return LATE_MAX_US;
+    }
+    let took = evidence.calls.iter().filter_map(|call| {
+        let synced = responses.synced.get(call.issued.as_deref()?)?;
+        let first = synced.iter().map(|on_disk| on_disk.at_us).min()?;
+        Some(first - call.answered_at_us?)
+    });
+    let mut took: Vec<Micros> = took.collect();
+    took.sort_unstable();
+    let slow = took.get(took.len() * 99 / 100);
+    let slow = slow.filter(|_| took.len() >= ENOUGH_SYNCS);
+    let slow = slow.copied().unwrap_or_default();
+    (slow * SLOWER_THAN_MOST).clamp(SYNCED_WITHIN_US, LATE_MAX_US)
 }
 
 impl LifeTime {

@@ -22,6 +22,31 @@ fn token_that_is_renewed_three_times_in_its_lifetime_is_named_unless_callers_ask
 }
 
 #[test]
+fn token_whose_lifetime_a_wrong_clock_reckoned_may_be_renewed_sooner() {
+    let clock = |offset_ms| Event::Clock {
+        process: "one".to_owned(),
+        offset_ms,
+    };
+    for (wrong, right, excused) in [(1, 3, false), (5, 7, true)] {
+        let mut run = Run::good();
+        for (number, token) in (3..).zip(["t4", "t5", "t6"]) {
+            let presented = format!("t{number}");
+            run.exchanged((number + 3) * SECOND, "one", &presented, token);
+        }
+        run.0.rows[0].refresh_token = Some("t6".to_owned());
+        run.0.grants[0].refresh_token_fingerprint = Some("t6".to_owned());
+        run.event(wrong * SECOND, clock(-86_400_000));
+        run.event(right * SECOND, clock(0));
+
+        if excused {
+            run.holds();
+        } else {
+            run.breaks(Rule::FewRefreshes, "3 refreshes");
+        }
+    }
+}
+
+#[test]
 fn refresh_for_a_caller_with_an_older_generation_is_named() {
     let mut run = Run::good();
     run.asked(9 * SECOND, 1, (9, RefreshOutcome::AlreadyNewer));

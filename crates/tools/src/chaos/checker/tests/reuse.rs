@@ -79,6 +79,22 @@ fn busy_machine_gets_as_much_longer_as_its_timers_were_late() {
 }
 
 #[test]
+fn machine_whose_syncs_are_slow_gets_longer() {
+    let mut run = Run::good();
+    run.reused("two", 8 * SECOND);
+    run.killed(7 * SECOND + 90 * MILLI, "one");
+    run.breaks(Rule::ReuseHasCause, NEVER);
+
+    for company in 1_000..2_000 {
+        let (old, new) = (format!("{company} old"), format!("{company} new"));
+        run.exchanged(3 * SECOND, "one", &old, &new).company_id = Some(company);
+        run.synced(3 * SECOND + 31 * MILLI, &new, "shared");
+    }
+
+    assert!(matches!(run.cause(), Cause::Interrupted(_)));
+}
+
+#[test]
 fn kill_of_another_process_or_of_another_life_explains_nothing() {
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
