@@ -181,6 +181,7 @@ impl Refresher {
         match &row.lease_owner {
             None => self.release(row, lease).await,
             Some(holder) => {
+                self.continuity.let_go(&row.id);
                 let give_back = || self.take_over(row, &lease.owner, holder);
                 self.insist(row, give_back).await?;
             }
@@ -272,6 +273,8 @@ impl Refresher {
     ) -> Result<(), StoreError> {
         let mine = &held.lease.owner;
         let is_respected = self.is_respected(&held.lease);
+        // Its flight may have ended it, or given it back, since then, and does so once.
+        let is_held = || self.continuity.holds(&row.id, mine);
         match &row.lease_owner {
             None => {
                 let taken = self
@@ -282,14 +285,16 @@ impl Refresher {
                 if taken && self.doubt(held.in_doubt || ended || !is_respected) {
                     self.store.lease_take_over(&row.id, mine, mine).await?;
                 }
-                // Its flight may have ended it meanwhile, and does so once.
-                if taken && !self.continuity.holds(&row.id, mine) {
+                if taken && !is_held() {
                     self.store.lease_release(&row.id, mine).await?;
                 }
             }
             // Two believe that they hold it. That of the one from whom the other took it over has lasted too long.
-            Some(other) if other != mine && is_respected => {
-                self.take_over(row, other, mine).await?;
+            Some(other) if other != mine && is_respected && is_held() => {
+                let taken = self.take_over(row, other, mine).await?;
+                if taken && !is_held() {
+                    self.take_over(row, mine, other).await?;
+                }
             }
             Some(_) => {}
         }

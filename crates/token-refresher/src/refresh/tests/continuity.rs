@@ -72,11 +72,14 @@ async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
 
     let row = world.row().await;
     let lease = door.acquire(&row).await.unwrap().unwrap();
+    let _guard = door.continuity.hold(&row, &lease);
     let released = door.release_if_quiet(&row, &lease).await;
 
     assert!(matches!(released, Err(RefreshError::Busy)), "{released:?}");
     let row = world.row().await;
     assert_eq!(row.lease_owner.as_deref(), Some(holder.as_str()));
+    // Or it would be taken from whoever spends next.
+    assert!(door.continuity.held().is_empty());
     assert!(row.in_doubt);
     let elsewhere = TestDirectory::create();
     let far = world.door_with(&[], &elsewhere);
@@ -252,6 +255,25 @@ async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
         .unwrap();
 
     assert_eq!(world.row().await.lease_owner, None);
+}
+
+#[tokio::test]
+async fn a_lease_that_was_given_back_is_not_taken_from_whoever_spends_next() {
+    let world = World::new().await;
+    let door = world.door();
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let guard = door.continuity.hold(&row, &lease);
+    let held = door.continuity.held()[&row.id].clone();
+    door.release(&row, &lease).await;
+    drop(guard);
+    world.leased_by("next").await;
+
+    door.rewrite_lease(&world.row().await, &held, false)
+        .await
+        .unwrap();
+
+    assert_eq!(world.row().await.lease_owner.as_deref(), Some("next"));
 }
 
 #[tokio::test]
