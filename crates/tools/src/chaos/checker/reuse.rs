@@ -626,7 +626,7 @@ impl<'a> History<'a> {
         })
     }
 
-    /// (d): a commit takes no longer than a sync, but for the time in which the database was away.
+    /// (d): a commit takes no longer than most of the run's, but for the time in which the database was away.
     fn disk_refused(&self, first: &Call, second: &Call, response: &str) -> Option<Because> {
         let answered = first.answered_at_us?;
         let refused = match self.evidence.responses.kept {
@@ -682,8 +682,12 @@ impl<'a> History<'a> {
 
     /// Until when what was due at an instant may not have been done yet.
     fn held(&self, life: &LifeTime, from_us: Micros, holds: Holds) -> Held {
+        let due_by = |from_us| match holds {
+            Holds::Stops => self.timeline.synced_by(from_us),
+            Holds::StopsAndDatabase => self.timeline.committed_by(from_us),
+        };
         let mut held = Held {
-            until: self.timeline.synced_by(from_us),
+            until: due_by(from_us),
             by: None,
         };
         let mut from_us = from_us;
@@ -707,7 +711,7 @@ impl<'a> History<'a> {
                 return held;
             };
             from_us = until;
-            held.until = held.until.max(self.timeline.synced_by(until + pause));
+            held.until = held.until.max(due_by(until + pause));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::chaos::database::DATABASE;
 use crate::chaos::event_log::{Event, Life, Micros, Severed, Signal};
 use crate::chaos::evidence::{Call, Evidence};
-use crate::chaos::responses::Kept;
+use crate::chaos::responses::{Kept, OnDisk, Responses};
 
 use super::windows::Window;
 
@@ -17,7 +17,12 @@ pub(super) const SYNCED_WITHIN_US: Micros = if IS_SLOW { 1_000_000 } else { 50_0
 
 /// On others, by something that takes so many times as long as 99 of 100 of the run's own syncs; fewer say nothing.
 const SLOWER_THAN_MOST: Micros = 4;
-const ENOUGH_SYNCS: usize = 1_000;
+const ENOUGH: usize = 1_000;
+const MOST_SYNCS: usize = 99;
+
+/// Of the commits only so many of 100 had a database throughout. Those that come back from an outage together queue for it.
+const MOST_COMMITS: usize = 90;
+const COMMITTED_WITHIN_MAX_US: Micros = 4 * LATE_MAX_US;
 
 /// What a clock that is put wrong, or right again, can change: a call that is under way, and the moments until it is read.
 const CLOCK_LASTS_US: (Micros, Micros) = (50_000, 1_000_000);
@@ -33,6 +38,8 @@ pub(super) struct Timeline<'a> {
     lives: BTreeMap<(&'a str, Life), LifeTime>,
     /// So soon after its arrival a response is synced.
     pub(super) synced_within_us: Micros,
+    /// So soon after its sync it is committed.
+    committed_within_us: Micros,
     /// By process: when its wall clock was wrong.
     wrong_clocks: BTreeMap<&'a str, Vec<Window>>,
     /// When timers were late.
@@ -78,7 +85,13 @@ pub(super) struct Copied<'a> {
 impl<'a> Timeline<'a> {
     pub(super) fn of(evidence: &'a Evidence) -> Self {
         let mut timeline = Self {
-            synced_within_us: synced_within(evidence),
+            synced_within_us: within(evidence, MOST_SYNCS, synced_after, LATE_MAX_US),
+            committed_within_us: within(
+                evidence,
+                MOST_COMMITS,
+                committed_after,
+                COMMITTED_WITHIN_MAX_US,
+            ),
             ..Self::default()
         };
         for entry in &evidence.event_log {
@@ -186,8 +199,16 @@ impl<'a> Timeline<'a> {
     /// Until when a response that arrived then may be without a sync, and as long again as the machine was too busy to run what
     /// was due.
     pub(super) fn synced_by(&self, arrived_us: Micros) -> Micros {
-        let within = self.synced_within_us + self.late_within(arrived_us, self.synced_within_us);
-        arrived_us.saturating_add(within)
+        self.late_by(arrived_us, self.synced_within_us)
+    }
+
+    /// Until when a response that was synced then, or refused by the disk, may be without a commit.
+    pub(super) fn committed_by(&self, synced_us: Micros) -> Micros {
+        self.late_by(synced_us, self.committed_within_us)
+    }
+
+    fn late_by(&self, from_us: Micros, within_us: Micros) -> Micros {
+        from_us.saturating_add(within_us + self.late_within(from_us, within_us))
     }
 
     /// How late timers were within so much time from this instant on.
@@ -243,23 +264,37 @@ impl<'a> Timeline<'a> {
     }
 }
 
-/// By how long the run's own syncs took. In a run that did not note them it may be anything that is excused.
-fn synced_within(evidence: &Evidence) -> Micros {
+/// By how long it took in this run. In a run that did not note it, it may be anything that is excused.
+fn within(
+    evidence: &Evidence,
+    most: usize,
+    took: fn(&Responses, &Call) -> Option<Micros>,
+    longest: Micros,
+) -> Micros {
     let responses = &evidence.responses;
     if responses.kept == Kept::ByJournal {
-        return LATE_MAX_US;
+        return longest;
     }
-    let took = evidence.calls.iter().filter_map(|call| {
-        let synced = responses.synced.get(call.issued.as_deref()?)?;
-        let first = synced.iter().map(|on_disk| on_disk.at_us).min()?;
-        Some(first - call.answered_at_us?)
-    });
-    let mut took: Vec<Micros> = took.collect();
+    let calls = evidence.calls.iter();
+    let mut took: Vec<Micros> = calls.filter_map(|call| took(responses, call)).collect();
     took.sort_unstable();
-    let slow = took.get(took.len() * 99 / 100);
-    let slow = slow.filter(|_| took.len() >= ENOUGH_SYNCS);
+    let slow = took.get(took.len() * most / 100);
+    let slow = slow.filter(|_| took.len() >= ENOUGH);
     let slow = slow.copied().unwrap_or_default();
-    (slow * SLOWER_THAN_MOST).clamp(SYNCED_WITHIN_US, LATE_MAX_US)
+    (slow * SLOWER_THAN_MOST).clamp(SYNCED_WITHIN_US, longest)
+}
+
+fn synced_after(responses: &Responses, call: &Call) -> Option<Micros> {
+    Some(first(&responses.synced, call)? - call.answered_at_us?)
+}
+
+fn committed_after(responses: &Responses, call: &Call) -> Option<Micros> {
+    Some(first(&responses.settled, call)? - first(&responses.synced, call)?)
+}
+
+fn first(noted: &BTreeMap<String, Vec<OnDisk>>, call: &Call) -> Option<Micros> {
+    let noted = noted.get(call.issued.as_deref()?)?;
+    noted.iter().map(|on_disk| on_disk.at_us).min()
 }
 
 impl LifeTime {

@@ -239,6 +239,28 @@ fn kill_before_the_commit_of_what_the_disk_refused_explains_a_reuse() {
 }
 
 #[test]
+fn commits_that_queue_get_longer() {
+    let mut run = Run::good();
+    run.reused("two", 9 * SECOND);
+    run.killed(7 * SECOND + 100 * MILLI, "one");
+    let refused = OnDisk {
+        at_us: 7 * SECOND + 5 * MILLI,
+        journal: "shared".to_owned(),
+    };
+    run.0.responses.refused = [("t4".to_owned(), vec![refused])].into();
+    run.breaks(Rule::ReuseHasCause, NEVER);
+
+    for company in 1_000..2_000 {
+        let (old, new) = (format!("{company} old"), format!("{company} new"));
+        run.exchanged(3 * SECOND, "one", &old, &new).company_id = Some(company);
+        run.synced(3 * SECOND + 5 * MILLI, &new, "shared");
+        run.settled(3 * SECOND + 35 * MILLI, &new, "shared");
+    }
+
+    assert!(matches!(run.cause(), Cause::DiskRefused(_)));
+}
+
+#[test]
 fn token_of_a_response_that_was_used_had_arrived() {
     let mut run = Run::good();
     run.exchanged(7 * SECOND, "one", "t3", "t4").answered_at_us = None;
