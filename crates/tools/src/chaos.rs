@@ -160,7 +160,6 @@ async fn play(
     let (faults, ()) = tokio::join!(faults, load);
     faults?;
     writeln!(out, "played; waiting for rest …")?;
-    calm::use_all(world).await;
     let restless = calm::settle(world).await?;
     let at_rest = calm::ask_all(world).await?;
     let mut evidence = Evidence::collect(world, restless).await?;

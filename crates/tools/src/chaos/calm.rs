@@ -12,6 +12,7 @@ use super::world::{DATA_APIS, World};
 
 /// Longer than any back-off.
 const PATIENCE: Duration = Duration::from_secs(150);
+const ASK_EVERY: Duration = Duration::from_secs(20);
 
 /// Access tokens of an hour: one more renewal, and there is rest.
 const ACCESS_TTL_SECS: u64 = 3_600;
@@ -39,30 +40,36 @@ pub(super) async fn end_faults(world: &World) -> anyhow::Result<()> {
 
 /// Waits until every row is at rest, but not for those that the mass-rejection guard keeps from it for ten minutes; those
 /// that are not, and why.
+///
+/// A wrong clock may have had the sweep put a renewal off to its own tomorrow. A caller's request sets that right: whoever is
+/// not at rest is asked for now and then, as its users would.
 pub(super) async fn settle(world: &World) -> anyhow::Result<Vec<String>> {
     let begun = world.event_log.now_us();
     let patience_us = i64::try_from(PATIENCE.as_micros())?;
+    let ask_every_us = i64::try_from(ASK_EVERY.as_micros())?;
+    let mut asked_us = begun;
     loop {
         let (mut restless, mut hope) = (Vec::new(), false);
-        for account in &world.accounts {
+        let now_us = world.event_log.now_us();
+        let are_asked = now_us - asked_us > ask_every_us;
+        if are_asked {
+            asked_us = now_us;
+        }
+        for (account, data_api) in world.accounts.iter().zip(DATA_APIS.iter().cycle()) {
             let row = account.row(world).await?;
             if let Some(why) = unrest(&row, world.event_log.now_us()) {
                 restless.push(format!("company {}: {why}", row.company));
                 hope |= row.last_error.as_deref() != Some("mass_rejection");
+                if are_asked {
+                    let client = world.client_of(data_api, "token-refresher");
+                    ask(world, &client, data_api, account).await;
+                }
             }
         }
         if !hope || world.event_log.now_us() - begun > patience_us {
             return Ok(restless);
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// One request for every connection: all of them are in use, also where a wrong clock had it that nobody has asked for a day.
-pub(super) async fn use_all(world: &Arc<World>) {
-    for (account, data_api) in world.accounts.iter().zip(DATA_APIS.iter().cycle()) {
-        let client = world.client_of(data_api, "token-refresher");
-        ask(world, &client, data_api, account).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -215,7 +215,11 @@ fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
             copy_directory(&entry.path(), &target)?;
         } else {
             let unfinished = target.with_extension("unfinished");
-            fs::copy(entry.path(), &unfinished)?;
+            match fs::copy(entry.path(), &unfinished) {
+                // Its process may compact it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                copied => copied?,
+            };
             fs::rename(unfinished, target)?;
         }
     }
