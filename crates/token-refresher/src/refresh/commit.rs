@@ -281,11 +281,23 @@ impl Refresher {
         }
     }
 
+    /// Ends a lease by a write that leaves the row's generation as it is: from now on the lease must not be written again.
+    pub(super) async fn end_lease<T, W>(
+        &self,
+        row: &Connection,
+        write: impl Fn() -> W,
+    ) -> Result<T, StoreError>
+    where
+        W: Future<Output = Result<T, StoreError>>,
+    {
+        self.continuity.let_go(&row.id);
+        self.insist(row, write).await
+    }
+
     /// Ends a lease under which nothing more is done. One that the database does not let go of ends as an orphan's does.
     pub(super) async fn release(&self, row: &Connection, lease: &Lease) {
-        self.continuity.let_go(&row.id);
         let released = self
-            .insist(row, || self.store.lease_release(&row.id, &lease.owner))
+            .end_lease(row, || self.store.lease_release(&row.id, &lease.owner))
             .await;
         if let Err(error) = released {
             tracing::error!(connection.id = %row.id, "the database refuses to end a lease: {:#}", anyhow::Error::from(error));

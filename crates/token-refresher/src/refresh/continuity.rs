@@ -181,9 +181,8 @@ impl Refresher {
         match &row.lease_owner {
             None => self.release(row, lease).await,
             Some(holder) => {
-                self.continuity.let_go(&row.id);
                 let give_back = || self.take_over(row, &lease.owner, holder);
-                self.insist(row, give_back).await?;
+                self.end_lease(row, give_back).await?;
             }
         }
         Err(RefreshError::Busy)
@@ -273,7 +272,7 @@ impl Refresher {
     ) -> Result<(), StoreError> {
         let mine = &held.lease.owner;
         let is_respected = self.is_respected(&held.lease);
-        // Its flight may have ended it, or given it back, since then, and does so once.
+        // The refresh may have ended the lease since `held` was copied, and would not end it a second time.
         let is_held = || self.continuity.holds(&row.id, mine);
         match &row.lease_owner {
             None => {

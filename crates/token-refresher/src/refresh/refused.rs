@@ -24,7 +24,7 @@ impl Refresher {
         let now = self.clock.now();
         if row.state == ConnectionState::ReauthRequired {
             // Rechecked, and dead it is: since when and why stays as it was.
-            self.insist(row, || {
+            self.end_lease(row, || {
                 self.store
                     .connection_still_refused(&row.id, &lease.owner, now)
             })
@@ -38,6 +38,8 @@ impl Refresher {
                 return self.spared(spending, in_doubt).await;
             }
             let word = Some("invalid_grant");
+            // The write leaves the generation as it is: a held lease would be written again.
+            self.continuity.let_go(&row.id);
             let ended = self
                 .write_over(row, |generation| {
                     self.store
@@ -147,9 +149,8 @@ impl Refresher {
             due_at: row.due_at.max(retry_at),
         };
         let now = self.clock.now();
-        self.continuity.let_go(&row.id);
         let written = self
-            .insist(row, || {
+            .end_lease(row, || {
                 self.store
                     .connection_spend_failed(&row.id, &lease.owner, &failure, now)
             })

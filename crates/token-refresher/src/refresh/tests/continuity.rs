@@ -1,6 +1,7 @@
 //! A database that went back in time while its refreshers run on.
 
 use super::*;
+use crate::refresh::continuity::HeldLease;
 
 const TAKE: &str = "CREATE TABLE snapshot AS SELECT * FROM connections";
 const RESTORE: [&str; 2] = [
@@ -78,7 +79,7 @@ async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
     assert!(matches!(released, Err(RefreshError::Busy)), "{released:?}");
     let row = world.row().await;
     assert_eq!(row.lease_owner.as_deref(), Some(holder.as_str()));
-    // Or it would be taken from whoever spends next.
+    // A held lease is written again, even over the lease of the next process.
     assert!(door.continuity.held().is_empty());
     assert!(row.in_doubt);
     let elsewhere = TestDirectory::create();
@@ -237,18 +238,23 @@ async fn a_lease_that_the_database_lost_is_taken_again_for_the_call_under_way() 
     assert_eq!(world.calls().await, 1);
 }
 
+/// A lease that a refresh held and has ended, while the guard was still alive.
+async fn ended_lease(door: &Arc<Refresher>, world: &World) -> HeldLease {
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let _guard = door.continuity.hold(&row, &lease);
+    let held = door.continuity.held()[&row.id].clone();
+    door.release(&row, &lease).await;
+    assert!(door.continuity.held().is_empty());
+    held
+}
+
 /// Nobody would end it any more: callers would wait for a lease that nobody holds.
 #[tokio::test]
 async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
     let world = World::new().await;
     let door = world.door();
-    let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
-    let guard = door.continuity.hold(&row, &lease);
-    let held = door.continuity.held()[&row.id].clone();
-    door.release(&row, &lease).await;
-    assert!(door.continuity.held().is_empty());
-    drop(guard);
+    let held = ended_lease(&door, &world).await;
 
     door.rewrite_lease(&world.row().await, &held, false)
         .await
@@ -261,12 +267,7 @@ async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
 async fn a_lease_that_was_given_back_is_not_taken_from_whoever_spends_next() {
     let world = World::new().await;
     let door = world.door();
-    let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
-    let guard = door.continuity.hold(&row, &lease);
-    let held = door.continuity.held()[&row.id].clone();
-    door.release(&row, &lease).await;
-    drop(guard);
+    let held = ended_lease(&door, &world).await;
     world.leased_by("next").await;
 
     door.rewrite_lease(&world.row().await, &held, false)
@@ -274,6 +275,30 @@ async fn a_lease_that_was_given_back_is_not_taken_from_whoever_spends_next() {
         .unwrap();
 
     assert_eq!(world.row().await.lease_owner.as_deref(), Some("next"));
+}
+
+#[tokio::test]
+async fn a_lease_that_a_refusal_has_ended_is_not_taken_again() {
+    let world = World::new().await;
+    let door = world.door();
+    let row = world.row().await;
+    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let _guard = door.continuity.hold(&row, &lease);
+    let AppChoice::One(app) = door.apps.find(Some(&row.app_id), Some(&row.platform)) else {
+        panic!("the row's app is configured");
+    };
+    let token = door.vault.refresh_token(&row).unwrap();
+    let asked = Asked {
+        trigger: Trigger::Sweep,
+        failed_generation: Some(row.generation),
+    };
+
+    let spending = Spending::new(&row, app, &token, &lease, asked);
+    let end = door.rejected(spending, false).await;
+
+    assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
+    assert_eq!(world.row().await.lease_owner, None);
+    assert!(door.continuity.held().is_empty());
 }
 
 #[tokio::test]
