@@ -271,7 +271,12 @@ impl<'a> History<'a> {
                 strike: Strike::Other { at_us },
             }));
         }
-        if let Some(why) = self.kept_from_commit(refused, since, again) {
+        // A disconnect under a call sets the doubt, whatever the call brings.
+        let leased_at = refused.arrived_us() - self.sent_within(refused);
+        let why = self
+            .kept_from_commit(refused, since, again)
+            .or_else(|| self.disconnected(leased_at, again));
+        if let Some(why) = why {
             return Ok(Cause::TriedAgain(why));
         }
         if until < since + BACK_OFF_US {
@@ -282,7 +287,6 @@ impl<'a> History<'a> {
         }
         let why = self
             .restored(refused.at_us, until)
-            .or_else(|| self.disconnected(refused, again))
             .or_else(|| self.not_believed(refused));
         why.map(Cause::TriedAgain).ok_or_else(|| {
             format!(
@@ -380,7 +384,7 @@ impl<'a> History<'a> {
             ));
         }
         let cause = self.cause(first, second, response)?;
-        match self.disconnected(first, second) {
+        match self.disconnected(first.arrived_us(), second) {
             Some(why) => Ok(Cause::Disconnected(why)),
             None => Ok(cause),
         }
@@ -626,7 +630,7 @@ impl<'a> History<'a> {
         })
     }
 
-    /// (d): a commit takes no longer than most of the run's, but for the time in which the database was away.
+    /// (d): a commit has to be done by [`Timeline::committed_by`], not counting the time in which the database was away.
     fn disk_refused(&self, first: &Call, second: &Call, response: &str) -> Option<Because> {
         let answered = first.answered_at_us?;
         let refused = match self.evidence.responses.kept {
@@ -715,8 +719,8 @@ impl<'a> History<'a> {
         }
     }
 
-    /// (f): what is left of a connection that was disconnected between the two calls.
-    fn disconnected(&self, first: &Call, second: &Call) -> Option<Because> {
+    /// (f): what is left of a connection that was disconnected since then.
+    fn disconnected(&self, from_us: Micros, second: &Call) -> Option<Because> {
         let company = second.company_id?;
         let (at_us, _) = self
             .timeline
@@ -724,9 +728,7 @@ impl<'a> History<'a> {
             .get(&company)?
             .iter()
             .find(|(at_us, how)| {
-                *how == Severed::Disconnected
-                    && *at_us >= first.arrived_us()
-                    && *at_us <= second.arrived_us()
+                *how == Severed::Disconnected && (from_us..=second.arrived_us()).contains(at_us)
             })?;
         let consents = self.timeline.consents.get(&company);
         let consented = consents.into_iter().flatten();

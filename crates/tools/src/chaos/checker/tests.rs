@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::chaos::account::Row;
 use crate::chaos::event_log::{Life, Micros, Severed, Signal};
@@ -107,17 +109,15 @@ impl Run {
     }
 
     fn synced(&mut self, at_us: Micros, token: &str, journal: &str) {
-        let journal = journal.to_owned();
-        let synced = &mut self.0.responses.synced;
-        let list = synced.entry(token.to_owned()).or_default();
-        list.push(OnDisk { at_us, journal });
+        note(&mut self.0.responses.synced, at_us, token, journal);
     }
 
     fn settled(&mut self, at_us: Micros, token: &str, journal: &str) {
-        let journal = journal.to_owned();
-        let settled = &mut self.0.responses.settled;
-        let list = settled.entry(token.to_owned()).or_default();
-        list.push(OnDisk { at_us, journal });
+        note(&mut self.0.responses.settled, at_us, token, journal);
+    }
+
+    fn refused_by_disk(&mut self, at_us: Micros, token: &str, journal: &str) {
+        note(&mut self.0.responses.refused, at_us, token, journal);
     }
 
     fn database_away(&mut self, from_us: Micros, until_us: Micros) {
@@ -202,9 +202,13 @@ impl Run {
     }
 }
 
-fn pairs<const COUNT: usize>(
-    pairs: [(&str, &str); COUNT],
-) -> std::collections::BTreeMap<String, String> {
+fn note(noted: &mut BTreeMap<String, Vec<OnDisk>>, at_us: Micros, token: &str, journal: &str) {
+    let journal = journal.to_owned();
+    let list = noted.entry(token.to_owned()).or_default();
+    list.push(OnDisk { at_us, journal });
+}
+
+fn pairs<const COUNT: usize>(pairs: [(&str, &str); COUNT]) -> BTreeMap<String, String> {
     pairs
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()

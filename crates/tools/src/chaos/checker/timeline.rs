@@ -15,12 +15,13 @@ const IS_SLOW: bool = cfg!(all(debug_assertions, not(test)));
 /// A response that is not synced so soon after its arrival is held up by something: on a fast machine.
 pub(super) const SYNCED_WITHIN_US: Micros = if IS_SLOW { 1_000_000 } else { 50_000 };
 
-/// On others, by something that takes so many times as long as 99 of 100 of the run's own syncs; fewer say nothing.
+/// On a slower machine a limit is four times as long as the step took for most calls of the run: 99 of 100 for a sync. A run
+/// with fewer steps than this sets no limit of its own.
 const SLOWER_THAN_MOST: Micros = 4;
-const ENOUGH: usize = 1_000;
+const ENOUGH_STEPS: usize = 1_000;
 const MOST_SYNCS: usize = 99;
 
-/// Of the commits only so many of 100 had a database throughout. Those that come back from an outage together queue for it.
+/// 90 of 100 for a commit: the others met a database outage, or queued behind the commits that an outage had held up.
 const MOST_COMMITS: usize = 90;
 const COMMITTED_WITHIN_MAX_US: Micros = 4 * LATE_MAX_US;
 
@@ -199,15 +200,15 @@ impl<'a> Timeline<'a> {
     /// Until when a response that arrived then may be without a sync, and as long again as the machine was too busy to run what
     /// was due.
     pub(super) fn synced_by(&self, arrived_us: Micros) -> Micros {
-        self.late_by(arrived_us, self.synced_within_us)
+        self.due_by(arrived_us, self.synced_within_us)
     }
 
     /// Until when a response that was synced then, or refused by the disk, may be without a commit.
     pub(super) fn committed_by(&self, synced_us: Micros) -> Micros {
-        self.late_by(synced_us, self.committed_within_us)
+        self.due_by(synced_us, self.committed_within_us)
     }
 
-    fn late_by(&self, from_us: Micros, within_us: Micros) -> Micros {
+    fn due_by(&self, from_us: Micros, within_us: Micros) -> Micros {
         from_us.saturating_add(within_us + self.late_within(from_us, within_us))
     }
 
@@ -264,7 +265,7 @@ impl<'a> Timeline<'a> {
     }
 }
 
-/// By how long it took in this run. In a run that did not note it, it may be anything that is excused.
+/// How long a step may take, by how long it took for `most` of 100 calls of this run; `longest` in a run that did not note it.
 fn within(
     evidence: &Evidence,
     most: usize,
@@ -279,7 +280,7 @@ fn within(
     let mut took: Vec<Micros> = calls.filter_map(|call| took(responses, call)).collect();
     took.sort_unstable();
     let slow = took.get(took.len() * most / 100);
-    let slow = slow.filter(|_| took.len() >= ENOUGH);
+    let slow = slow.filter(|_| took.len() >= ENOUGH_STEPS);
     let slow = slow.copied().unwrap_or_default();
     (slow * SLOWER_THAN_MOST).clamp(SYNCED_WITHIN_US, longest)
 }

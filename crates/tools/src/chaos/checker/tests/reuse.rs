@@ -219,11 +219,7 @@ fn kill_before_the_commit_of_what_the_disk_refused_explains_a_reuse() {
     let mut run = Run::good();
     run.reused("two", 9 * SECOND);
     run.killed(7 * SECOND + 300 * MILLI, "one");
-    let refused = OnDisk {
-        at_us: 7 * SECOND + 5 * MILLI,
-        journal: "shared".to_owned(),
-    };
-    run.0.responses.refused = [("t4".to_owned(), vec![refused])].into();
+    run.refused_by_disk(7 * SECOND + 5 * MILLI, "t4", "shared");
     // Time enough for the commit.
     run.breaks(Rule::ReuseHasCause, NEVER);
 
@@ -243,11 +239,7 @@ fn commits_that_queue_get_longer() {
     let mut run = Run::good();
     run.reused("two", 9 * SECOND);
     run.killed(7 * SECOND + 100 * MILLI, "one");
-    let refused = OnDisk {
-        at_us: 7 * SECOND + 5 * MILLI,
-        journal: "shared".to_owned(),
-    };
-    run.0.responses.refused = [("t4".to_owned(), vec![refused])].into();
+    run.refused_by_disk(7 * SECOND + 5 * MILLI, "t4", "shared");
     run.breaks(Rule::ReuseHasCause, NEVER);
 
     for company in 1_000..2_000 {
@@ -396,6 +388,14 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
     let mut run = tried_again(200);
     run.killed(8 * SECOND + 20 * MILLI, "two");
     assert_eq!(run.holds().reuses.len(), 2);
+
+    // The disconnect came while the call was under way.
+    let mut run = tried_again(500);
+    run.severed(8 * SECOND - 200 * MILLI, Severed::Disconnected);
+    assert_eq!(run.holds().reuses.len(), 2);
+    let mut run = tried_again(500);
+    run.severed(6 * SECOND, Severed::Disconnected);
+    run.breaks(Rule::ReuseHasCause, "no back-off was kept");
 
     // Many were refused, and it had not seen that anybody is given tokens.
     let mut run = tried_again(1_100);
