@@ -597,7 +597,7 @@ async fn identify(
         api_domain,
         &tokens.access_token,
         IDENTITY_TRIES,
-        |error| error.may_pass() || matches!(error, IdentityError::Status(401)),
+        |error| error.may_pass() || error.is_refusal(),
     )
     .await
 }
@@ -610,11 +610,13 @@ fn unidentified(error: IdentityError) -> Problem {
         IdentityError::IdTooLong(whose) => format!(
             "Pipedrive's {whose} id is longer than {ID_MAX_BYTES} bytes: nothing was connected."
         ),
-        IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
+        IdentityError::Transport(_) | IdentityError::Status { .. } | IdentityError::Garbled => {
             "Pipedrive did not say whose account this is; start again.".to_owned()
         }
     };
-    Problem::new(Code::UpstreamError, detail).caused_by(error)
+    Problem::new(Code::UpstreamError, detail)
+        .retry_after(error.retry_after())
+        .caused_by(error)
 }
 
 fn exchange_failed(error: TokenError) -> Problem {

@@ -32,8 +32,11 @@ pub struct Identity {
 pub enum IdentityError {
     #[error("the provider can't be asked whose token this is")]
     Transport(#[source] reqwest::Error),
-    #[error("asked whose token this is, the provider answered with status {0}")]
-    Status(u16),
+    #[error("asked whose token this is, the provider answered with status {status}")]
+    Status {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
     #[error("the provider's answer does not say whose token this is")]
     Garbled,
     /// Shortened or repaired it would be another one's.
@@ -46,9 +49,32 @@ pub enum IdentityError {
 impl IdentityError {
     /// Whether the provider may answer otherwise a moment later.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Transport(_) | Self::Status(429 | 500..))
+        matches!(
+            self,
+            Self::Transport(_)
+                | Self::Status {
+                    status: 429 | 500..,
+                    ..
+                }
+        )
+    }
+
+    /// Whether the provider refuses the access token.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status { status: 401, .. })
+    }
+
+    /// How long the provider asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Transport(_) | Self::Garbled | Self::UnusableId(_) | Self::IdTooLong(_) => None,
+        }
     }
 }
+
+/// A person waits meanwhile: whoever is asked to wait longer comes again.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The same as [`identify`], asked up to `tries` times, while the error is worth another try.
 pub async fn identify_patiently(
@@ -62,12 +88,15 @@ pub async fn identify_patiently(
     loop {
         let asked = identify(client, provider, api_domain, access_token).await;
         tries -= 1;
-        match asked {
-            Err(error) if tries > 0 && is_worth_another(&error) => {}
-            asked => return asked,
+        let wait = match &asked {
+            Err(error) if tries > 0 && is_worth_another(error) => error.retry_after(),
+            _ => return asked,
+        };
+        if wait.is_some_and(|wait| wait > WAIT_MAX) {
+            return asked;
         }
         let (least, most) = (Duration::from_millis(200), Duration::from_millis(500));
-        tokio::time::sleep(random::between(least, most)).await;
+        tokio::time::sleep(random::between(least, most).max(wait.unwrap_or_default())).await;
     }
 }
 
@@ -92,7 +121,10 @@ pub async fn identify(
         .await
         .map_err(|error| IdentityError::Transport(error.without_url()))?;
     if !response.status().is_success() {
-        return Err(IdentityError::Status(response.status().as_u16()));
+        return Err(IdentityError::Status {
+            status: response.status().as_u16(),
+            retry_after: http_client::retry_after(response.headers()),
+        });
     }
     let body = http_client::decoded_body(response, RESPONSE_MAX_BYTES)
         .await

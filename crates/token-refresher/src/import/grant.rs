@@ -205,7 +205,7 @@ impl Run<'_> {
                         access_token: one.access_token.clone(),
                     }));
                 }
-                Err(IdentityError::Status(401)) => {}
+                Err(error) if error.is_refusal() => {}
                 Err(error) => said = Asked::Unknown(unasked(error)),
             }
         }
@@ -240,7 +240,7 @@ pub(super) fn unasked(error: IdentityError) -> String {
     let advice = match error {
         // Asked again, the provider says the same.
         IdentityError::UnusableId(_) | IdentityError::IdTooLong(_) => "it can't be imported",
-        IdentityError::Transport(_) | IdentityError::Status(_) | IdentityError::Garbled => {
+        IdentityError::Transport(_) | IdentityError::Status { .. } | IdentityError::Garbled => {
             "run this again"
         }
     };

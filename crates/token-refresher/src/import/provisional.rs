@@ -296,7 +296,7 @@ impl Run<'_> {
             // By an earlier run.
             match self.owner_of(&row, app, 1).await? {
                 Ok(who) => return Ok(Renewed::Known(Box::new(row), Box::new(who))),
-                Err(IdentityError::Status(401)) => {}
+                Err(error) if error.is_refusal() => {}
                 Err(error) => return Ok(again(unasked(error))),
             }
         }
@@ -339,7 +339,7 @@ impl Run<'_> {
         let mut asked_times = 1;
         loop {
             match self.identify(app, &api_domain, &token).await {
-                Err(IdentityError::Status(401)) if asked_times < tries => asked_times += 1,
+                Err(error) if error.is_refusal() && asked_times < tries => asked_times += 1,
                 asked => return Ok(asked),
             }
             let pause = (Duration::from_millis(200), Duration::from_millis(500));

@@ -1,8 +1,10 @@
 use std::io::Write as _;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use pipekeeper_core::oauth::{ID_MAX_BYTES, Identity, IdentityError, identify};
+use pipekeeper_core::http_client;
+use pipekeeper_core::oauth::{ID_MAX_BYTES, Identity, IdentityError, identify, identify_patiently};
 use pipekeeper_core::secret::Secret;
 use serde_json::{Value, json};
 use wiremock::{MockServer, ResponseTemplate};
@@ -217,9 +219,36 @@ async fn a_refusal_is_told_by_its_status() {
         let server = answering(ResponseTemplate::new(status).set_body_json(body)).await;
         let refused = ask(&server, &[]).await;
         assert!(
-            matches!(refused, Err(IdentityError::Status(said)) if said == status),
+            matches!(refused, Err(IdentityError::Status { status: said, .. }) if said == status),
             "{refused:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_the_provider_asks_for_is_kept_or_passed_on() {
+    for (asked_for, tries, waited) in [("1.2", 2, 1200), ("3600", 1, 0)] {
+        let busy = ResponseTemplate::new(429).insert_header("retry-after", asked_for);
+        let server = answering(busy).await;
+        let app = app(&[]);
+        let domain = app.provider.api_domain(&server.uri()).unwrap();
+        let (token, begun) = (Secret::from(ACCESS), tokio::time::Instant::now());
+
+        let error = identify_patiently(
+            &client(),
+            &app.provider,
+            &domain,
+            &token,
+            2,
+            IdentityError::may_pass,
+        )
+        .await
+        .unwrap_err();
+
+        let wait = http_client::seconds(asked_for);
+        assert_eq!(error.retry_after(), wait);
+        assert!(begun.elapsed() >= Duration::from_millis(waited));
+        assert_eq!(server.received_requests().await.unwrap().len(), tries);
     }
 }
 
