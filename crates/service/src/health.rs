@@ -51,25 +51,25 @@ impl Degraded {
         Ok(all)
     }
 
-    /// Whether the keys open what was sealed last, by whichever process.
+    /// Whether the keys open what was sealed last, by whichever process, and what nobody renews.
     async fn keys(&self, store: &Store) -> Result<Option<String>, StoreError> {
-        let Some(row) = store.connection_sealed_last().await? else {
-            return Ok(None);
-        };
-        let why = match self.vault.access_token(&row) {
-            Ok(_) => return Ok(None),
-            Err(OpenError::UnknownKey(id)) => {
-                format!("is sealed with key `{id}`, which this service was not given")
-            }
-            Err(OpenError::Tampered | OpenError::Malformed) => {
-                "does not open: a key has the same id and another value, or the row was altered"
-                    .to_owned()
-            }
-        };
-        Ok(Some(format!(
-            "encryption.keys: the newest token (connection {}) {why}",
-            row.id
-        )))
+        let rows = store.connections_due_first_and_last().await?;
+        let sealed = rows.into_iter().find_map(|row| {
+            let error = self.vault.access_token(&row).err()?;
+            Some((row.id, error))
+        });
+        Ok(sealed.map(|(id, error)| {
+            let why = match error {
+                OpenError::UnknownKey(key) => {
+                    format!("is sealed with key `{key}`, which this service was not given")
+                }
+                OpenError::Tampered | OpenError::Malformed => {
+                    "does not open: a key has the same id and another value, or the row was altered"
+                        .to_owned()
+                }
+            };
+            format!("encryption.keys: the token of connection {id} {why}")
+        }))
     }
 }
 

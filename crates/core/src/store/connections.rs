@@ -360,15 +360,18 @@ impl Store {
             .load(conn))
     }
 
-    /// The active row whose tokens were sealed last, as far as the times tell by which rows are due.
-    pub async fn connection_sealed_last(&self) -> Result<Option<Connection>, StoreError> {
-        let found = on_conn!(self, |conn| table
-            .filter(c::state.eq(ConnectionState::Active.as_str()))
-            .order((c::due_at.desc(), c::id.desc()))
-            .limit(1)
+    /// The active rows that are due first and last. The last one's tokens were sealed last, as far as that tells; a row
+    /// whose tokens do not open is not renewed, and becomes the first.
+    pub async fn connections_due_first_and_last(&self) -> Result<Vec<Connection>, StoreError> {
+        let active = table.filter(c::state.eq(ConnectionState::Active.as_str()));
+        let first = active.order((c::due_at, c::id)).limit(1);
+        let last = active.order((c::due_at.desc(), c::id.desc())).limit(1);
+        let mut ends: Vec<Connection> = on_conn!(self, |conn| first
             .select(Connection::as_select())
             .load(conn))?;
-        Ok(found.into_iter().next())
+        let last = on_conn!(self, |conn| last.select(Connection::as_select()).load(conn))?;
+        ends.extend(last);
+        Ok(ends)
     }
 
     pub async fn connection_find_by_keeper(

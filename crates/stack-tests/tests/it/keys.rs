@@ -49,6 +49,14 @@ pub(crate) async fn token_under_an_unknown_key_is_said_and_kept(backend: Backend
                 "{degraded}"
             );
         }
+        // An install that this service seals itself hides the others from nobody.
+        let stranger = auth_capture.connect(2, 1).await.unwrap();
+        let degraded = degraded(&stack, &auth_capture.auth_capture).await;
+        assert!(degraded.to_string().contains(told), "{degraded}");
+        stack.sql(&format!(
+            "DELETE FROM connections WHERE id = '{}'",
+            stranger["id"].as_str().unwrap()
+        ));
         let person = data_api.person(EMAIL).await.unwrap();
         let refresh = refresher
             .refresh(&json!({"connectionId": connection["id"], "generation": 1}))
