@@ -79,7 +79,7 @@ struct Troubles {
     unwritable: Option<String>,
     /// By the row's id: why it is not written.
     conflicts: BTreeMap<String, String>,
-    /// Of which app the default connection has no row.
+    /// Of which app the default connection is not that of the newest row.
     defaults: Vec<String>,
 }
 
@@ -405,11 +405,20 @@ impl Mirror {
                 tracing::warn!(connection.id = %connection.id, "it is the default connection of the app {} from now on: row {source_row} of the old table is the newest", app.key);
                 continue;
             }
-            let is_linked = |id: &ConnectionId| linked.values().any(|one| one.connection.id == *id);
-            if let Some(default) = default.filter(|default| !is_linked(&default.connection_id)) {
+            let Some(default) = default else { continue };
+            let is_linked = linked
+                .values()
+                .any(|one| one.connection.id == default.connection_id);
+            if !is_linked {
                 troubles.defaults.push(format!(
                     "the default connection of the app {}, {}, has no row in the table: workflows that read the table get no new \
                      token; `import --apply --refresh` takes their row over, or `connections default` chooses its connection",
+                    app.key, default.connection_id
+                ));
+            } else if !linked.contains_key(&source_row) && import::may_move(&default, None) {
+                troubles.defaults.push(format!(
+                    "row {source_row}, the newest of the app {}, was not imported: callers who name only the app get connection {}, \
+                     of an older row; `import --apply --refresh` takes it over, or `connections default` keeps that connection",
                     app.key, default.connection_id
                 ));
             }

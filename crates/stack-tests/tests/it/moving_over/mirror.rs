@@ -398,5 +398,21 @@ pub(crate) async fn default_while_mirroring_is_the_connection_of_the_newest_row(
     let answer = place.client.refresh(&json!({"appId": ALIAS})).await;
     answer.unwrap().expect(200);
     assert_eq!(place.home.tokens(3).access, place.home.tokens(1).access);
+
+    // Somebody consents through n8n, and nobody imports the row.
+    let tokens = place.consent(FIRST, 4, 1).await;
+    let (newest, written) = (4, "2030-01-01 00:00:00");
+    place
+        .home
+        .insert(newest, Some(ALIAS), "Pipedrive", &tokens, written);
+    place
+        .says("row 4, the newest of the app pipedrive, was not imported")
+        .await;
+    place.import(&["--apply", "--refresh"]).await;
+    until("it is said no more", || async {
+        place.degraded().await == "[]"
+    })
+    .await;
+    assert_eq!(place.default_company(FIRST).await.as_deref(), Some("4"));
     assert_eq!(place.reused().await, 0);
 }
