@@ -37,6 +37,8 @@ struct PersonBody {
     platform: Option<String>,
     account_id: Option<String>,
     owner: Option<String>,
+    /// One connection; an app, account or owner named beside it must be its own.
+    connection_id: Option<String>,
 }
 
 #[derive(ToSchema)]

@@ -338,11 +338,7 @@ impl Tokens {
     }
 
     async fn read(&self, selected: &Selected, read_at: Duration) -> Result<Token, NoToken> {
-        let row = match self
-            .store
-            .connection_select(&selected.app, &selected.selector)
-            .await?
-        {
+        let row = match selected.find(&self.store).await? {
             Selection::One(row) => row,
             Selection::None => return Err(NoToken::NotFound),
             Selection::Ambiguous => return Err(NoToken::Ambiguous),

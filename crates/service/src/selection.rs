@@ -1,25 +1,69 @@
-//! Which connection a caller means: `appId`, `platform`, `accountId`, `owner`, as the webhooks take them.
+//! Which connection a caller means: `connectionId`, `appId`, `platform`, `accountId`, `owner`, as the webhooks take them.
 
-use pipekeeper_core::connection::KeeperName;
+use pipekeeper_core::connection::{ConnectionId, KeeperName};
 use pipekeeper_core::provider::{AppChoice, Apps};
-use pipekeeper_core::store::{AppKey, Selector};
+use pipekeeper_core::store::{AppKey, Connection, Selection, Selector, Store, StoreError};
 
 use crate::body::{Fields, unusable};
 use crate::problem::{Code, Problem};
 
-/// An app, and whose connection of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Selected {
-    pub app: AppKey,
-    pub selector: Selector,
+pub enum Selected {
+    Of {
+        app: AppKey,
+        selector: Selector,
+    },
+    /// The connection of this id, if it is of the app, account and owner that are named beside it.
+    Connection {
+        id: ConnectionId,
+        app: Option<AppKey>,
+        account_id: Option<KeeperName>,
+        owner: Option<KeeperName>,
+    },
+}
+
+impl Selected {
+    pub async fn find(&self, store: &Store) -> Result<Selection, StoreError> {
+        match self {
+            Self::Of { app, selector } => store.connection_select(app, selector).await,
+            Self::Connection {
+                id,
+                app,
+                account_id,
+                owner,
+            } => {
+                let is_meant = |row: &Connection| {
+                    app.as_ref().is_none_or(|app| row.app() == *app)
+                        && account_id.as_ref().is_none_or(|id| row.account_id == *id)
+                        && owner.as_ref().is_none_or(|owner| row.owner == *owner)
+                };
+                let row = store.connection_find(id).await?;
+                Ok(row.filter(is_meant).into())
+            }
+        }
+    }
 }
 
 /// # Errors
 /// Names the field that is of no use; an app that is not configured has no connections.
 pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
+    let id = fields.parse::<ConnectionId>("connectionId")?;
     let (app_id, platform) = (fields.text("appId")?, fields.text("platform")?);
     let account_id = fields.parse::<KeeperName>("accountId")?;
     let owner = fields.parse::<KeeperName>("owner")?;
+    let app = || match apps.meant(app_id.as_deref(), platform.as_deref()) {
+        AppChoice::One(app) => Ok(app.app_key()),
+        AppChoice::Unknown => Err(not_found()),
+        AppChoice::Several => Err(ambiguous()),
+    };
+    if let Some(id) = id {
+        return Ok(Selected::Connection {
+            id,
+            app: app_id.is_some().then(app).transpose()?,
+            account_id,
+            owner,
+        });
+    }
     let selector = match (account_id, owner) {
         (None, None) => Selector::App,
         (Some(account_id), None) => Selector::Account(account_id),
@@ -28,14 +72,10 @@ pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
             return Err(unusable("accountId", "is missing; an owner belongs to one"));
         }
     };
-    match apps.meant(app_id.as_deref(), platform.as_deref()) {
-        AppChoice::One(app) => Ok(Selected {
-            app: app.app_key(),
-            selector,
-        }),
-        AppChoice::Unknown => Err(not_found()),
-        AppChoice::Several => Err(ambiguous()),
-    }
+    Ok(Selected::Of {
+        app: app()?,
+        selector,
+    })
 }
 
 pub fn not_found() -> Problem {

@@ -9,7 +9,7 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{Connection, HANDED_BACK, Selection, Selector};
 use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
-use pipekeeper_service::body::{self, Fields};
+use pipekeeper_service::body;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::selection::{self, Selected, select};
 use serde_json::json;
@@ -32,6 +32,7 @@ struct RefreshBody {
     platform: Option<String>,
     account_id: Option<String>,
     owner: Option<String>,
+    /// One connection; an app, account or owner named beside it must be its own.
     connection_id: Option<String>,
     /// The generation of the token that failed. Without it, a token counts as newer if it was minted in the last `refresh.minted_recently_secs`, or up to 60 s where such calls follow each other.
     generation: Option<i64>,
@@ -76,16 +77,13 @@ pub(crate) async fn refresh(
         )
         .min(Duration::from_mins(1));
 
-    let named = fields.parse::<ConnectionId>("connectionId")?;
-    // A caller that names neither reads n8n's row, before and after.
-    let mirror = match (&named, generation) {
-        (None, None) => service.mirror.as_deref(),
+    let selected = select(service.door.apps(), &fields)?;
+    // A caller that names neither a connection nor a generation reads n8n's row, before and after.
+    let mirror = match (&selected, generation) {
+        (Selected::Of { .. }, None) => service.mirror.as_deref(),
         _ => None,
     };
-    let (id, is_default) = match named {
-        Some(id) => (id, false),
-        None => connection_of(&service, &fields).await?,
-    };
+    let (id, is_default) = connection_of(&service, selected).await?;
     tracing::Span::current().record("connection.id", id.as_str());
     if let Some(mirror) = mirror
         && let Some(row) = newer_than_old_row(&service, mirror, &id, is_default).await?
@@ -153,16 +151,22 @@ async fn sync(
 /// The connection, and whether it is the default one of its app.
 async fn connection_of(
     service: &TokenRefresher,
-    fields: &Fields,
+    selected: Selected,
 ) -> Result<(ConnectionId, bool), Problem> {
-    let Selected { app, selector } = select(service.door.apps(), fields)?;
-    match service
-        .door
-        .store()
-        .connection_select(&app, &selector)
-        .await?
+    // The refresh reads the row.
+    if let Selected::Connection {
+        id,
+        app: None,
+        account_id: None,
+        owner: None,
+    } = selected
     {
-        Selection::One(row) => Ok((row.id, selector == Selector::App)),
+        return Ok((id, false));
+    }
+    let is_default =
+        matches!(&selected, Selected::Of { selector, .. } if *selector == Selector::App);
+    match selected.find(service.door.store()).await? {
+        Selection::One(row) => Ok((row.id, is_default)),
         Selection::None => Err(selection::not_found()),
         Selection::Ambiguous => Err(selection::ambiguous()),
         Selection::DefaultGone => Err(selection::default_gone()),

@@ -236,7 +236,7 @@ impl Client {
             .json(body)
     }
 
-    /// The person who has this email, of the only (or latest) connection.
+    /// The person who has this email, in the default connection.
     pub async fn person(&self, email: &str) -> anyhow::Result<Answer> {
         Answer::of(
             self.person_request(&json!({"person": {"email": email}}))

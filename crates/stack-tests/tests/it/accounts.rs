@@ -48,6 +48,54 @@ pub(crate) async fn each_account_is_answered_from_its_own_company(backend: Backe
     }
 }
 
+pub(crate) async fn connection_id_names_one_connection_to_both_webhooks(backend: Backend) {
+    let stack = Stack::start(backend).await;
+    logged_in(&stack, "acme", 1, 1).await;
+    let second = logged_in(&stack, "borealis", 2, 1).await;
+    let of_second = json!({"connectionId": second["id"]});
+    let and = |name: &str, value: Value| {
+        let mut named = of_second.clone();
+        named[name] = value;
+        named
+    };
+
+    for named in [
+        of_second.clone(),
+        and("appId", json!(stack.client_id)),
+        and("accountId", json!("borealis")),
+        and("owner", json!("boss")),
+    ] {
+        assert_eq!(person_by(&stack, &named).await.expect(200).body, ELSEWHERE);
+        let refreshed = stack.refresh(&named).await.unwrap().expect(200).json();
+        assert_eq!(refreshed["connectionId"], second["id"], "{named}");
+    }
+    for named in [
+        and("appId", json!(OTHER_APP)),
+        and("accountId", json!("acme")),
+        and("owner", json!("somebody")),
+        and(
+            "connectionId",
+            json!("01900000-0000-7000-8000-000000000000"),
+        ),
+    ] {
+        for answer in [
+            person_by(&stack, &named).await,
+            stack.refresh(&named).await.unwrap(),
+        ] {
+            answer.expect_problem(404, "CONNECTION_NOT_FOUND");
+        }
+    }
+}
+
+/// Who has the email, in the connection that these fields select.
+async fn person_by(stack: &Stack, named: &Value) -> Answer {
+    let mut body = named.clone();
+    body["person"] = json!({"email": EMAIL});
+    Answer::of(stack.person_request(&body).send().await.unwrap())
+        .await
+        .unwrap()
+}
+
 pub(crate) async fn end_of_one_account_leaves_the_other_alone(backend: Backend) {
     let stack = Stack::start(backend).await;
     let first = logged_in(&stack, "acme", 1, 1).await;

@@ -167,6 +167,7 @@ promises! { every backend:
     accounts {
         refresh_of_one_account_leaves_the_other_alone
         each_account_is_answered_from_its_own_company
+        connection_id_names_one_connection_to_both_webhooks
         end_of_one_account_leaves_the_other_alone
         stranger_s_install_changes_nothing_for_callers_who_name_no_account
         default_connection_is_the_first_that_somebody_vouches_for
