@@ -264,17 +264,21 @@ impl Problem {
     pub fn log(&self) {
         let cause = self.cause.as_ref().map(|cause| format!("{cause:#}"));
         let (code, status, cause) = (self.code.as_str(), self.status.as_u16(), cause.as_deref());
-        if self.status.is_server_error() && !self.is_an_outage() {
+        if self.status.is_server_error() && !self.is_logged_elsewhere() {
             tracing::error!(code, status, cause, "{}", self.detail);
         } else {
             tracing::debug!(code, status, cause, "{}", self.detail);
         }
     }
 
-    /// Whether the database is the cause: the store logs its outages, once for all requests.
-    fn is_an_outage(&self) -> bool {
+    /// Whether many requests hear of one failure: the store logs its outages, and what callers are told to wait for is
+    /// logged by whoever has failed.
+    fn is_logged_elsewhere(&self) -> bool {
         let has_sealed = |cause: &anyhow::Error| cause.chain().any(<dyn Error>::is::<OpenError>);
-        self.code == Code::StoreUnavailable && !self.cause.as_ref().is_some_and(has_sealed)
+        let is_outage =
+            self.code == Code::StoreUnavailable && !self.cause.as_ref().is_some_and(has_sealed);
+        let is_wait = self.status == StatusCode::SERVICE_UNAVAILABLE && self.retry_after.is_some();
+        is_outage || is_wait
     }
 
     pub(crate) fn response(&self, request_id: Option<&str>) -> HttpResponse {
@@ -383,4 +387,40 @@ pub struct ProblemBody {
     success: bool,
     code: String,
     message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_callers_are_told_to_wait_for_is_not_logged_for_each_of_them() {
+        let second = Some(Duration::from_secs(1));
+        let sealed = OpenError::UnknownKey("k2".to_owned());
+        for (problem, is_logged_elsewhere) in [
+            (
+                Problem::new(Code::RefreshBusy, "under way").retry_after(second),
+                true,
+            ),
+            (
+                Problem::new(Code::RefreshFailed, "failed a moment ago")
+                    .with_status(StatusCode::SERVICE_UNAVAILABLE)
+                    .retry_after(second),
+                true,
+            ),
+            (Problem::new(Code::StoreUnavailable, "no answer"), true),
+            (
+                Problem::new(Code::RefreshFailed, "made no sense").retry_after(second),
+                false,
+            ),
+            (sealed.into(), false),
+            (Problem::new(Code::Internal, "a query is refused"), false),
+        ] {
+            assert_eq!(
+                problem.is_logged_elsewhere(),
+                is_logged_elsewhere,
+                "{problem:?}"
+            );
+        }
+    }
 }
