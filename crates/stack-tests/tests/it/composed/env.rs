@@ -169,6 +169,10 @@ fn mistakes_in_env_are_named_and_what_is_fine_is_not() {
             "database.url is empty",
         ),
         (
+            "OLD_TABLE_MIRROR=true".to_owned(),
+            "OLD_TABLE_MIRROR is true, and ./secrets/compose/old_table.url is empty",
+        ),
+        (
             "SECRETS_DIRECTORY=secrets/compose".to_owned(),
             "write ./secrets/compose",
         ),
