@@ -9,9 +9,9 @@ use std::sync::Once;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stack_tests::Client;
+use stack_tests::{Answer, Client};
 use tokio_util::sync::CancellationToken;
-use tools::client::{PERSON, REFRESH};
+use tools::client::{CALLBACK, PERSON, REFRESH};
 use tools::processes::SERVICES;
 use tools::story;
 use tools::tasks::in_background;
@@ -145,6 +145,24 @@ async fn demo_comes_up_without_any_configuration() {
         .post(format!("{}{PERSON}", client.data_api))
         .body(vec![b' '; 200_000]);
     assert_eq!(large.send().await.unwrap().status(), 413);
+    one_address_stays_one_whatever_it_calls_itself(&client).await;
+}
+
+/// `edge` says who its clients are: what they say of it counts for nothing, or nobody would ever be turned away.
+async fn one_address_stays_one_whatever_it_calls_itself(client: &Client) {
+    // More than `login.installs_per_minute` at once.
+    for attempt in 0..60 {
+        let url = format!("{}{CALLBACK}?code=junk-{attempt}", client.auth_capture);
+        let request = client.http.get(url).header("accept", "application/json");
+        let request = request.header("x-forwarded-for", format!("192.0.2.{attempt}"));
+        let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+        if answer.status == 429 {
+            answer.expect_problem(429, "RATE_LIMITED");
+            return;
+        }
+        assert_eq!(answer.status, 400, "{attempt}");
+    }
+    panic!("nobody was turned away");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
