@@ -29,7 +29,7 @@ pub(crate) fn connected(connected: &Connected) -> HttpResponse {
         }
         @if !connected.default {
             p { small {
-                "This is not the app's default connection: applications that name no account go on with another one."
+                "This is not the app's default connection: applications that name no account do not use it."
             } }
         }
     };
