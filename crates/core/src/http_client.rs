@@ -1,12 +1,14 @@
 //! Outbound HTTP: one way to make a client, so that none follows redirects or reads proxies from the environment.
 
 use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response};
 use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 
 use crate::clock::{SystemClock, Timestamp};
 use crate::content_coding::ContentCoding;
@@ -25,41 +27,36 @@ pub struct Limits {
     pub total: Duration,
 }
 
-/// Trusts the platform's roots; where the machine has none (a bare image), the bundled ones of Mozilla.
-///
 /// Asks for bodies that are not packed (without `Accept-Encoding` a server may pack as it likes, RFC 9110 §12.5.3) and
 /// unpacks none by itself. Takes header lines that other clients take: a response may hold tokens that are sent once.
 ///
 /// # Errors
-/// When neither makes a client, which only a broken TLS library explains.
+/// Only a broken TLS library explains one.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that makes clients"
 )]
 pub fn build(limits: Limits) -> Result<Client, reqwest::Error> {
-    let builder = || {
-        Client::builder()
-            .user_agent("pipekeeper")
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .tcp_nodelay(true)
-            .connect_timeout(limits.connect)
-            .timeout(limits.total)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .default_headers(HeaderMap::from_iter([(
-                ACCEPT_ENCODING,
-                HeaderValue::from_static("identity"),
-            )]))
-            .http1_ignore_invalid_headers_in_responses(true)
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .http1_allow_obsolete_multiline_headers_in_responses(true)
-            .http1_max_headers(HEADERS_MAX)
-    };
-    builder()
+    Client::builder()
+        .user_agent("pipekeeper")
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .referer(false)
+        .tcp_nodelay(true)
+        .connect_timeout(limits.connect)
+        .timeout(limits.total)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .default_headers(HeaderMap::from_iter([(
+            ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        )]))
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_max_headers(HEADERS_MAX)
+        .tls_backend_preconfigured(tls())
         .build()
-        .or_else(|_no_platform_roots| builder().tls_backend_preconfigured(bundled_roots()).build())
 }
 
 /// Why an answer's body could not be had.
@@ -122,12 +119,25 @@ fn date(text: &str) -> Option<Timestamp> {
     Some(Timestamp::new(DateTime::<Utc>::from(date)))
 }
 
-fn bundled_roots() -> ClientConfig {
-    let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+/// Trusts the platform's roots; where the machine has none (a bare image), the bundled ones of Mozilla. Read once for all
+/// clients of a process: there are more than a hundred.
+fn tls() -> ClientConfig {
+    static TLS: LazyLock<ClientConfig> = LazyLock::new(|| {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .expect("aws-lc-rs speaks TLS 1.2 and 1.3")
+        };
+        let trusting = builder()
+            .with_platform_verifier()
+            .unwrap_or_else(|_no_platform_roots| {
+                let bundled = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+                builder().with_root_certificates(bundled.collect::<RootCertStore>())
+            });
+        let mut config = trusting.with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
+    });
+    TLS.clone()
 }
