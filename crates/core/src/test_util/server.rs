@@ -25,11 +25,22 @@ pub(super) struct Server {
 }
 
 /// What a server is started with beside its image's defaults.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Extras {
     /// Path and contents, readable by everyone.
     pub(super) files: Vec<(&'static str, String)>,
     pub(super) arguments: Vec<&'static str>,
+}
+
+impl Extras {
+    /// With these arguments, unless it has some. Many tests share a server, each with pools of its own.
+    fn or_with(&self, usual: &[&'static str]) -> Self {
+        let mut extras = self.clone();
+        if extras.arguments.is_empty() {
+            extras.arguments = usual.to_vec();
+        }
+        extras
+    }
 }
 
 /// A running container.
@@ -63,7 +74,8 @@ impl Server {
         let started = on_own_runtime(async || match backend {
             Backend::Postgres => {
                 let image = Postgres::default().with_tag("17-trixie");
-                start(image, extras, port).await
+                let usual = ["-c", "fsync=off", "-c", "max_connections=500"];
+                start(image, &extras.or_with(&usual), port).await
             }
             Backend::Mysql => {
                 let image = variable("TEST_MYSQL_IMAGE");
@@ -72,20 +84,13 @@ impl Server {
                     .and_then(|image| image.rsplit_once(':'))
                     .unwrap_or(("mariadb", "11.8"));
                 let password = ("MYSQL_ROOT_PASSWORD", "root");
-                let plain = Extras {
-                    // These servers make themselves a certificate unless they are told not to.
-                    arguments: vec![if name.ends_with("mysql") {
-                        "--tls-version="
-                    } else {
-                        "--skip-ssl"
-                    }],
-                    ..Extras::default()
-                };
-                let extras = if extras.arguments.is_empty() {
-                    &plain
+                // These servers make themselves a certificate unless they are told not to.
+                let without_tls = if name.ends_with("mysql") {
+                    "--tls-version="
                 } else {
-                    extras
+                    "--skip-ssl"
                 };
+                let extras = &extras.or_with(&[without_tls, "--max-connections=500"]);
                 if name.ends_with("mysql") {
                     let image = Mysql::default().with_name(name).with_tag(tag);
                     start(image.with_env_var(password.0, password.1), extras, port).await
