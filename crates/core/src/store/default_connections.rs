@@ -5,7 +5,7 @@
 //! the same person, the default moves to that one ([`Store::consent_place`]). If its row becomes another account's, company's
 //! or user's, callers are told that the default is gone.
 
-use diesel::dsl::Eq;
+use diesel::dsl::{Eq, exists, not};
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
@@ -122,6 +122,28 @@ impl Store {
         on_conn!(self, |conn| table
             .filter(d::connection_id.eq_any(&ids))
             .order((d::platform, d::app_id, d::account_id))
+            .select(DefaultConnection::as_select())
+            .load(conn))
+    }
+
+    /// The defaults of an app and its accounts that are gone: their row was removed, or given to another account, company or
+    /// user.
+    pub async fn defaults_gone(
+        &self,
+        app: &AppKey,
+        limit: u16,
+    ) -> Result<Vec<DefaultConnection>, StoreError> {
+        let is_there = connections
+            .filter(c::id.eq(d::connection_id))
+            .filter(c::company_id.eq(d::company_id))
+            .filter(c::user_id.eq(d::user_id))
+            .filter(d::account_id.eq("").or(c::account_id.eq(d::account_id)));
+        on_conn!(self, |conn| table
+            .filter(d::platform.eq(&app.platform))
+            .filter(d::app_id.eq(&app.app_id))
+            .filter(not(exists(is_there)))
+            .order(d::account_id)
+            .limit(limit.into())
             .select(DefaultConnection::as_select())
             .load(conn))
     }

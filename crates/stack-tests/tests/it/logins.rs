@@ -730,3 +730,30 @@ pub(crate) async fn same_account_logs_in_again_on_its_own_row(backend: Backend) 
         (&first["id"], &json!(2))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_and_callbacks_that_came_to_nothing_are_pruned() {
+    let stack = Stack::start(Backend::Sqlite).await;
+    let begun = begin(&stack, "account_id=acme&owner=boss", Some(OPERATOR)).await;
+    begun.expect(303);
+    let junk = stack.callback("code=1.1.junk").await.unwrap();
+    junk.expect_problem(400, "LOGIN_INVALID");
+    stack.connect(1, 1).await.unwrap();
+    let rows = || {
+        ["logins", "callbacks"]
+            .map(|table| stack.sql(&format!("SELECT count(*) AS line FROM {table}"))[0].clone())
+    };
+    assert_eq!(rows(), ["1", "2"]);
+    let an_hour_ago = 3_600_000_000_i64;
+    stack.sql(&format!(
+        "UPDATE logins SET expires_at = expires_at - {an_hour_ago}"
+    ));
+    stack.sql(&format!(
+        "UPDATE callbacks SET claimed_at = claimed_at - {an_hour_ago}"
+    ));
+
+    // It does so when it starts, and each minute.
+    let _another = stack.add_auth_capture(&[]).await;
+
+    until("they are gone", || async { rows() == ["0", "1"] }).await;
+}

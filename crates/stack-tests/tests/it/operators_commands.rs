@@ -235,16 +235,18 @@ pub(crate) async fn operator_chooses_the_default_connection(backend: Backend) {
     assert!(ended.contains("has ended"), "{ended}");
     assert_eq!(served().await, [1, 2]);
     // As after a login of somebody else to the same account.
-    let given = "UPDATE default_connections SET user_id = '9' WHERE account_id = ''";
+    let given = "UPDATE default_connections SET user_id = '9'";
     beside.database.lines(given).unwrap();
     let list = beside.connections(&["list"]).await.well();
-    let gone = format!(
-        "The default connection of app pipedrive is gone: {}",
-        ids[1]
-    );
-    assert!(list.contains(&gone), "{list}");
+    for (whose, id) in [("app", &ids[1]), ("account ~pipedrive:1 of app", &ids[2])] {
+        let gone = format!("The default connection of {whose} pipedrive is gone: {id}");
+        assert!(list.contains(&gone), "{list}");
+    }
     let list = parsed(&beside.connections(&["list", "--json"]).await.well());
-    let gone = json!([{"app": "pipedrive", "connection_id": ids[1]}]);
+    let gone = json!([
+        {"app": "pipedrive", "connection_id": ids[1]},
+        {"app": "pipedrive", "account_id": "~pipedrive:1", "connection_id": ids[2]},
+    ]);
     assert_eq!(list["gone_defaults"], gone);
     beside.processes.stop().await.unwrap();
 }

@@ -56,22 +56,36 @@ impl Default {
     }
 }
 
-/// An app whose default connection is gone: its row was removed, or given to another account, company or user.
+/// At most so many of an app are named.
+const GONE_MAX: u16 = 100;
+
+/// An app, or an account of it, whose default connection is gone: its row was removed, or given to another account, company or
+/// user.
 #[derive(Debug, Serialize)]
 pub(super) struct GoneDefault {
     /// Its key in the configuration.
     app: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_id: Option<String>,
     connection_id: ConnectionId,
 }
 
 impl fmt::Display for GoneDefault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "The default connection of app {} is gone: {} was removed, or given to another account, company or user. \
-             Callers that name only the app get 404; `connections default ID` chooses another.",
-            self.app, self.connection_id
-        )
+        let (app, id) = (&self.app, &self.connection_id);
+        let gone = "was removed, or given to another account, company or user";
+        match &self.account_id {
+            None => write!(
+                f,
+                "The default connection of app {app} is gone: {id} {gone}. Callers that name only the app get 404; \
+                 `connections default ID` chooses another."
+            ),
+            Some(account) => write!(
+                f,
+                "The default connection of account {account} of app {app} is gone: {id} {gone}. Callers that name only the \
+                 account get 404; `connections default ID --account-only` chooses another."
+            ),
+        }
     }
 }
 
@@ -81,16 +95,13 @@ pub(super) async fn gone_defaults(
 ) -> anyhow::Result<Vec<GoneDefault>> {
     let mut gone = Vec::new();
     for app in apps {
-        let found = store.default_connection(&app.app_key(), None).await;
-        let Some((default, row)) = found.context("the default connection can't be read")? else {
-            continue;
-        };
-        if !row.is_some_and(|row| default.is(&row)) {
-            gone.push(GoneDefault {
-                app: app.key.clone(),
-                connection_id: default.connection_id,
-            });
-        }
+        let found = store.defaults_gone(&app.app_key(), GONE_MAX).await;
+        let found = found.context("the default connections can't be read")?;
+        gone.extend(found.into_iter().map(|default| GoneDefault {
+            app: app.key.clone(),
+            account_id: (!default.account_id.is_empty()).then_some(default.account_id),
+            connection_id: default.connection_id,
+        }));
     }
     Ok(gone)
 }
