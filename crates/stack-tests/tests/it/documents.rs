@@ -18,6 +18,9 @@ use markdown::Document;
 fn documents(root: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = [
         "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
         ".env.example",
         "crates/README.md",
         "migrations/README.md",
