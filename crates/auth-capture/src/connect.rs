@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId, ConnectionState};
 use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::{self, ID_MAX_BYTES, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::placement::{
@@ -43,8 +43,8 @@ pub(crate) struct Grant {
 pub(crate) enum Origin {
     /// A login in which an authenticated caller named the account and its owner.
     Login {
-        account_id: KeeperName,
-        owner: KeeperName,
+        account_id: AccountName,
+        owner: AccountName,
     },
     /// Anything else. It is filed under the provider's ids.
     Install,
@@ -211,7 +211,7 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
             .connection_find_by_grant(&key, &identity.company_id, &identity.user_id)
             .await?;
         let of_account = rows
-            .connection_find_by_keeper(&key, &named.0, &named.1)
+            .connection_find_by_owner(&key, &named.0, &named.1)
             .await?;
         let found = Rows {
             of_person: of_person.as_ref(),
@@ -282,7 +282,7 @@ async fn store(service: &AuthCapture, app: &App, arrived: &Arrived) -> Result<St
 /// The row that a consent may write; none: a new one.
 struct Target<'a> {
     row: Option<&'a Connection>,
-    filed_under: (KeeperName, KeeperName),
+    filed_under: (AccountName, AccountName),
     removes: Option<Removal<'a>>,
     /// The consent is refused: only its tokens are stored.
     refusal: Option<Refusal<'a>>,
@@ -374,7 +374,7 @@ async fn log_gone_defaults(
             tracing::warn!(
                 connection.id = %default.connection_id,
                 account_id = default.account_id,
-                "the default connection was given to somebody else: {callers} get 404. \
+                "the default connection was given to another account, company or user: {callers} get 404. \
                  `token-refresher connections default ID` chooses another"
             );
         }
@@ -536,12 +536,12 @@ async fn try_revoke(
 }
 
 /// The account and owner that the consent is for.
-fn account_and_owner(arrived: &Arrived) -> Option<(KeeperName, KeeperName)> {
+fn account_and_owner(arrived: &Arrived) -> Option<(AccountName, AccountName)> {
     match &arrived.origin {
         Origin::Login { account_id, owner } => Some((account_id.clone(), owner.clone())),
         Origin::Install => Some((
-            KeeperName::marketplace(&arrived.identity.company_id).ok()?,
-            KeeperName::marketplace(&arrived.identity.user_id).ok()?,
+            AccountName::marketplace(&arrived.identity.company_id).ok()?,
+            AccountName::marketplace(&arrived.identity.user_id).ok()?,
         )),
     }
 }
@@ -550,7 +550,7 @@ fn consent(
     service: &AuthCapture,
     id: &ConnectionId,
     renewed: Option<&Connection>,
-    names: &(KeeperName, KeeperName),
+    names: &(AccountName, AccountName),
     app: &App,
     arrived: &Arrived,
 ) -> Consent {
@@ -656,7 +656,7 @@ fn refused(refusal: Refusal<'_>) -> Problem {
         | Refusal::BeingHandedBack(_)
         | Refusal::AccountTaken(_) => Problem::new(
             Code::DifferentCompany,
-            "This account is connected as somebody else already; disconnect it first.",
+            "This account is already connected as another user; disconnect it first.",
         ),
     }
 }

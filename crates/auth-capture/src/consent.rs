@@ -239,7 +239,7 @@ async fn exchange_once(
         })?
 }
 
-/// While the database is away it counts nothing, and nobody can look.
+/// While the database is away it counts nothing, and no replica can read it.
 async fn heartbeats(service: &AuthCapture, claim: &NewCallback) -> Infallible {
     loop {
         tokio::time::sleep(HEARTBEAT_EVERY).await;
@@ -279,7 +279,7 @@ async fn result_of(
     mut seen: Callback,
     own: &NewCallback,
 ) -> Result<Connected, Problem> {
-    // The result is its login's browser's; without a state of ours it is whoever's that has the code.
+    // The result belongs to the browser of its login; without a state of ours, to any caller that has the code.
     if seen.state_hash != own.state_hash {
         return Err(login::refused());
     }

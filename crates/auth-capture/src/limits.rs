@@ -1,4 +1,4 @@
-//! What keeps callbacks that nobody vouches for from crowding out anything else: a rate per client address, and a number of
+//! What keeps callbacks that no authenticated caller started from crowding out anything else: a rate per client address, and a number of
 //! exchanges at one time.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -116,7 +116,7 @@ impl AddressRate {
     }
 }
 
-/// Whoever has an IPv6 address has 2^64 of them.
+/// A client with one IPv6 address has 2^64 of them.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

@@ -1,7 +1,7 @@
 //! The start of a login, and its return: a one-time `state` that only the browser which started can bring back (RFC 6749
 //! §10.12, RFC 9700 §4.7.1).
 //!
-//! A login in which an authenticated caller names the account is a row. One that anybody can start writes nothing: what would
+//! A login in which an authenticated caller names the account is a row. One that anyone can start writes nothing: what would
 //! be in the row is sealed into the state itself. The state of a row is sealed, too: it is looked up only if it is one of ours,
 //! so that invented states cost no query. All states of ours have a prefix, so that one that is no good any more is told from
 //! the state of a team's own install link. That each is good for one callback is the doing of [`crate::consent`].
@@ -196,7 +196,7 @@ fn opened(service: &AuthCapture, prefix: &str, state: &str) -> Option<String> {
 struct SealedState {
     expires_at: Timestamp,
     binding_hash: String,
-    /// Random, and in no other state; nobody sees it but us.
+    /// Random, and in no other state; only we see it.
     seed: String,
     /// Its key in the configuration.
     app: String,

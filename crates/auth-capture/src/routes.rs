@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse, delete, get};
-use pipekeeper_core::connection::KeeperName;
+use pipekeeper_core::connection::AccountName;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_service::accept::accepts_by_name;
@@ -109,7 +109,7 @@ pub(crate) async fn app_uninstalled(
 /// Sends the browser to the provider.
 #[utoipa::path(
     tag = "login",
-    description = "Whoever consents is connected under their own Pipedrive ids; the operator (HTTP Basic) may name the account and owner instead.",
+    description = "Connects the person who consents under their own Pipedrive ids; the operator (HTTP Basic) may name the account and owner instead.",
     params(
         ("provider" = Option<String>, Query, description = "Default `pipedrive`"), ("app" = Option<String>, Query),
         ("account_id" = Option<String>, Query), ("owner" = Option<String>, Query),
@@ -119,7 +119,7 @@ pub(crate) async fn app_uninstalled(
         (status = 307, description = "To the same path at the host of `redirect_url`, where the cookie is of use"),
         (status = 401, description = "An account was named without the operator's credentials", body = ProblemBody),
         (status = 404, description = "No such app", body = ProblemBody),
-        (status = 422, description = "A name is of no use", body = ProblemBody),
+        (status = 422, description = "A name is invalid", body = ProblemBody),
     )
 )]
 #[get("/auth/login")]
@@ -203,7 +203,7 @@ fn origin(
     }
     let name = |field: &str, text: &str| {
         let name = text
-            .parse::<KeeperName>()
+            .parse::<AccountName>()
             .map_err(|error| unusable(field, &error.to_string()))?;
         if name.is_marketplace() {
             return Err(unusable(
@@ -288,7 +288,7 @@ fn client_of<'a>(service: &'a AuthCapture, request: &HttpRequest) -> Option<&'a 
     found
 }
 
-/// Whether the browser fetches the page before anybody has asked for it.
+/// Whether the browser fetches the page ahead of a click.
 fn is_prefetch(request: &HttpRequest) -> bool {
     ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
         request.headers().get_all(*name).any(|value| {

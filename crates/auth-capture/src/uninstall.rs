@@ -103,7 +103,7 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 enum Timing {
     Before,
     After,
-    /// Nobody knows without asking the provider.
+    /// Only the provider knows.
     Unclear,
 }
 

@@ -183,7 +183,7 @@ impl Loader {
         }
     }
 
-    /// Notes each key of a table that is of no use by itself, the others at their defaults: a deserializer stops at the
+    /// Notes each invalid key of a table, the others at their defaults: a deserializer stops at the
     /// first. Says whether there was one.
     fn name_keys<T: DeserializeOwned>(&mut self, name: &str) -> bool {
         type Table = std::collections::HashMap<String, ::config::Value>;
@@ -288,7 +288,7 @@ impl Loader {
     }
 
     /// # Errors
-    /// Everything that was noted, and every section that nobody asked for.
+    /// Everything that was noted, and every section that was not read.
     pub fn finish(mut self) -> Result<(), Problems> {
         let sections: Vec<String> = self
             .merged

@@ -1,4 +1,4 @@
-//! What a connection is: its id, its keeper, its states.
+//! What a connection is: its id, its account and owner, its states.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,15 +46,15 @@ impl FromStr for ConnectionId {
 /// blanks when it compares: without the rule two of its rows would be one.)
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
-pub struct KeeperName(String);
+pub struct AccountName(String);
 
 /// What installs that no login of ours started are filed under, and no caller's name begins with.
 pub const MARKETPLACE_PREFIX: &str = "~pipedrive:";
 
-impl KeeperName {
+impl AccountName {
     pub const MAX_BYTES: usize = 128;
 
-    /// `~pipedrive:<id>`: the keeper of an install that no login of ours started.
+    /// `~pipedrive:<id>`: the account of an install that no login of ours started.
     pub fn marketplace(upstream_id: &str) -> Result<Self, InvalidName> {
         Self::checked(format!("{MARKETPLACE_PREFIX}{upstream_id}"))
     }
@@ -80,13 +80,13 @@ impl KeeperName {
     }
 }
 
-impl fmt::Display for KeeperName {
+impl fmt::Display for AccountName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl FromStr for KeeperName {
+impl FromStr for AccountName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
@@ -160,10 +160,10 @@ mod tests {
             "\u{a0}a",
             &"x".repeat(129),
         ] {
-            assert!(bad.parse::<KeeperName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<AccountName>().is_err(), "{bad:?}");
         }
         for good in ["a", "A", "ä", "a b", "~pipedrive:7", &"x".repeat(128)] {
-            assert!(good.parse::<KeeperName>().is_ok(), "{good:?}");
+            assert!(good.parse::<AccountName>().is_ok(), "{good:?}");
         }
     }
 

@@ -52,7 +52,7 @@ struct Key {
     fingerprints: Hmac<Sha256>,
 }
 
-/// What tells a secret from all others and nobody without the key anything about it: the head of an HMAC-SHA256.
+/// Identifies a secret, and reveals nothing about it without the key: the head of an HMAC-SHA256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; FINGERPRINT_BYTES]);
 

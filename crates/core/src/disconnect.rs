@@ -1,4 +1,4 @@
-//! Ends a connection from our side: nobody gets its tokens from then on, and a sweep of token-refresher revokes them at the
+//! Ends a connection from our side: no caller gets its tokens from then on, and a sweep of token-refresher revokes them at the
 //! provider.
 
 use crate::clock::Timestamp;

@@ -1,7 +1,7 @@
 //! What a provider has granted, on its way into a row.
 
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, KeeperName};
+use crate::connection::{AccountName, ConnectionId};
 use crate::lifetime::due_at;
 use crate::oauth::Identity;
 use crate::provider::{ApiDomain, App};
@@ -35,7 +35,7 @@ pub struct Granted<'a> {
     pub expires_at: Timestamp,
     /// When the tokens began to age.
     pub authorized_at: Timestamp,
-    /// When somebody last asked for a token of the row that these go into.
+    /// When a caller last asked for a token of the row that these go into.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -46,7 +46,7 @@ impl Granted<'_> {
         vault: &Vault,
         app: &App,
         id: &ConnectionId,
-        (account_id, owner): (KeeperName, KeeperName),
+        (account_id, owner): (AccountName, AccountName),
     ) -> Consent {
         let at = self.authorized_at;
         let to = SealedTo {

@@ -16,7 +16,7 @@ use crate::content_coding::ContentCoding;
 /// Twice as many as hyper takes by itself are not unheard of behind some proxies.
 const HEADERS_MAX: usize = 512;
 
-/// Whoever asks for more patience than this means "never".
+/// A longer wait means "never".
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(366 * 24);
 
 /// What differs between the clients of a process.
@@ -62,7 +62,7 @@ pub fn build(limits: Limits) -> Result<Client, reqwest::Error> {
 /// Why an answer's body could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error("the answer is larger than any that makes sense")]
+    #[error("the response is too large")]
     TooLarge,
     #[error("the answer broke off")]
     Transport(#[source] reqwest::Error),

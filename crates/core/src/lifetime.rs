@@ -13,7 +13,7 @@ const MARGIN: Duration = Duration::from_mins(5);
 /// A token that is renewed before each call is used for so long first.
 const REUSED_FOR: Duration = Duration::from_secs(30);
 
-/// A connection that nobody asked for within this time is only kept alive.
+/// A connection that was not used within this time is only kept alive.
 const IN_USE: Duration = Duration::from_hours(24);
 
 /// Between a token's minting and the sweep's renewal of it, at least: a life of no length costs no endless renewals.
@@ -63,14 +63,14 @@ pub fn due_at_of(app: &App, row: &Connection, now: Timestamp) -> Timestamp {
     due_at(app, minted_at(row), row.expires_at, row.last_used_at, now)
 }
 
-/// Whether the sweep renews a row that it looks at; one that nobody has used since it was planned waits for its
+/// Whether the sweep renews a row that it looks at; one that was not used since it was planned waits for its
 /// [`due_at_of`].
 pub fn is_due(app: &App, row: &Connection, now: Timestamp) -> bool {
     let sweep = Sweep::of(app, minted_at(row), row.expires_at);
     now >= sweep.due_at(row.last_used_at, now, |most| most)
 }
 
-/// Whether somebody has asked for a row's token within a day.
+/// Whether a caller has asked for a row's token within a day.
 pub fn is_in_use(row: &Connection, now: Timestamp) -> bool {
     row.last_used_at.is_some_and(|at| was_recent(at, now))
 }

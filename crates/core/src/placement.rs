@@ -127,7 +127,7 @@ fn login<'a>(identity: &Identity, rows: Rows<'a>) -> Placement<'a> {
         (None, Some(own)) if may_change_person(own, identity) => update(own, Owner::Named),
         (None, Some(_)) => refuse(Refusal::DifferentCompany, None),
         (Some(held), Some(own)) if held.id == own.id => update(held, Owner::Named),
-        // An install waits for a login to adopt it; a row that has ended is kept from nobody.
+        // An install waits for a login to adopt it; any login may take a row that has ended.
         (Some(held), None) if is_adoptable(held) => update(held, Owner::Named),
         // Two rows would have to become one: only a row that has ended can make room.
         (Some(held), Some(own)) if is_gone(held) && may_change_person(own, identity) => {
@@ -157,8 +157,8 @@ fn login<'a>(identity: &Identity, rows: Rows<'a>) -> Placement<'a> {
     }
 }
 
-/// The same person's install renews the row, whoever made it, and leaves it to its account. Nobody else's living row is
-/// touched.
+/// The same person's install renews the row, whether a login or an install made it, and leaves it to its account. No other
+/// living row is touched.
 fn install(admission: Admission, rows: Rows<'_>) -> Placement<'_> {
     match (rows.of_person, rows.of_account, admission) {
         (Some(held), _, Admission::Unlisted) if !holds_grant(held) => {
@@ -224,7 +224,7 @@ fn refuse<'a>(refusal: Refusal<'a>, of_person: Option<&'a Connection>) -> Placem
     Placement::Refuse { refusal, tokens }
 }
 
-/// Whether an account's row may become another person's: one of the same company, or anybody's once it has ended.
+/// Whether an account's row may become another person's: one of the same company, or any person's once it has ended.
 fn may_change_person(own: &Connection, identity: &Identity) -> bool {
     own.company_id == identity.company_id || is_free(own)
 }

@@ -83,7 +83,7 @@ pub struct App {
     pub second_client_secret: Option<Secret>,
     /// `None` where the provider's holds.
     pub refresh_policy: Option<RefreshPolicy>,
-    /// `None` where this service sends nobody to the provider.
+    /// `None` where this service sends no user to the provider.
     pub redirect_url: Option<RedirectUrl>,
 }
 

@@ -6,7 +6,7 @@ use std::{fmt, fs, io};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// A password, client secret, token, code or key: text that nobody may read by accident.
+/// A password, client secret, token, code or key: text that must not be shown by accident.
 #[derive(Clone, Default)]
 pub struct Secret(Zeroizing<String>);
 

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, KeeperName};
+use crate::connection::{AccountName, ConnectionId};
 use crate::content_coding::ContentCoding;
 use crate::crypto::{Fingerprint, Keyring, OpenError, Place};
 use crate::secret::Secret;
@@ -14,8 +14,8 @@ use crate::store::{AppKey, Callback, Connection, Login, Sealed};
 pub struct SealedTo<'a> {
     pub id: &'a ConnectionId,
     pub app: &'a AppKey,
-    pub account_id: &'a KeeperName,
-    pub owner: &'a KeeperName,
+    pub account_id: &'a AccountName,
+    pub owner: &'a AccountName,
 }
 
 impl<'a> SealedTo<'a> {
@@ -49,7 +49,7 @@ pub struct AnswerTo<'a> {
     pub generation: i64,
     pub spent: Fingerprint,
     pub received_at: Timestamp,
-    /// How its body is to be read: whoever changes that makes other bytes of it.
+    /// How its body is to be read: a change of it makes other bytes.
     pub coding: &'a ContentCoding,
 }
 

@@ -57,7 +57,7 @@ struct PersonEmail {
         (status = 200, description = "The name as text/plain; as a JSON string only if Accept allows application/json and not text/plain"),
         (status = 401, description = "No credentials, or the connection has to be authorized again", body = ProblemBody),
         (status = 403, description = "Wrong credentials", body = ProblemBody),
-        (status = 404, description = "Nobody has this email, whoever has it has no name, or nothing is connected", body = ProblemBody),
+        (status = 404, description = "No person has this email, the person has no name, or nothing is connected", body = ProblemBody),
         (status = 409, description = "More than one connection fits", body = ProblemBody),
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
         (status = 422, description = "No, empty or unusable email; not JSON", body = ProblemBody),
@@ -118,7 +118,7 @@ pub(crate) async fn person(
         Match::Nobody => {
             return Err(Problem::new(
                 Code::PersonNotFound,
-                "Nobody in Pipedrive has this email.",
+                "No person in Pipedrive has this email.",
             ));
         }
     };

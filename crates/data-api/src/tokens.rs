@@ -33,7 +33,7 @@ const TRUSTED: Duration = Duration::from_secs(10);
 /// How long an entry is used on when the database is away.
 const TRUSTED_WITHOUT_STORE: Duration = Duration::from_secs(310);
 
-/// A refresher that can't help, or is at it, is not asked about a good token at the rate of the requests.
+/// While a token is good, a refresher that can't help or is refreshing is asked no more often than this.
 const ASK_AHEAD_EVERY: Duration = Duration::from_secs(5);
 
 /// `last_used_at` is written no more often.
@@ -239,7 +239,7 @@ impl Tokens {
         let renewal = self.renewal(slot, token, trace);
         let (tokens, slot, selected) = (Arc::clone(self), Arc::clone(slot), selected.clone());
         self.tasks.spawn(async move {
-            // A refusal is told to whoever needs a new token; until then the old one is good.
+            // A caller that needs a new token gets the refusal; until then the old one is good.
             if renewal.await.is_ok() {
                 let renewed_at = tokens.clock.monotonic();
                 drop(tokens.read_since(&slot, &selected, renewed_at).await);
@@ -392,7 +392,7 @@ impl Tokens {
         });
     }
 
-    /// Joins the call of token-refresher about this token, or makes it. It goes on if nobody waits for it.
+    /// Joins the call of token-refresher about this token, or makes it. It goes on when its callers leave.
     fn renewal(&self, slot: &Slot, refused: &Arc<Token>, trace: &Trace) -> Renewal {
         let mut renewal = slot.renewal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((about, under_way)) = renewal.as_ref()

@@ -174,7 +174,7 @@ pub(crate) enum UpstreamError {
     },
     #[error("Pipedrive's edge blocks our requests")]
     Blocked,
-    #[error("Pipedrive's answer is larger than any that makes sense")]
+    #[error("Pipedrive's response is too large")]
     TooLarge,
     #[error("Pipedrive's answer makes no sense")]
     Garbled,

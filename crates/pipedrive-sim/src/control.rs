@@ -125,7 +125,7 @@ pub(crate) async fn expire(body: Bytes, shared: Data<Shared>) -> Result<HttpResp
     Ok(HttpResponse::Ok().json(json!({"expired": expired})))
 }
 
-/// The grants that are meant die: refreshes get `invalid_grant`, API calls 401. Nobody is told.
+/// The grants that are meant die: refreshes get `invalid_grant`, API calls 401. No notice is sent.
 #[utoipa::path(
     tag = "controls",
     request_body = Option<Selection>,
@@ -201,7 +201,7 @@ pub(crate) async fn uninstall(body: Bytes, shared: Data<Shared>) -> Result<HttpR
         let holders = world.grants.holders(&selection);
         let mut told: Vec<String> = holders.into_iter().map(|holder| holder.client_id).collect();
         if told.is_empty() {
-            // a notice may name somebody who never installed anything
+            // a notice may name a person who never installed anything
             told.extend(
                 order
                     .client_id
@@ -312,7 +312,7 @@ pub(crate) async fn health_at_the_root() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "ok"}))
 }
 
-/// A control that was given something of no use; nothing was changed.
+/// A control with invalid input; nothing was changed.
 #[derive(Debug)]
 pub(crate) struct Refused(String);
 

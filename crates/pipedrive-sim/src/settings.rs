@@ -78,7 +78,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// These settings with the named ones changed; the error says which name or value is of no use.
+    /// These settings with the named ones changed; the error names the invalid name or value.
     pub(crate) fn merged(&self, changes: Value) -> Result<Self, serde_json::Error> {
         let mut merged = serde_json::to_value(self)?;
         let changes: serde_json::Map<String, Value> = serde_json::from_value(changes)?;

@@ -147,7 +147,7 @@ async fn serve(
     let addr = server.addrs().first().copied().ok_or_else(stopped_early)?;
     let server = server.run();
     if started.send((addr, server.handle())).is_err() {
-        // whoever started us is gone
+        // the process that started us is gone
         return Ok(());
     }
     server.await

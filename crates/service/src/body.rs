@@ -138,7 +138,7 @@ impl Fields {
     }
 }
 
-/// 422 for a field that is of no use.
+/// 422 for an invalid field.
 pub fn unusable(field: &str, why: &str) -> Problem {
     Problem::new(Code::BadRequest, format!("`{field}` {why}.")).with("field", field)
 }

@@ -283,7 +283,7 @@ fn tell<B>(
     response
 }
 
-/// Anybody may send any word: as labels they would be time series without end.
+/// Clients may send any method: as labels they would be time series without end.
 fn known_method(method: &Method) -> &'static str {
     ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
         .into_iter()

@@ -51,7 +51,7 @@ impl Degraded {
         Ok(all)
     }
 
-    /// Whether the keys open what was sealed last, by whichever process, and what nobody renews.
+    /// Whether the keys open what was sealed last, by whichever process, and what no process can refresh.
     async fn keys(&self, store: &Store) -> Result<Option<String>, StoreError> {
         let rows = store.connections_due_first_and_last().await?;
         let sealed = rows.into_iter().find_map(|row| {
@@ -146,7 +146,7 @@ pub(crate) async fn readyz(
 ) -> Result<HttpResponse, Problem> {
     let degraded = match store.schema_status().await {
         Ok(Schema::Current) => {
-            // Whoever hears so may send the next request at once.
+            // A caller that reads this may send the next request at once.
             edge.ready.set();
             match service.all(&store).await {
                 Ok(degraded) => {

@@ -87,7 +87,7 @@ impl Code {
             Self::TooLarge => "The request body is too large",
             Self::ConnectionNotFound => "No such connection",
             Self::ConnectionAmbiguous => "More than one connection fits",
-            Self::PersonNotFound => "Nobody has this email",
+            Self::PersonNotFound => "Person not found",
             Self::ConsentDeclined => "Consent was declined",
             Self::LoginInvalid => "This login can't be finished",
             Self::AlreadyConnected => "Another account holds this connection",
@@ -272,7 +272,7 @@ impl Problem {
     }
 
     /// Whether many requests hear of one failure: the store logs its outages, and what callers are told to wait for is
-    /// logged by whoever has failed.
+    /// logged where it failed.
     fn is_logged_elsewhere(&self) -> bool {
         let has_sealed = |cause: &anyhow::Error| cause.chain().any(<dyn Error>::is::<OpenError>);
         let is_outage =
@@ -331,7 +331,7 @@ impl ResponseError for Problem {
 }
 
 impl Problem {
-    /// What a caller is told of a [`StoreError`]; whoever shares one among callers adds the cause.
+    /// What a caller gets for a [`StoreError`]; code that shares one among callers adds the cause.
     pub fn of_store(error: &StoreError) -> Self {
         if !error.is_unavailable() {
             return Self::new(Code::Internal, "The database refused a query.");
@@ -410,7 +410,7 @@ mod tests {
             ),
             (Problem::new(Code::StoreUnavailable, "no answer"), true),
             (
-                Problem::new(Code::RefreshFailed, "made no sense").retry_after(second),
+                Problem::new(Code::RefreshFailed, "invalid response").retry_after(second),
                 false,
             ),
             (sealed.into(), false),

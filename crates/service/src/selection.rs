@@ -1,6 +1,6 @@
 //! Which connection a caller means: `connectionId`, `appId`, `platform`, `accountId`, `owner`, as the webhooks take them.
 
-use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId};
 use pipekeeper_core::provider::{AppChoice, Apps};
 use pipekeeper_core::store::{AppKey, Connection, Selection, Selector, Store, StoreError};
 
@@ -17,8 +17,8 @@ pub enum Selected {
     Connection {
         id: ConnectionId,
         app: Option<AppKey>,
-        account_id: Option<KeeperName>,
-        owner: Option<KeeperName>,
+        account_id: Option<AccountName>,
+        owner: Option<AccountName>,
     },
 }
 
@@ -45,12 +45,12 @@ impl Selected {
 }
 
 /// # Errors
-/// Names the field that is of no use; an app that is not configured has no connections.
+/// Names the invalid field; an app that is not configured has no connections.
 pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
     let id = fields.parse::<ConnectionId>("connectionId")?;
     let (app_id, platform) = (fields.text("appId")?, fields.text("platform")?);
-    let account_id = fields.parse::<KeeperName>("accountId")?;
-    let owner = fields.parse::<KeeperName>("owner")?;
+    let account_id = fields.parse::<AccountName>("accountId")?;
+    let owner = fields.parse::<AccountName>("owner")?;
     let app = || match apps.meant(app_id.as_deref(), platform.as_deref()) {
         AppChoice::One(app) => Ok(app.app_key()),
         AppChoice::Unknown => Err(not_found()),
@@ -67,7 +67,7 @@ pub fn select(apps: &Apps, fields: &Fields) -> Result<Selected, Problem> {
     let selector = match (account_id, owner) {
         (None, None) => Selector::App,
         (Some(account_id), None) => Selector::Account(account_id),
-        (Some(account_id), Some(owner)) => Selector::Keeper { account_id, owner },
+        (Some(account_id), Some(owner)) => Selector::Owner { account_id, owner },
         (None, Some(_)) => {
             return Err(unusable("accountId", "is missing; an owner belongs to one"));
         }

@@ -78,7 +78,7 @@ impl Telemetry {
             .try_init();
     }
 
-    /// Has what was logged so far written, if somebody takes it within a moment.
+    /// Writes what was logged so far, if the reader takes it within a moment.
     pub fn flush() {
         writer::flush();
     }

@@ -191,7 +191,7 @@ fn get(addr: SocketAddr, path: &str) -> String {
     ask(addr, request.as_bytes())
 }
 
-/// Held while it is wanted that nobody else gets it.
+/// Held while no other test may get it.
 fn taken_port() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are ports");
     let addr = listener.local_addr().expect("it is bound");

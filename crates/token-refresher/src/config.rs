@@ -32,7 +32,7 @@ pub(crate) struct JournalSection {
 }
 
 /// Between the end of the last call that a lease allows and the end of the lease: what was answered gets into the journal,
-/// where whoever takes the lease over looks for it.
+/// where the next holder of the lease searches for it.
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
 /// The times that the protocol keeps.

@@ -31,7 +31,7 @@ pub enum Connections {
     Refresh { id: ConnectionId },
     /// Make it the default connection: the one of callers that name only an app, or only an account
     Default(default::Default),
-    /// End it: its tokens are given to nobody any more, and the provider is told
+    /// End it: callers get its tokens no more, and its grant is revoked at the provider
     Disconnect { id: ConnectionId },
 }
 

@@ -1,4 +1,4 @@
-//! Gauges: what nobody's request would show. Each process reports the same of the database.
+//! Gauges: what requests do not show. Each process reports the same of the database.
 
 use pipekeeper_core::store::StoreError;
 
@@ -25,7 +25,7 @@ impl Refresher {
     }
 }
 
-/// Gauges are floating-point numbers; beyond 2^32 nobody reads the last digit.
+/// Gauges are floating-point numbers; beyond 2^32 the last digit does not matter.
 fn figure(count: impl TryInto<u32>) -> f64 {
     count.try_into().map_or(f64::MAX, f64::from)
 }

@@ -17,7 +17,7 @@ use pipekeeper_core::store::{
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
-use crate::door::{Door, PATIENCE, app_named};
+use crate::command::{CommandRefresher, REFRESH_TIMEOUT, app_named};
 use crate::import::report::{Report, named};
 use crate::old_row::{self, of_old_table};
 use crate::refresh::{RefreshError, Trigger};
@@ -46,7 +46,7 @@ struct Waiting {
 }
 
 struct Run<'a> {
-    door: &'a Door,
+    refresher: &'a CommandRefresher,
     old: AppTok,
     apply: bool,
 }
@@ -60,15 +60,15 @@ pub(crate) async fn hand_back(
         None => None,
         Some(key) => Some(app_named(&config.own.apps, key)?.app_key()),
     };
-    let door = Door::open(&config).await?;
+    let refresher = CommandRefresher::open(&config).await?;
     let run = Run {
-        door: &door,
+        refresher: &refresher,
         old,
         apply: arguments.apply,
     };
     let is_meant = |row: &Connection| app.as_ref().is_none_or(|app| row.app() == *app);
     let told = run.all(is_meant).await;
-    door.close().await;
+    refresher.close().await;
     told
 }
 
@@ -76,7 +76,7 @@ impl Run<'_> {
     async fn all(&self, is_meant: impl Fn(&Connection) -> bool) -> anyhow::Result<String> {
         if self.apply {
             // What a process that is gone was answered comes before what its rows say.
-            self.door.replay_once().await?;
+            self.refresher.replay_once().await?;
         }
         let mut report = Report::new(["ROWS", "APP", "COMPANY", "USER", "WHAT"]);
         for waiting in self.waiting().await?.into_values() {
@@ -94,7 +94,7 @@ impl Run<'_> {
         let mut after: Option<ConnectionId> = None;
         loop {
             let table = self.old.table();
-            let store = self.door.store();
+            let store = self.refresher.store();
             let page = store
                 .connections_without_import(table, after.as_ref(), PAGE)
                 .await?;
@@ -119,7 +119,7 @@ impl Run<'_> {
     }
 
     fn line(&self, rows: String, row: &Connection, said: String) -> [String; 5] {
-        let app = self.door.apps().of(&row.app());
+        let app = self.refresher.apps().of(&row.app());
         [
             rows,
             app.map_or_else(|| row.app_id.clone(), |app| app.key.clone()),
@@ -135,7 +135,7 @@ impl Run<'_> {
         let mut after = String::new();
         loop {
             let page = self
-                .door
+                .refresher
                 .store()
                 .imports_of(self.old.table(), &after, PAGE)
                 .await?;
@@ -172,7 +172,7 @@ impl Run<'_> {
                 ));
             }
         }
-        let vault = self.door.vault();
+        let vault = self.refresher.vault();
         let tokens = RowTokens {
             access_token: &vault.access_token(row)?,
             refresh_token: &vault.refresh_token(row)?,
@@ -203,7 +203,7 @@ impl Run<'_> {
 
     /// Ends our own spending, once it is known which token is the newest.
     async fn stop(&self, id: &ConnectionId) -> anyhow::Result<Result<Connection, String>> {
-        let store = self.door.store();
+        let store = self.refresher.store();
         for _ in 0..TRIES {
             let row = store.connection_find(id).await?;
             let Some(row) = row.filter(|row| row.state == ConnectionState::Active) else {
@@ -211,18 +211,21 @@ impl Run<'_> {
                     "has ended here meanwhile: its row is left alone".to_owned()
                 ));
             };
-            let token = self.door.vault().refresh_token(&row)?;
+            let token = self.refresher.vault().refresh_token(&row)?;
             let journaled = self
-                .door
+                .refresher
                 .journal()
                 .find(&row.id, row.generation, &token, Some)
                 .await
                 .context("a journal may hold a newer token, and can't be read")?
                 .is_some();
             if journaled || row.in_doubt || row.lease_owner.is_some() {
-                // The door waits for who is at it, commits what a journal has, and otherwise asks the provider.
+                // It waits for a refresh under way, commits a journaled response, and otherwise asks the provider.
                 let (generation, trigger) = (Some(row.generation), Trigger::Operator);
-                let refreshed = self.door.refresh(id, generation, trigger, PATIENCE).await;
+                let refreshed = self
+                    .refresher
+                    .refresh(id, generation, trigger, REFRESH_TIMEOUT)
+                    .await;
                 match refreshed {
                     Ok(_) | Err(RefreshError::Ended { .. }) => {}
                     Err(error) => {
@@ -233,7 +236,7 @@ impl Run<'_> {
                 }
                 continue;
             }
-            let (generation, now) = (row.generation, self.door.now());
+            let (generation, now) = (row.generation, self.refresher.now());
             if store.connection_hand_back(id, generation, now).await?
                 && let Some(stopped) = store.connection_find(id).await?
             {
@@ -245,13 +248,13 @@ impl Run<'_> {
         ))
     }
 
-    /// Writes the tokens where they belong, and wipes ours once nobody waits for them.
+    /// Writes the tokens where they belong, and wipes ours once no row waits for them.
     async fn finish(&self, row: &Connection, waiting: &Waiting) -> anyhow::Result<String> {
-        let store = self.door.store();
+        let store = self.refresher.store();
         let (mut refused, mut said) = (false, Vec::new());
         let mut done: Vec<&Import> = waiting.imports.iter().collect();
         if !row.refresh_token.is_wiped() {
-            let vault = self.door.vault();
+            let vault = self.refresher.vault();
             let tokens = RowTokens {
                 access_token: &vault.access_token(row)?,
                 refresh_token: &vault.refresh_token(row)?,
@@ -284,7 +287,7 @@ impl Run<'_> {
                 ));
             }
             store
-                .connection_handed_back(&row.id, row.generation, self.door.now())
+                .connection_handed_back(&row.id, row.generation, self.refresher.now())
                 .await?;
             done = waiting.imports.iter().collect();
         }
@@ -299,7 +302,7 @@ impl Run<'_> {
     async fn is_back(&self, import: &Import) -> anyhow::Result<()> {
         let seen = of_old_table(old_row::read(&self.old, &import.source_row).await)?;
         let holds = seen.map_or_else(|_| import.token_hash.clone(), |seen| seen.token_hash());
-        let (store, now) = (self.door.store(), self.door.now());
+        let (store, now) = (self.refresher.store(), self.refresher.now());
         store.import_handed_back(import, &holds, now).await?;
         Ok(())
     }
@@ -320,7 +323,7 @@ impl Run<'_> {
             if write == Write::Kept && seen.holds(tokens) {
                 return Ok(Ok(()));
             }
-            let now = self.door.now();
+            let now = self.refresher.now();
             let written = match write {
                 Write::Trial => self.old.try_write(&seen, tokens, now).await,
                 Write::Kept => self.old.write(&seen, tokens, now).await,
@@ -370,7 +373,7 @@ impl Run<'_> {
 enum Unwritten {
     /// Workflows may read it, and find none that work.
     Refused(String),
-    /// It is gone, or others have written to it: nobody waits there for our tokens.
+    /// It is gone, or others have written to it: it does not wait for our tokens.
     Others(String),
 }
 

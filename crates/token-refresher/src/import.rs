@@ -1,7 +1,7 @@
 //! `token-refresher import`: grants that other places keep become connections.
 //!
 //! Nothing is written to where they are. What the provider says of an access token (`/v1/users/me`) decides whose grant it
-//! is; one whose access token has expired is found out by a refresh through the door, if that is asked for. Every step can be
+//! is; one whose access token has expired is found out by a refresh, if that is asked for. Every step can be
 //! cut short, and is taken up by the same command.
 
 mod default;
@@ -30,8 +30,8 @@ use pipekeeper_core::store::{AppKey, AppTok, AppTokRow};
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
+use crate::command::{CommandRefresher, app_named};
 use crate::config::OldTable;
-use crate::door::{Door, app_named};
 use crate::refresh::Refresher;
 
 use self::grant::{Asked, Grant};
@@ -77,9 +77,9 @@ enum Did {
     Taken,
     /// Nothing had to be done.
     Here,
-    /// It is nobody's that we take care of.
+    /// It belongs to no app of ours.
     Left,
-    /// Somebody has to do something about it.
+    /// The operator has to act.
     Open,
 }
 
@@ -131,7 +131,7 @@ struct FirstGrant {
 
 /// One run of the command, or of the mirror over rows that have changed.
 struct Run<'a> {
-    door: &'a Arc<Refresher>,
+    refresher: &'a Arc<Refresher>,
     client: reqwest::Client,
     old_table: &'a OldTable,
     /// The name under which rows of the old table are noted; `None` where the source is a file.
@@ -164,7 +164,7 @@ pub(crate) async fn import(
         None => None,
         Some(key) => Some(app_named(&config.own.apps, key)?),
     };
-    let door = Door::open(&config).await?;
+    let refresher = CommandRefresher::open(&config).await?;
     // Of each that was found: the app it is of, and what is done about it.
     let mut lines: Vec<(&str, Option<Verdict>)> = Vec::new();
     let mut grants = Grants::new();
@@ -187,11 +187,11 @@ pub(crate) async fn import(
         apply: arguments.apply,
         refresh: arguments.refresh,
         taken: HashMap::new(),
-        at: door.now(),
-        door: &door,
+        at: refresher.now(),
+        refresher: &refresher,
     };
     let decided = run.decided_with_defaults(&found, grants).await;
-    door.close().await;
+    refresher.close().await;
     let (decided, defaults) = decided?;
     for (index, verdict) in decided {
         if let Some((_, place)) = lines.get_mut(index) {
@@ -244,30 +244,30 @@ pub(crate) struct Reconciled {
     pub(crate) is_stored: bool,
 }
 
-/// Stores the tokens of rows that somebody else has written to. Nothing is spent: the provider is asked whose they are.
+/// Stores the tokens of rows that others have written to. Nothing is spent: the provider is asked whose they are.
 pub(crate) async fn reconcile(
-    door: &Arc<Refresher>,
+    refresher: &Arc<Refresher>,
     client: &reqwest::Client,
     old_table: &OldTable,
     source_table: &str,
     changed: Vec<ChangedRow>,
 ) -> anyhow::Result<Vec<Reconciled>> {
     let mut run = Run {
-        door,
+        refresher,
         client: client.clone(),
         old_table,
         source_table: Some(source_table.to_owned()),
         apply: true,
         refresh: false,
         taken: HashMap::new(),
-        at: door.now(),
+        at: refresher.now(),
     };
     let mut found = Vec::new();
     let mut grants = Grants::new();
     let mut decided = Vec::new();
     for (index, changed) in changed.into_iter().enumerate() {
         let one = source::of_table(changed.row);
-        match grant::app_of(&one, door.apps(), Some(&changed.app)) {
+        match grant::app_of(&one, refresher.apps(), Some(&changed.app)) {
             Ok(app) => grants
                 .entry(grant::token_hash(&one))
                 .or_insert_with(|| Grant::of(&one))
@@ -285,7 +285,10 @@ pub(crate) async fn reconcile(
         else {
             continue;
         };
-        let link = door.store().import_find(source_table, &source_row).await?;
+        let link = refresher
+            .store()
+            .import_find(source_table, &source_row)
+            .await?;
         let hash = grant::token_hash(one);
         reconciled.push(Reconciled {
             source_row,

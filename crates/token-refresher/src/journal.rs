@@ -2,7 +2,7 @@
 //! went back in time is healed from.
 //!
 //! A directory holds slots; each process locks a free one or makes one, writes there alone, and reads all of them. A slot
-//! holds segments of JSON lines: answers, sealed, and marks of those that nobody needs to look at again. An answer is on
+//! holds segments of JSON lines: answers, sealed, and marks of those that need not be read again. An answer is on
 //! the disk when [`Journal::record`] returns; marks get there when it suits the disk. Both are kept for a time after the
 //! answer was settled. What is not settled is kept until it is.
 
@@ -48,7 +48,7 @@ pub(crate) use self::disk::forgetful::{ForgetfulDisk, Trouble};
 
 /// How long an answer waits for the disk before it is committed without: well within what a lease leaves for it
 /// ([`crate::config::LEASE_MARGIN`]).
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const SYNC_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// This process's place among the journals in reach. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub(crate) struct Answer {
     pub(crate) body: TokenBody,
 }
 
-/// An answer that nobody is known to have committed.
+/// An answer that is not known to be committed.
 #[derive(Debug, Clone)]
 pub(crate) struct Unsettled {
     pub(crate) connection: ConnectionId,
@@ -105,7 +105,7 @@ impl Journal {
         vault: Vault,
         clock: SharedClock,
     ) -> Result<Self, JournalError> {
-        Self::open_on(disk, PATIENCE, directory, kept, vault, clock)
+        Self::open_on(disk, SYNC_TIMEOUT, directory, kept, vault, clock)
     }
 
     pub(crate) fn open_on(
@@ -179,7 +179,7 @@ impl Journal {
         }
     }
 
-    /// Nobody needs to look at the answer again. Not synced, never waits.
+    /// Marks the answer as settled. Not synced, never waits.
     pub(crate) fn settle(&self, id: &ConnectionId, generation: i64, spent: &Secret) {
         let mut keys: Vec<Key> = self.keys(id, generation, spent).collect();
         let index = self.0.index();
@@ -261,8 +261,8 @@ impl Journal {
             .unwrap_or(Holder::OutOfReach)
     }
 
-    /// Answers that nobody is known to have committed or is about to commit: of processes that are gone (earlier ones of
-    /// this slot, and those of slots that nobody has locked), and those that were left.
+    /// Answers that are not known to be committed, or about to be: of processes that are gone (earlier ones of
+    /// this slot, and those of slots that are not locked), and those that were left.
     pub(crate) async fn orphaned(&self) -> Result<Vec<Unsettled>, JournalError> {
         self.look().await?;
         let inner = Arc::clone(&self.0);
@@ -324,7 +324,7 @@ impl Journal {
         blocking(move || inner.read(&keys)).await
     }
 
-    /// Reads on where the last look ended. One look serves everybody who asked before it began.
+    /// Reads on where the last search ended. One search serves all callers that asked before it began.
     async fn look(&self) -> Result<(), JournalError> {
         let ticket = self.0.looks_asked.fetch_add(1, Ordering::SeqCst);
         let mut looked = Arc::clone(&self.0.looked).lock_owned().await;
@@ -341,7 +341,7 @@ impl Journal {
         .await
     }
 
-    /// Lets go of the slot as a killed process does, whoever still holds this.
+    /// Unlocks the slot as a killed process does, even while clones of this exist.
     #[cfg(test)]
     pub(crate) fn die(&self) {
         self.0.slot.release();
@@ -509,7 +509,7 @@ pub(crate) enum JournalError {
 }
 
 impl JournalError {
-    /// The answer is there, and can be read by whoever has the key.
+    /// The answer is there, and every process that has the key can read it.
     pub(crate) fn lacks_key(&self) -> bool {
         matches!(self, Self::Sealed(OpenError::UnknownKey(_)))
     }

@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod columns;
+mod command;
 mod config;
 mod connections;
-mod door;
 mod figures;
 mod hand_back;
 mod import;
@@ -68,24 +68,24 @@ pub enum Command {
     HandBack(hand_back::Arguments),
 }
 
-/// Has the door do some of its own work now and then.
+/// Runs a task of the refresher periodically.
 fn every<W, E>(
     context: &Context,
     period: Duration,
-    door: &Arc<Refresher>,
+    refresher: &Arc<Refresher>,
     work: impl Fn(Arc<Refresher>) -> W + Send + 'static,
 ) where
     W: Future<Output = Result<(), E>> + Send,
     E: Into<anyhow::Error> + Send,
 {
-    let door = Arc::clone(door);
-    context.every(period, move |_| work(Arc::clone(&door)));
+    let refresher = Arc::clone(refresher);
+    context.every(period, move |_| work(Arc::clone(&refresher)));
 }
 
-/// The service: its door, and who may knock.
+/// The service: its refresher, and the credentials of its callers.
 #[derive(Debug)]
 pub struct TokenRefresher {
-    door: Arc<Refresher>,
+    refresher: Arc<Refresher>,
     webhook: WebhookSection,
     mirror: Option<Arc<Mirror>>,
 }
@@ -109,34 +109,37 @@ impl Default for Parts {
 impl TokenRefresher {
     /// [`Service::build`], with other parts than the product's.
     pub fn build_with(config: Config, context: &Context, parts: Parts) -> anyhow::Result<Self> {
-        let door = door::open(&config, context, parts)?;
+        let refresher = command::open(&config, context, parts)?;
         let log_kept = config.timing.log_kept;
         context.every(TRIM_EVERY, move |context| async move {
             let before = context.clock.now().saturating_sub(log_kept);
             context.store.refresh_log_trim(before).await.map(drop)
         });
-        every(context, TRIM_EVERY, &door, |door| async move {
-            door.journal().compact().await
+        every(context, TRIM_EVERY, &refresher, |refresher| async move {
+            refresher.journal().compact().await
         });
-        every(context, REPLAY_EVERY, &door, |door| async move {
-            door.replay_once().await.map(drop)
+        every(context, REPLAY_EVERY, &refresher, |refresher| async move {
+            refresher.replay_once().await.map(drop)
         });
-        every(context, HEARTBEAT_EVERY, &door, |door| async move {
-            door.keep_continuity().await.map(drop)
-        });
-        every(context, REPORT_EVERY, &door, |door| async move {
-            door.report().await
+        every(
+            context,
+            HEARTBEAT_EVERY,
+            &refresher,
+            |refresher| async move { refresher.keep_continuity().await.map(drop) },
+        );
+        every(context, REPORT_EVERY, &refresher, |refresher| async move {
+            refresher.report().await
         });
         every(
             context,
             config.timing.sweep_every,
-            &door,
-            |door| async move {
-                door.recheck_after_changes().await?;
-                door.sweep_once().await.map(drop)
+            &refresher,
+            |refresher| async move {
+                refresher.recheck_after_changes().await?;
+                refresher.sweep_once().await.map(drop)
             },
         );
-        let mirror = Mirror::of(&config.old_table, &door)?;
+        let mirror = Mirror::of(&config.old_table, &refresher)?;
         if let Some(mirror) = &mirror {
             let mirror = Arc::clone(mirror);
             context.every(MIRROR_EVERY, move |_| {
@@ -145,7 +148,7 @@ impl TokenRefresher {
             });
         }
         Ok(Self {
-            door,
+            refresher,
             webhook: config.webhook,
             mirror,
         })
@@ -173,11 +176,11 @@ impl Service for TokenRefresher {
     }
 
     fn vault(&self) -> &Vault {
-        self.door.vault()
+        self.refresher.vault()
     }
 
     fn degraded(&self) -> Vec<String> {
-        let mut troubles = self.door.troubles();
+        let mut troubles = self.refresher.troubles();
         troubles.extend(self.mirror.iter().flat_map(|mirror| mirror.troubles()));
         troubles
     }

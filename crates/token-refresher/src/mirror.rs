@@ -5,7 +5,7 @@
 //! token that was imported from it, and the access token that was read a moment before: of two processes the later one
 //! writes nothing older.
 //!
-//! A row with another refresh token was written by somebody who has consented through n8n. The import finds out whose it is
+//! A row with another refresh token is that of a consent through n8n. The import finds out whose it is
 //! ([`crate::import::reconcile`]): the same person's tokens replace ours; another person's become a connection of their own,
 //! and the row is not written unless the operator makes that one the default.
 
@@ -58,7 +58,7 @@ pub(crate) struct Mirror {
     old: AppTok,
     config: OldTable,
     client: reqwest::Client,
-    door: Arc<Refresher>,
+    refresher: Arc<Refresher>,
     /// By the row's id: the changed rows that the provider was asked about.
     asked: Mutex<HashMap<String, Asked>>,
     /// By the row's id: until when to say that n8n still refreshes.
@@ -125,7 +125,7 @@ enum Synced {
     NotMirrored,
     /// It holds another refresh token: the next pass finds out whose.
     Changed,
-    /// It is not written until somebody does something about it.
+    /// It is not written until the operator acts.
     Conflict(String),
 }
 
@@ -160,7 +160,7 @@ impl Mirror {
     /// `None` where it is switched off.
     pub(crate) fn of(
         config: &OldTable,
-        door: &Arc<Refresher>,
+        refresher: &Arc<Refresher>,
     ) -> anyhow::Result<Option<Arc<Self>>> {
         if !config.mirror {
             return Ok(None);
@@ -168,8 +168,8 @@ impl Mirror {
         Ok(Some(Arc::new(Self {
             old: config.open()?,
             config: config.clone(),
-            client: http_client::build(door.timing().call_limits())?,
-            door: Arc::clone(door),
+            client: http_client::build(refresher.timing().call_limits())?,
+            refresher: Arc::clone(refresher),
             asked: Mutex::default(),
             still_refreshed: Mutex::default(),
             mirrored_apps: Mutex::default(),
@@ -190,7 +190,7 @@ impl Mirror {
         must_have_row: bool,
     ) -> Result<WereCurrent, MirrorError> {
         let sync_all = async {
-            let store = self.door.store();
+            let store = self.refresher.store();
             let links = store.imports_of_connection(id).await;
             let mut links = links.map_err(MirrorError::Own)?;
             links.retain(|link| self.is_linked(link));
@@ -223,7 +223,7 @@ impl Mirror {
 
     /// Whether the table has rows of the connection's app; also as long as that is not known.
     async fn mirrors_app_of(&self, id: &ConnectionId) -> Result<bool, MirrorError> {
-        let row = self.door.store().connection_find(id).await;
+        let row = self.refresher.store().connection_find(id).await;
         let row = row.map_err(MirrorError::Own)?;
         let apps = lock(&self.mirrored_apps);
         Ok(match (&*apps, row) {
@@ -238,7 +238,11 @@ impl Mirror {
         let mut all = HashMap::new();
         let mut after = String::new();
         loop {
-            let page = self.door.store().imports_of(FORMER, &after, PAGE).await?;
+            let page = self
+                .refresher
+                .store()
+                .imports_of(FORMER, &after, PAGE)
+                .await?;
             let Some((last, _)) = page.last() else {
                 return Ok(all);
             };
@@ -259,7 +263,7 @@ impl Mirror {
             return Ok(false);
         }
         let id = &link.connection_id;
-        let defaults = self.door.store().defaults_of(&[id]).await?;
+        let defaults = self.refresher.store().defaults_of(&[id]).await?;
         Ok(!defaults.iter().any(|default| default.account_id.is_empty()))
     }
 
@@ -268,12 +272,12 @@ impl Mirror {
     /// # Errors
     /// Our own database can't be used.
     pub(crate) async fn sync_once(&self) -> Result<(), MirrorError> {
-        let begun = self.door.monotonic();
+        let begun = self.refresher.monotonic();
         if begun < *lock(&self.next_pass) {
             return Ok(());
         }
         let done = self.pass().await;
-        let ended = self.door.monotonic();
+        let ended = self.refresher.monotonic();
         let took = match &done {
             Ok(took) => *took,
             Err(_) => ended.saturating_sub(begun),
@@ -283,7 +287,7 @@ impl Mirror {
     }
 
     async fn pass(&self) -> Result<Duration, MirrorError> {
-        let begun = self.door.monotonic();
+        let begun = self.refresher.monotonic();
         let mut troubles = Troubles::default();
         // The old rows before our own: what is written is never older than what it replaces.
         let rows = match self.old.rows().await {
@@ -304,9 +308,9 @@ impl Mirror {
         let mut linked: HashMap<String, Linked> = HashMap::new();
         let mut changed = Vec::new();
         let mut after = String::new();
-        while !self.door.is_stopping() {
+        while !self.refresher.is_stopping() {
             let page = self
-                .door
+                .refresher
                 .store()
                 .imports_of(self.old.table(), &after, PAGE)
                 .await
@@ -362,7 +366,7 @@ impl Mirror {
             }
         }
         self.keep_defaults(&rows, &linked, &mut troubles).await?;
-        let took = self.door.monotonic().saturating_sub(begun);
+        let took = self.refresher.monotonic().saturating_sub(begun);
         self.reconcile(changed, &mut troubles).await;
         self.report(troubles);
         Ok(took)
@@ -375,7 +379,7 @@ impl Mirror {
         linked: &HashMap<String, Linked>,
         troubles: &mut Troubles,
     ) -> Result<(), MirrorError> {
-        let (store, apps) = (self.door.store(), self.door.apps());
+        let (store, apps) = (self.refresher.store(), self.refresher.apps());
         let of_row = |row: &AppTokRow| linked.get(row.id.as_deref()?);
         let newest = import::newest_rows(apps, rows, |row| {
             apps.of(&of_row(row)?.connection.app()).cloned()
@@ -399,7 +403,7 @@ impl Mirror {
                 && connection.app() == app.app_key()
                 && moves(connection)
             {
-                import::set_default(store, connection, self.door.now())
+                import::set_default(store, connection, self.refresher.now())
                     .await
                     .map_err(MirrorError::Own)?;
                 tracing::warn!(connection.id = %connection.id, "it is the default connection of the app {} from now on: row {source_row} of the old table is the newest", app.key);
@@ -426,13 +430,13 @@ impl Mirror {
         Ok(())
     }
 
-    /// Stores the tokens of rows that somebody else has written to, or says why not.
+    /// Stores the tokens of rows that others have written to, or reports why not.
     async fn reconcile(
         &self,
         changed: Vec<(Import, AppTokRow, Connection)>,
         troubles: &mut Troubles,
     ) {
-        let now = self.door.monotonic();
+        let now = self.refresher.monotonic();
         let mut asking = Vec::new();
         let mut before: HashMap<String, Import> = HashMap::new();
         let changed_ids: HashSet<&str> = changed
@@ -449,7 +453,7 @@ impl Mirror {
                 let is_recent = now.saturating_sub(asked.at) < ASK_EVERY;
                 (is_same && is_recent).then(|| asked.said.clone())
             });
-            let app = self.door.apps().of(&connection.app());
+            let app = self.refresher.apps().of(&connection.app());
             match (asked, app) {
                 (Some(said), _) => {
                     troubles.conflicts.insert(link.source_row, said);
@@ -472,7 +476,8 @@ impl Mirror {
             .filter_map(|changed| Some((changed.row.id.clone()?, changed.row.clone())))
             .collect();
         let table = self.old.table();
-        let done = import::reconcile(&self.door, &self.client, &self.config, table, asking).await;
+        let done =
+            import::reconcile(&self.refresher, &self.client, &self.config, table, asking).await;
         let done = match done {
             Ok(done) => done,
             Err(error) => {
@@ -505,7 +510,7 @@ impl Mirror {
             }
             tracing::warn!("row {source_row} of the old table holds a new consent: {said}");
             let last = before.get(&source_row).and_then(|link| link.replaced_at);
-            let at = self.door.now();
+            let at = self.refresher.now();
             if last.is_some_and(|last| at.saturating_since(last) < CHANGES_APART) {
                 let until = at.saturating_add(CHANGES_APART);
                 lock(&self.still_refreshed).insert(source_row, until);
@@ -523,7 +528,7 @@ impl Mirror {
         link: &Import,
         mut known: Option<(Result<AppTokRow, String>, Connection)>,
     ) -> Result<Synced, MirrorError> {
-        let (store, id) = (self.door.store(), &link.source_row);
+        let (store, id) = (self.refresher.store(), &link.source_row);
         let mut written = false;
         for _ in 0..TRIES {
             let (seen, row) = if let Some(known) = known.take() {
@@ -547,7 +552,7 @@ impl Mirror {
             if seen.token_hash() != link.token_hash {
                 return Ok(Synced::Changed);
             }
-            let token = self.door.vault().access_token(&row)?;
+            let token = self.refresher.vault().access_token(&row)?;
             let tokens = RowTokens {
                 access_token: &token,
                 refresh_token: &seen.refresh_token,
@@ -555,7 +560,7 @@ impl Mirror {
             if seen.holds(tokens) {
                 return Ok(Synced::Current { written });
             }
-            let done = self.old.write(&seen, tokens, self.door.now()).await;
+            let done = self.old.write(&seen, tokens, self.refresher.now()).await;
             written |= matches!(done, Ok(RowWrite::Written));
             let refusal = old_row::refusal(&self.old, &seen, done, tokens).await;
             if let Some(why) = refusal.map_err(MirrorError::Old)? {
@@ -565,18 +570,18 @@ impl Mirror {
         Err(MirrorError::Contended)
     }
 
-    /// Notes that the connection is in use: the workflows that read its row ask nobody for its token.
+    /// Notes that the connection is in use: the workflows that read its row send us no request for its token.
     async fn touch(&self, row: &Connection) -> Result<(), StoreError> {
-        let now = self.door.now();
+        let now = self.refresher.now();
         let is_noted = |at| now.saturating_since(at) < TOUCH_EVERY;
         if row.state != ConnectionState::Active || row.last_used_at.is_some_and(is_noted) {
             return Ok(());
         }
-        let Some(app) = self.door.apps().of(&row.app()) else {
+        let Some(app) = self.refresher.apps().of(&row.app()) else {
             return Ok(());
         };
         let due_at = due_at(app, minted_at(row), row.expires_at, Some(now), now);
-        self.door
+        self.refresher
             .store()
             .connection_touch(&row.id, now, due_at)
             .await
@@ -589,7 +594,7 @@ impl Mirror {
         rows: &[AppTokRow],
         by_id: &HashMap<&str, Vec<&AppTokRow>>,
     ) -> Result<Option<String>, StoreError> {
-        let now = self.door.monotonic();
+        let now = self.refresher.monotonic();
         let is_due = match *lock(&self.trial) {
             Trial::Due => true,
             Trial::DueAt(at) => now >= at,
@@ -601,7 +606,7 @@ impl Mirror {
             let is_only = id
                 .and_then(|id| by_id.get(id))
                 .is_some_and(|all| all.len() == 1);
-            is_only && import::is_usable(row, self.door.apps())
+            is_only && import::is_usable(row, self.refresher.apps())
         };
         let Some(row) = rows.iter().find(is_ours).filter(|_| is_due) else {
             return Ok(last);
@@ -610,7 +615,7 @@ impl Mirror {
             access_token: &row.access_token,
             refresh_token: &row.refresh_token,
         };
-        let done = self.old.try_write(row, tokens, self.door.now()).await;
+        let done = self.old.try_write(row, tokens, self.refresher.now()).await;
         let is_done = matches!(done, Ok(RowWrite::Written));
         let why = old_row::refusal(&self.old, row, done, tokens).await?;
         *lock(&self.trial) = if is_done {
@@ -634,7 +639,7 @@ impl Mirror {
             }
         }
         troubles.unreachable = true;
-        self.door.monotonic().saturating_sub(begun)
+        self.refresher.monotonic().saturating_sub(begun)
     }
 
     /// Logs what is new of it, once.
@@ -655,7 +660,7 @@ impl Mirror {
     /// What works, but not as it should.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let troubles = lock(&self.troubles);
-        let now = self.door.now();
+        let now = self.refresher.now();
         let still = lock(&self.still_refreshed);
         let still = still.iter().filter(|(_, until)| now < **until);
         let still = still.map(|(id, _)| {

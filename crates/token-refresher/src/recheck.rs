@@ -7,7 +7,7 @@ use pipekeeper_core::store::StoreError;
 use pipekeeper_service::Loaded;
 
 use crate::TokenRefresher;
-use crate::door::app_named;
+use crate::command::app_named;
 use crate::refresh::Refresher;
 
 /// `token-refresher recheck`: the running processes do it, in their next sweeps.
@@ -25,7 +25,7 @@ pub(crate) async fn recheck(
     for app in chosen {
         let rows = store.connections_recheck(&app.app_key(), now).await?;
         told.push(format!(
-            "app {}: {rows} refused connections are taken through the door again; refresh_log has what comes of it",
+            "app {}: {rows} refused connections are refreshed once more; refresh_log has the results",
             app.key
         ));
     }
@@ -64,7 +64,7 @@ impl Refresher {
             tracing::warn!(
                 app = app.key,
                 rows,
-                "the app's credentials have changed: refused connections are taken through the door again"
+                "the app's credentials have changed: refused connections are refreshed once more"
             );
         }
         store.app_credentials_note(&key, &fingerprint, now).await?;

@@ -1,15 +1,16 @@
-//! The refresh protocol: the one door to newer tokens.
+//! The refresh protocol.
 //!
-//! 1. *Flight*: one per connection and process, a task of its own; later callers join it.
-//! 2. *Compare*: spend only what the caller saw fail; anything newer is answer enough.
-//! 3. *Lease* (`lease`): one conditional update makes this process the spender; others wait for what it brings. A lease
-//!    whose holder is gone is taken over.
-//! 4. *Look, then spend* (`renew`): an answer that a journal holds is committed in place of a second spend. Every answer is
-//!    journaled before it is read.
-//! 5. *Commit* by compare on the generation (`commit`), or say what the refusal means (`refused`, `guard`).
+//! 1. *Single flight* (`single_flight`): one refresh per connection and process, in a task of its own; later callers join it.
+//! 2. *Compare*: a token is refreshed only while the row has the generation that the caller saw fail. A newer one is returned.
+//! 3. *Lease* (`lease`): one conditional update makes this process the only one that may spend the token; the others wait for
+//!    the result. The lease of a holder that is gone is taken over.
+//! 4. *Attempt* (`attempt`): a response that a journal holds is committed in place of a second spend. Every response is
+//!    journaled before it is parsed.
+//! 5. *Commit* (`commit`) compares on the generation. Where there are no new tokens, `failure` and `guard` decide what that
+//!    means for the connection.
 //!
-//! A disconnected grant is revoked through the same door (`revoke`). Beside it `replay` commits what processes that are gone were answered,
-//! and what the database has refused (`unstored`).
+//! `revoke` ends the grant of a disconnected connection under the same rules. `replay` commits what dead processes have
+//! journaled, and what the database has refused (`unstored`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,30 +30,30 @@ use crate::config::Timing;
 use crate::journal::Journal;
 use crate::rules::{Rule, Rules};
 
+mod attempt;
 mod backoff;
 mod broken;
 mod commit;
 mod continuity;
-mod end;
-mod flight;
+mod failure;
 mod guard;
 mod lease;
 mod log;
-mod refused;
-mod renew;
+mod outcome;
 mod replay;
 mod revoke;
+mod single_flight;
 mod unstored;
 
-use backoff::{Reason, UnnamedRefreshes, Wait, Waits, apart};
+use attempt::SpendContext;
+use backoff::{Reason, UnnamedRefreshes, Wait, Waits, abs_diff};
 use continuity::Continuity;
-pub(crate) use end::{FlightResult, Outcome, RefreshError};
-use end::{adopt, ended};
-use flight::{Flight, Report};
 use guard::Guard;
-use lease::Watch;
+use lease::LeaseObserver;
 use log::Log;
-use renew::Spending;
+pub(crate) use outcome::{Outcome, RefreshError, RefreshResult};
+use outcome::{adopt, ended};
+use single_flight::{AttemptLog, InFlight};
 use unstored::Unstored;
 
 /// Between two looks at a lease that another process holds: at first, in the end.
@@ -62,7 +63,7 @@ const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(15), Duration::f
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trigger {
     Webhook,
-    /// Somebody at a command line, who is held to what the webhook's callers are held to.
+    /// A command of the operator; the rules for the webhook's callers apply.
     Operator,
     /// Ahead of the access token's end.
     Sweep,
@@ -86,25 +87,25 @@ impl Trigger {
         }
     }
 
-    /// Somebody says that the token has failed.
+    /// A caller says that the token has failed.
     fn is_asked(self) -> bool {
         matches!(self, Self::Webhook | Self::Operator)
     }
 
-    /// Nobody waits for it: what another process is at is left to that process.
+    /// No caller waits for it: a refresh under way in another process is left to that process.
     fn is_background(self) -> bool {
         !self.is_asked()
     }
 }
 
-/// Who wants a newer token, and what they know of the one that failed.
+/// Why a newer token is wanted, and which generation failed.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     trigger: Trigger,
     failed_generation: Option<i64>,
 }
 
-/// The door. One per process.
+/// The only spender of refresh tokens. One per process.
 #[derive(Debug)]
 pub(crate) struct Refresher {
     store: Store,
@@ -116,10 +117,10 @@ pub(crate) struct Refresher {
     timing: Timing,
     rules: Rules,
     journal: Journal,
-    /// By the provider's key: a sick one must not use up the others' places.
-    places: HashMap<String, Semaphore>,
-    flights: Mutex<HashMap<ConnectionId, Flight>>,
-    watch: Watch,
+    /// By the provider's key: a sick one must not use up the others' permits.
+    permits: HashMap<String, Semaphore>,
+    in_flight: Mutex<HashMap<ConnectionId, InFlight>>,
+    lease_observer: LeaseObserver,
     waits: Waits,
     unnamed: UnnamedRefreshes,
     guard: Guard,
@@ -142,9 +143,9 @@ impl Refresher {
         timing: Timing,
         rules: Rules,
     ) -> Self {
-        let places = |app: &Arc<App>| {
-            let places = Semaphore::new(timing.max_concurrent_calls);
-            (app.provider.key.clone(), places)
+        let permits = |app: &Arc<App>| {
+            let permits = Semaphore::new(timing.max_concurrent_calls);
+            (app.provider.key.clone(), permits)
         };
         Self {
             waits: Waits::new(SharedClock::clone(&context.clock)),
@@ -156,14 +157,14 @@ impl Refresher {
             clock: context.clock,
             tasks: context.tasks,
             vault,
-            places: apps.iter().map(places).collect(),
+            permits: apps.iter().map(permits).collect(),
             apps,
             client,
             timing,
             rules,
             journal,
-            flights: Mutex::default(),
-            watch: Watch::default(),
+            in_flight: Mutex::default(),
+            lease_observer: LeaseObserver::default(),
             left_to_others: Mutex::default(),
             unstored: Unstored::default(),
             rechecked: OnceCell::new(),
@@ -208,51 +209,54 @@ impl Refresher {
         self.timing
     }
 
-    /// Sees to it that the row holds a token newer than `have`, the generation that the caller saw fail.
+    /// Makes sure that the row holds a newer token than `failed_generation`, which the caller saw fail.
     ///
-    /// Waits no longer than `patience`; the refresh itself goes on.
+    /// Waits no longer than `timeout`; the refresh itself goes on.
     pub(crate) async fn refresh(
         self: &Arc<Self>,
         id: &ConnectionId,
-        have: Option<i64>,
+        failed_generation: Option<i64>,
         trigger: Trigger,
-        patience: Duration,
-    ) -> FlightResult {
-        let answered = async {
+        timeout: Duration,
+    ) -> RefreshResult {
+        let finished = async {
             loop {
-                let flight = self.board(id, have, trigger);
-                let (same_generation, began) = (flight.have == have, flight.trigger);
+                let in_flight = self.join_or_start(id, failed_generation, trigger);
+                let (same_generation, began) = (
+                    in_flight.failed_generation == failed_generation,
+                    in_flight.trigger,
+                );
                 if trigger.is_background() && began != trigger {
                     return Err(RefreshError::Busy);
                 }
-                let result = flight.end().await;
-                // One that nobody waits for gives up sooner, and a revocation is no answer to who wants a token.
-                let answers_us = began == trigger
+                let result = in_flight.result().await;
+                // A background refresh gives up sooner, and a revocation brings no token.
+                let is_ours = began == trigger
                     || (began != Trigger::Revocation && !matches!(result, Err(RefreshError::Busy)));
-                // One about another generation is none of ours.
-                if same_generation && answers_us {
+                // A refresh for another generation says nothing about this one.
+                if same_generation && is_ours {
                     return result;
                 }
             }
         };
-        tokio::time::timeout(patience, answered)
+        tokio::time::timeout(timeout, finished)
             .await
             .unwrap_or(Err(RefreshError::Busy))
     }
 
-    async fn fly(
+    async fn run(
         &self,
         id: &ConnectionId,
-        mut have: Option<i64>,
+        mut failed_generation: Option<i64>,
         trigger: Trigger,
-        report: &mut Report,
-    ) -> FlightResult {
-        // Long enough to see an orphan for what it is.
+        attempt_log: &mut AttemptLog,
+    ) -> RefreshResult {
+        // Long enough to recognise an orphaned lease.
         let gives_up_after = self.timing.lease + self.timing.orphan_grace + LEASE_POLL.1 * 4;
         let begun = self.clock.monotonic();
         let mut pause = LEASE_POLL.0;
         let mut waiting_since = None;
-        let told_wait = |since: Option<Duration>| {
+        let record_lease_wait = |since: Option<Duration>| {
             let waited = since.map_or(Duration::ZERO, |since| {
                 self.clock.monotonic().saturating_sub(since)
             });
@@ -264,54 +268,54 @@ impl Refresher {
             let AppChoice::One(app) = self.apps.find(Some(&row.app_id), Some(&row.platform)) else {
                 return Err(RefreshError::UnknownApp);
             };
-            report.provider.clone_from(&app.provider.key);
+            attempt_log.provider.clone_from(&app.provider.key);
             if trigger == Trigger::Revocation {
-                return self.revoke(app, row, report).await;
+                return self.revoke(app, row, attempt_log).await;
             }
             self.check_age(&row)?;
-            if self.is_newer(&row, have, trigger)? {
+            if self.is_newer(&row, failed_generation, trigger)? {
                 if waiting_since.is_some() {
-                    told_wait(waiting_since);
+                    record_lease_wait(waiting_since);
                 }
                 return Ok(Outcome::AlreadyNewer(Arc::new(row)));
             }
-            if self.may_be_taken(&row).await {
-                // A place first: a lease must not wait in a queue.
-                let (place, queued) = self.place(app).await;
+            if self.is_available(&row).await {
+                // A permit first: a lease must not wait in a queue.
+                let (permit, queued) = self.permit(app).await;
                 if queued {
                     row = self.find(id).await?;
-                    if self.is_newer(&row, have, trigger)? {
+                    if self.is_newer(&row, failed_generation, trigger)? {
                         return Ok(Outcome::AlreadyNewer(Arc::new(row)));
                     }
                 }
-                self.check_held(app, &row)?;
-                // Before the lease: who lacks the key takes none.
+                self.check_suspended(app, &row)?;
+                // Before the lease: a process without the key must not take one.
                 let token = self
                     .vault
                     .refresh_token(&row)
                     .map_err(RefreshError::Sealed)?;
-                // Nothing is begun that the process might not be there to end.
+                // A stopping process starts nothing.
                 if self.is_stopping() || self.is_quiet() {
                     return Err(RefreshError::Busy);
                 }
                 if let Some(lease) = self.acquire(&row).await? {
                     let _held = self.continuity.hold(&row, &lease);
                     self.release_if_quiet(&row, &lease).await?;
-                    told_wait(waiting_since);
+                    record_lease_wait(waiting_since);
                     let asked = Asked {
                         trigger,
-                        failed_generation: have,
+                        failed_generation,
                     };
-                    let spending = Spending::new(&row, app, &token, &lease, asked);
-                    match self.renew(spending, report).await? {
-                        Outcome::Replayed(row) if self.is_past(&row, app).await => {
-                            have = Some(row.generation);
+                    let context = SpendContext::new(&row, app, &token, &lease, asked);
+                    match self.refresh_under_lease(context, attempt_log).await? {
+                        Outcome::Replayed(row) if self.is_stale(&row, app).await => {
+                            failed_generation = Some(row.generation);
                             continue;
                         }
                         outcome => return Ok(outcome),
                     }
                 }
-                drop(place);
+                drop(permit);
             }
             let now = self.clock.monotonic();
             waiting_since.get_or_insert(now);
@@ -328,8 +332,8 @@ impl Refresher {
         found.ok_or(RefreshError::NotFound)
     }
 
-    /// An answer from a journal may have had its time: the journals hold the next one, or it is renewed.
-    async fn is_past(&self, row: &Connection, app: &App) -> bool {
+    /// Whether a token from a journal is no longer good: it has expired, or a journal holds the next one.
+    async fn is_stale(&self, row: &Connection, app: &App) -> bool {
         if self.clock.now() >= row.expires_at {
             return true;
         }
@@ -339,28 +343,28 @@ impl Refresher {
         let next = self
             .journal
             .find(&row.id, row.generation, &token, |answer| {
-                renew::received(answer, app)
+                attempt::received(answer, app)
             })
             .await;
         next.is_ok_and(|next| next.is_some())
     }
 
-    /// A place at the provider's token endpoint, and whether it had to be waited for.
-    async fn place(&self, app: &App) -> (Option<SemaphorePermit<'_>>, bool) {
-        let Some(places) = self.places.get(&app.provider.key) else {
+    /// A permit at the provider's token endpoint, and whether it had to be waited for.
+    async fn permit(&self, app: &App) -> (Option<SemaphorePermit<'_>>, bool) {
+        let Some(permits) = self.permits.get(&app.provider.key) else {
             return (None, false);
         };
-        match places.try_acquire() {
-            Ok(place) => (Some(place), false),
-            Err(_all_taken) => (places.acquire().await.ok(), true),
+        match permits.try_acquire() {
+            Ok(permit) => (Some(permit), false),
+            Err(_all_taken) => (permits.acquire().await.ok(), true),
         }
     }
 
-    /// Whether the row's token is newer than what the caller has; an error if it may not be renewed now.
+    /// Whether the row's token is newer than the caller's; an error if it may not be refreshed now.
     fn is_newer(
         &self,
         row: &Connection,
-        have: Option<i64>,
+        failed_generation: Option<i64>,
         trigger: Trigger,
     ) -> Result<bool, RefreshError> {
         let now = self.clock.now();
@@ -374,14 +378,15 @@ impl Refresher {
                 }
             }
         }
-        let newer = if let Some(generation) = have {
+        let newer = if let Some(generation) = failed_generation {
             generation != row.generation && self.rules.keep(Rule::CompareGenerations)
         } else {
             let shortest = self.timing.minted_recently;
             let window = self
                 .unnamed
                 .window(&row.id, self.clock.monotonic(), shortest);
-            row.refreshed_at.is_some_and(|at| apart(at, now) < window)
+            row.refreshed_at
+                .is_some_and(|at| abs_diff(at, now) < window)
         };
         if newer {
             return Ok(true);
@@ -393,8 +398,8 @@ impl Refresher {
                 token_expires_at: row.expires_at,
             });
         }
-        // Who names no generation has a window of its own for that.
-        let early = have.and_then(|_| Wait::after_early_refresh(row, now));
+        // Callers without a generation have a window of their own.
+        let early = failed_generation.and_then(|_| Wait::after_early_refresh(row, now));
         if let Some(retry_at) = self.waits.pending(&row.id, Reason::EarlyRefresh, early) {
             return Err(RefreshError::RefusedAfterRenewal { retry_at });
         }
@@ -408,8 +413,8 @@ impl Refresher {
         }
     }
 
-    fn check_held(&self, app: &App, row: &Connection) -> Result<(), RefreshError> {
-        match self.guard.held(app) {
+    fn check_suspended(&self, app: &App, row: &Connection) -> Result<(), RefreshError> {
+        match self.guard.suspended(app) {
             Some((word, retry_at)) => Err(RefreshError::ClientMisconfigured {
                 word,
                 retry_at,

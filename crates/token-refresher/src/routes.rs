@@ -53,8 +53,8 @@ struct RefreshBody {
         (status = 404, description = "No such connection", body = ProblemBody),
         (status = 409, description = "The connection has ended, or is ambiguous", body = ProblemBody),
         (status = 413, description = "More than 64 KiB", body = ProblemBody),
-        (status = 422, description = "Not JSON or a form, or a field is of no use", body = ProblemBody),
-        (status = 502, description = "The provider made no sense or refuses our client", body = ProblemBody),
+        (status = 422, description = "Not JSON or a form, or a field is invalid", body = ProblemBody),
+        (status = 502, description = "The provider returned an invalid response, or refuses our client", body = ProblemBody),
         (status = 503, description = "Another process is refreshing it, its token was refused again right after a refresh, a row of n8n's table is not up to date, or the database is away or refuses the new tokens", body = ProblemBody),
         (status = 504, description = "The provider did not answer in time", body = ProblemBody),
     )
@@ -72,12 +72,12 @@ pub(crate) async fn refresh(
     let patience = fields
         .parse::<u64>("deadline_ms")?
         .map_or(
-            service.door.timing().default_deadline,
+            service.refresher.timing().default_deadline,
             Duration::from_millis,
         )
         .min(Duration::from_mins(1));
 
-    let selected = select(service.door.apps(), &fields)?;
+    let selected = select(service.refresher.apps(), &fields)?;
     // A caller that names neither a connection nor a generation reads n8n's row, before and after.
     let mirror = match (&selected, generation) {
         (Selected::Of { .. }, None) => service.mirror.as_deref(),
@@ -92,10 +92,10 @@ pub(crate) async fn refresh(
         return Ok(HttpResponse::Ok().json(refreshed(RefreshOutcome::AlreadyNewer, &row)));
     }
     let outcome = service
-        .door
+        .refresher
         .refresh(&id, generation, Trigger::Webhook, patience)
         .await
-        .map_err(|error| problem_of(error, service.door.now()))?;
+        .map_err(|error| problem_of(error, service.refresher.now()))?;
     let (word, row) = match &outcome {
         Outcome::Refreshed(row) | Outcome::Replayed(row) => (RefreshOutcome::Refreshed, row),
         Outcome::AlreadyNewer(row)
@@ -120,8 +120,8 @@ async fn newer_than_old_row(
     if sync(mirror, id, is_default).await? == WereCurrent::Yes {
         return Ok(None);
     }
-    let row = service.door.store().connection_find(id).await?;
-    let now = service.door.now();
+    let row = service.refresher.store().connection_find(id).await?;
+    let now = service.refresher.now();
     Ok(row.filter(|row| row.state == ConnectionState::Active && row.expires_at > now))
 }
 
@@ -165,7 +165,7 @@ async fn connection_of(
     }
     let is_default =
         matches!(&selected, Selected::Of { selector, .. } if *selector == Selector::App);
-    match selected.find(service.door.store()).await? {
+    match selected.find(service.refresher.store()).await? {
         Selection::One(row) => Ok((row.id, is_default)),
         Selection::None => Err(selection::not_found()),
         Selection::Ambiguous => Err(selection::ambiguous()),
@@ -248,7 +248,7 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
         .with("reason", "not_reached"),
         RefreshError::Provider { word, timed_out, retry_at, token_expires_at } => {
             let failed = failed(
-                format!("Pipedrive's token endpoint made no sense ({word}); the connection is kept."),
+                format!("Pipedrive's token endpoint returned an invalid response ({word}); the connection is kept."),
                 retry_at,
                 token_expires_at,
             )

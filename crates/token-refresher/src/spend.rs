@@ -16,7 +16,7 @@ use reqwest::{Client, RequestBuilder};
 /// Sends the token to its provider. Nothing else in the product does.
 ///
 /// `in_time` is asked at the last moment, when the connection stands and the body is wanted: a process that was frozen
-/// since it decided to call must not send a token that somebody else spends by now.
+/// since it decided to call must not send a token that another process spends by now.
 pub(crate) async fn spend(
     client: &Client,
     app: &App,

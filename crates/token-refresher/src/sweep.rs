@@ -1,7 +1,7 @@
 //! What is done without being asked: renewal ahead of expiry, keep-alive, pending revocations, rechecks.
 //!
-//! All of it is found by an index range on (`state`, `due_at`), and all refreshes go through the door. Replicas share the
-//! work by the leases alone: who comes second finds the row newer, or somebody at it.
+//! All of it is found by an index range on (`state`, `due_at`), and all refreshes are those of `refresh`. Replicas share the
+//! work by the leases alone: the second one finds the row newer, or leased.
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const PAGE: u16 = 200;
 const ASIDE: usize = 8;
 
 /// How long the sweep waits for one connection before it turns to the next; the refresh itself goes on.
-const PATIENCE: Duration = Duration::from_secs(15);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Rows that can't be helped now are looked at again after this long, at least and at most: not all at once.
 const LATER: (Duration, Duration) = (Duration::from_mins(1), Duration::from_mins(5));
@@ -38,7 +38,7 @@ pub(crate) struct Swept {
     pub(crate) refreshed: usize,
     pub(crate) postponed: usize,
     pub(crate) revoked: usize,
-    /// No newer token: the door said why.
+    /// No newer token, for a reason that was logged.
     pub(crate) failed: usize,
 }
 
@@ -166,7 +166,7 @@ impl Refresher {
         trigger: Trigger,
     ) -> Result<Did, StoreError> {
         let end = self
-            .refresh(&row.id, Some(row.generation), trigger, PATIENCE)
+            .refresh(&row.id, Some(row.generation), trigger, REFRESH_TIMEOUT)
             .await;
         match end {
             Ok(Outcome::Revoked(_)) => Ok(Did::Revoked),

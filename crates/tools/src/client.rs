@@ -42,7 +42,7 @@ pub struct Answer {
 
 impl Answer {
     /// # Errors
-    /// Also an answer that shows a token: nobody is ever to get one.
+    /// Also a response that shows a token: no caller may ever get one.
     pub async fn of(response: Response) -> anyhow::Result<Self> {
         let answer = Self {
             status: response.status().as_u16(),

@@ -91,7 +91,7 @@ impl Story<'_> {
         ensure!(*expired != 0, "there should have been a token to expire");
         self.tell(
             "POST /_sim/expire",
-            &format!("access tokens that are worthless now: {expired}; nobody was told"),
+            &format!("access tokens that are worthless now: {expired}; no notice was sent"),
         )
     }
 

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 
-/// A task that whoever started it ends, or the end of the runtime.
+/// A task that its starter aborts, or that ends with the runtime.
 #[expect(
     clippy::disallowed_methods,
     reason = "tools and tests have no shutdown that waits for their tasks"

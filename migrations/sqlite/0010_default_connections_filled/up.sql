@@ -1,6 +1,6 @@
 -- Each app, and each account, keeps the connection that callers got without this table: the active one; of several
 -- installs the one authorized last; of several connections that a login made none; where all have ended, the one
--- authorized last. What an import has not filed yet (`~import`) is nobody's.
+-- authorized last. What an import has not filed yet (`~import`) belongs to no account.
 INSERT INTO default_connections (platform, app_id, account_id, connection_id, company_id, user_id, reason, set_at)
 SELECT platform, app_id, '', id, company_id, user_id, 'migration', authorized_at
 FROM (

@@ -8,7 +8,7 @@ pub(super) enum Use {
     Name,
     /// Several of them, separated by white space.
     Names,
-    /// Text of somebody else's choice.
+    /// Text that others choose.
     Secret,
 }
 

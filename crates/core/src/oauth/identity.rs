@@ -7,15 +7,15 @@ use reqwest::header::{ACCEPT, AUTHORIZATION};
 use serde_json::Value;
 
 use super::{RESPONSE_MAX_BYTES, bearer};
-use crate::connection::{KeeperName, MARKETPLACE_PREFIX};
+use crate::connection::{AccountName, MARKETPLACE_PREFIX};
 use crate::http_client;
 use crate::json;
 use crate::provider::{ApiDomain, Provider};
 use crate::random;
 use crate::secret::Secret;
 
-/// The longest id of a user or company. An install is filed under [`KeeperName::marketplace`] of both.
-pub const ID_MAX_BYTES: usize = KeeperName::MAX_BYTES - MARKETPLACE_PREFIX.len();
+/// The longest id of a user or company. An install is filed under [`AccountName::marketplace`] of both.
+pub const ID_MAX_BYTES: usize = AccountName::MAX_BYTES - MARKETPLACE_PREFIX.len();
 
 /// Who a connection is upstream: what keeps a re-login from landing on another company's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Identity {
     pub user_name: String,
 }
 
-/// Why nobody knows whose token it is.
+/// Why it is unknown whose token it is.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("the provider can't be asked whose token this is")]
@@ -73,7 +73,7 @@ impl IdentityError {
     }
 }
 
-/// A person waits meanwhile: whoever is asked to wait longer comes again.
+/// A person waits meanwhile: after a longer wait they start again.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The same as [`identify`], asked up to `tries` times, while the error is worth another try.
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn an_id_is_taken_whole_or_not_at_all() {
         let longest = "7".repeat(ID_MAX_BYTES);
-        assert!(KeeperName::marketplace(&longest).is_ok());
+        assert!(AccountName::marketplace(&longest).is_ok());
         for (sent, taken) in [
             (json!(7), Some("7")),
             (json!(u64::MAX), Some("18446744073709551615")),

@@ -194,8 +194,8 @@ pub enum TokenError {
         status: u16,
         retry_after: Option<Duration>,
     },
-    /// The provider may have acted on the request; nobody knows.
-    #[error("nobody knows what the token endpoint did")]
+    /// The provider may have acted on the request, or not.
+    #[error("it is unknown what the token endpoint did")]
     Unknown(#[source] Unknown),
 }
 

@@ -146,7 +146,7 @@ fn a_login_writes_the_row_of_its_account_or_adopts_what_nobody_else_keeps() {
     const STRANGER: (&str, &str) = ("2", "1");
     for (held, own, expected) in [
         (None, None, "insert"),
-        // Nobody has the person's grant: the account's row.
+        // No row has the person's grant: the account's row.
         (None, Some((COLLEAGUE, Active)), "update own (named)"),
         (None, Some((COLLEAGUE, Refused)), "update own (named)"),
         (None, Some((STRANGER, Active)), "different company; revoke"),
@@ -253,7 +253,7 @@ fn an_install_renews_the_same_persons_row_and_touches_no_other() {
         (Open, None, None, "insert"),
         (Listed, None, None, "insert"),
         (Unlisted, None, None, "company not allowed; revoke"),
-        // Whoever made it, it stays with its account.
+        // It stays with its account, whether a login or an install made it.
         (
             Open,
             Some(("acme", Active)),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefreshPolicy {
-    /// Ahead of its end, so that nobody waits for it.
+    /// Ahead of its end, so that no caller waits for it.
     #[default]
     BeforeExpiry,
     /// Not at all: what the row holds is sent, whatever the clock says.

@@ -1,8 +1,8 @@
-//! Callbacks with an authorization code: each code is exchanged at most once, by whoever claims it first, on whichever
+//! Callbacks with an authorization code: each code is exchanged at most once, by the process that claims it first, on whichever
 //! replica.
 //!
 //! The claim is a row that is inserted before the exchange: its id is the code's hash. While the claimer works it counts
-//! heartbeats; then it stores the result, for the same callback when it comes again. Whoever waits for a result watches the
+//! heartbeats; then it stores the result, for the same callback when it comes again. A process that waits for a result watches the
 //! heartbeats by a clock of its own: no clocks of two machines are compared.
 //!
 //! The transaction that stores the tokens of a code marks its callback ([`Store::consent_place`]). Such a callback is kept long

@@ -20,7 +20,7 @@ use super::schema::{Instant, connections};
 use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, ConnectionState, KeeperName};
+use crate::connection::{AccountName, ConnectionId, ConnectionState};
 
 /// n8n's `Platform` (the provider's `platform`) and `AppId` (the OAuth client id).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,8 +36,8 @@ pub struct Connection {
     pub id: ConnectionId,
     pub platform: String,
     pub app_id: String,
-    pub account_id: KeeperName,
-    pub owner: KeeperName,
+    pub account_id: AccountName,
+    pub owner: AccountName,
     pub company_id: String,
     pub company_domain: String,
     pub company_name: String,
@@ -80,8 +80,8 @@ impl Connection {
 /// What a login or an install gives: who keeps it, who consented upstream, and the tokens.
 #[derive(Debug, Clone)]
 pub struct Consent {
-    pub account_id: KeeperName,
-    pub owner: KeeperName,
+    pub account_id: AccountName,
+    pub owner: AccountName,
     pub company_id: String,
     pub company_domain: String,
     pub company_name: String,
@@ -142,7 +142,7 @@ pub struct RemovedRow<'a> {
 /// What a refresh gave.
 #[derive(Debug, Clone)]
 pub struct Commit {
-    /// The lease that the token was spent under, for whoever spent it: only its holder knows that nobody else has.
+    /// The lease that the token was spent under, for the process that spent it: only its holder knows that no other process has.
     pub spent_under: Option<String>,
     pub access_token: Sealed,
     pub refresh_token: Sealed,
@@ -170,7 +170,7 @@ impl Store {
     /// Writes what one consent comes to, all of it or nothing; says whether the rows were as they had been seen.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant, or another default was set since.
+    /// [`StoreError::Duplicate`] if another row holds the account and owner, or the upstream grant, or another default was set since.
     #[expect(clippy::too_many_lines, reason = "one transaction of many columns")]
     pub async fn consent_place(
         &self,
@@ -313,7 +313,7 @@ impl Store {
     }
 
     /// # Errors
-    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant.
+    /// [`StoreError::Duplicate`] if another row holds the account and owner, or the upstream grant.
     pub async fn connection_insert(
         &self,
         new: &NewConnection,
@@ -374,11 +374,11 @@ impl Store {
         Ok(ends)
     }
 
-    pub async fn connection_find_by_keeper(
+    pub async fn connection_find_by_owner(
         &self,
         app: &AppKey,
-        account_id: &KeeperName,
-        owner: &KeeperName,
+        account_id: &AccountName,
+        owner: &AccountName,
     ) -> Result<Option<Connection>, StoreError> {
         let found = on_conn!(self, |conn| table
             .filter(c::platform.eq(&app.platform))
@@ -410,9 +410,9 @@ impl Store {
             .find(|row| row.company_id == company_id && row.user_id == user_id))
     }
 
-    /// Stores what a refresh gave, whoever holds the lease; never revives a revoked row.
+    /// Stores what a refresh gave, also under another's lease; never revives a revoked row.
     ///
-    /// Where it revives one in doubt, the doubt stays: while this answer was on its way somebody else spent the same token,
+    /// Where it revives one in doubt, the doubt stays: while this answer was on its way another process spent the same token,
     /// and the provider may hold that against the newer one.
     pub async fn connection_commit(
         &self,
@@ -468,10 +468,10 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Gives a row a new consent, and with it perhaps another keeper; revives any state.
+    /// Gives a row a new consent, and with it perhaps another account and owner; revives any state.
     ///
     /// # Errors
-    /// [`StoreError::Duplicate`] if another row holds the keeper or the upstream grant.
+    /// [`StoreError::Duplicate`] if another row holds the account and owner, or the upstream grant.
     pub async fn connection_reconnect(
         &self,
         id: &ConnectionId,
@@ -547,9 +547,9 @@ impl Store {
         Ok(removed == 1)
     }
 
-    /// The provider refused the token that is still current: `rejected`, or `answer_lost` if somebody may have spent it
+    /// The provider refused the token that is still current: `rejected`, or `answer_lost` if another process may have spent it
     /// before, by the row's own doubt or the caller's. Does not move the generation, keeps the tokens; is not due again
-    /// until somebody asks for a recheck.
+    /// until a recheck is asked for.
     pub async fn connection_reauth_required(
         &self,
         id: &ConnectionId,
@@ -582,7 +582,7 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Notes that somebody used it, and lets the sweep come sooner: what is in use is renewed ahead of its end. Never later,
+    /// Notes that it was used, and lets the sweep come sooner: what is in use is renewed ahead of its end. Never later,
     /// and only for an active row.
     pub async fn connection_touch(
         &self,

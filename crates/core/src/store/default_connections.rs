@@ -17,7 +17,7 @@ use super::schema::connections::{dsl as c, table as connections};
 use super::schema::default_connections::{self, dsl as d, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, KeeperName};
+use crate::connection::{AccountName, ConnectionId};
 use crate::placement::{Beside, DefaultReason};
 
 /// The default connection of an app or of one of its accounts.
@@ -29,7 +29,7 @@ pub struct DefaultConnection {
     /// Empty: of the app itself.
     pub account_id: String,
     pub connection_id: ConnectionId,
-    /// The company and user that it was connected as when it became the default: nobody else's data is served in its place.
+    /// The company and user that it was connected as when it became the default: no other company's data is served in its place.
     pub company_id: String,
     pub user_id: String,
     /// A [`DefaultReason`], or `migration`.
@@ -51,7 +51,7 @@ impl DefaultConnection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDefault {
     pub app: AppKey,
-    pub account: Option<KeeperName>,
+    pub account: Option<AccountName>,
     pub reason: DefaultReason,
 }
 
@@ -89,8 +89,8 @@ impl NewDefault {
 }
 
 /// The key's third part.
-fn account_key(account: Option<&KeeperName>) -> &str {
-    account.map_or("", KeeperName::as_str)
+fn account_key(account: Option<&AccountName>) -> &str {
+    account.map_or("", AccountName::as_str)
 }
 
 impl Store {
@@ -98,7 +98,7 @@ impl Store {
     pub async fn default_connection(
         &self,
         app: &AppKey,
-        account: Option<&KeeperName>,
+        account: Option<&AccountName>,
     ) -> Result<Option<(DefaultConnection, Option<Connection>)>, StoreError> {
         let found = on_conn!(self, |conn| table
             .left_join(connections)
@@ -152,7 +152,7 @@ impl Store {
     pub async fn default_beside(
         &self,
         app: &AppKey,
-        account: Option<&KeeperName>,
+        account: Option<&AccountName>,
         id: Option<&ConnectionId>,
     ) -> Result<Beside, StoreError> {
         if self.default_connection(app, account).await?.is_some() {

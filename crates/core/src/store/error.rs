@@ -19,7 +19,7 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
-    /// Another row holds the keeper, the upstream grant or the id.
+    /// Another row holds the account and owner, the upstream grant or the id.
     #[error("another row has the same unique values")]
     Duplicate,
     #[error("running the migrations failed")]
@@ -27,7 +27,7 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
-    /// The database answered and does not do it: the same call fails again until somebody changes the database or the data.
+    /// The database answered and does not do it: the same call fails again until the database or the data is changed.
     #[error("the database refused a query")]
     Query {
         #[source]

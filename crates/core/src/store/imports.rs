@@ -172,7 +172,7 @@ impl Store {
     }
 
     /// Ends our own spending of a connection, and keeps its tokens to be handed back: never due, never revoked at the
-    /// provider. Takes effect only while nobody is at it and nobody doubts which token is the newest.
+    /// provider. Takes effect only without a lease and without doubt about the newest token.
     pub async fn connection_hand_back(
         &self,
         id: &ConnectionId,

@@ -1,4 +1,4 @@
-//! Leases: who is refreshing a connection (`lease_owner`; NULL = nobody). They have no expiry and know no clock.
+//! Leases: who is refreshing a connection (`lease_owner`; NULL = no process). They have no expiry and know no clock.
 
 use diesel::dsl::case_when;
 use diesel::prelude::*;
@@ -23,7 +23,7 @@ pub struct SpendFailure {
 }
 
 impl Store {
-    /// Takes the lease of a connection that nobody holds and that is as its caller has seen it: `Active`, `ReauthRequired` for
+    /// Takes the lease of a connection that is not leased, and is as its caller has seen it: `Active`, `ReauthRequired` for
     /// a recheck, or `Revoked` for the refresh that ends a doubt, as long as the provider has not been told.
     pub async fn lease_acquire(
         &self,
@@ -55,7 +55,7 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Takes an orphan's lease, if it is still the one that was seen. What its holder sent, nobody knows: `in_doubt`.
+    /// Takes an orphan's lease, if it is still the one that was seen. What its holder sent is unknown: `in_doubt`.
     pub async fn lease_take_over(
         &self,
         id: &ConnectionId,
@@ -100,7 +100,7 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Has everybody wait with a row whose refresh token was spent by a process that can't store the response yet. The lease
+    /// Makes all processes wait with a row whose refresh token was spent by a process that can't store the response yet. The lease
     /// stays whose it is.
     pub async fn connection_hold(
         &self,
@@ -126,7 +126,7 @@ impl Store {
         Ok(changed == 1)
     }
 
-    /// Ends the lease of a recheck that the provider refused again: not due until somebody asks once more. Why and since when
+    /// Ends the lease of a recheck that the provider refused again: not due until the next recheck. Why and since when
     /// stays as it was; from anyone but the lease's holder it changes nothing.
     pub async fn connection_still_refused(
         &self,

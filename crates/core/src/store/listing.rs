@@ -14,7 +14,7 @@ use super::schema::connections;
 use super::schema::connections::{dsl as c, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, ConnectionState, KeeperName};
+use crate::connection::{AccountName, ConnectionId, ConnectionState};
 
 /// One row without its secrets. Serialized it has the names of the view's columns.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Serialize)]
@@ -23,8 +23,8 @@ pub struct Overview {
     pub id: ConnectionId,
     pub platform: String,
     pub app_id: String,
-    pub account_id: KeeperName,
-    pub owner: KeeperName,
+    pub account_id: AccountName,
+    pub owner: AccountName,
     pub company_id: String,
     pub company_domain: String,
     pub company_name: String,
@@ -69,7 +69,7 @@ pub enum Listing {
     /// By account and owner; those in one state by their last consent, the newest first.
     Of {
         app: AppKey,
-        account_id: Option<KeeperName>,
+        account_id: Option<AccountName>,
         state: Option<ConnectionState>,
     },
 }

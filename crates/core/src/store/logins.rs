@@ -13,15 +13,15 @@ use super::schema::logins::{self, dsl as l, table};
 use super::types::Sealed;
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::KeeperName;
+use crate::connection::AccountName;
 
 /// A login that begins.
 #[derive(Clone)]
 pub struct NewLogin {
     pub state_hash: String,
     pub app: AppKey,
-    pub account_id: Option<KeeperName>,
-    pub owner: Option<KeeperName>,
+    pub account_id: Option<AccountName>,
+    pub owner: Option<AccountName>,
     /// PKCE.
     pub verifier: Option<Sealed>,
     /// Of the cookie that binds it to one browser.
@@ -37,8 +37,8 @@ pub struct Login {
     pub state_hash: String,
     pub platform: String,
     pub app_id: String,
-    pub account_id: Option<KeeperName>,
-    pub owner: Option<KeeperName>,
+    pub account_id: Option<AccountName>,
+    pub owner: Option<AccountName>,
     pub verifier: Option<Sealed>,
     pub binding_hash: String,
     pub forward_url: Option<String>,
@@ -78,8 +78,8 @@ impl Store {
                 l::state_hash.eq(&new.state_hash),
                 l::platform.eq(&new.app.platform),
                 l::app_id.eq(&new.app.app_id),
-                l::account_id.eq(new.account_id.as_ref().map(KeeperName::as_str)),
-                l::owner.eq(new.owner.as_ref().map(KeeperName::as_str)),
+                l::account_id.eq(new.account_id.as_ref().map(AccountName::as_str)),
+                l::owner.eq(new.owner.as_ref().map(AccountName::as_str)),
                 l::verifier.eq(&new.verifier),
                 l::binding_hash.eq(&new.binding_hash),
                 l::forward_url.eq(&new.forward_url),

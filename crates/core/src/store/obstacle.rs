@@ -74,7 +74,7 @@ impl Obstacle {
             Self::Permission => "The database's user lacks rights.",
             Self::TlsMissing => "The database offers no TLS.",
             Self::TlsRequired => "The database asks for TLS.",
-            Self::Certificate => "The database's certificate is signed by nobody we trust.",
+            Self::Certificate => "The database's certificate is not signed by a trusted authority.",
             Self::CertificateExpired => "The database's certificate is not valid at this time.",
             Self::CertificateName => "The database's certificate is for another host.",
             Self::HostUnknown => "The database's host is not known.",
@@ -352,7 +352,7 @@ mod tests {
             ),
             (
                 "28000",
-                "role \"keeper\" is not permitted to log in",
+                "role \"crm\" is not permitted to log in",
                 Obstacle::Login,
             ),
             (
@@ -384,7 +384,7 @@ mod tests {
             ("08P01", "SSL required", Obstacle::TlsRequired),
             (
                 "08P01",
-                "database \"keeper\" does not exist",
+                "database \"crm\" does not exist",
                 Obstacle::Database,
             ),
             (

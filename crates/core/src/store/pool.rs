@@ -28,7 +28,7 @@ use super::{StoreError, StoreOptions};
 
 pub(super) type SqliteConn = SyncConnectionWrapper<SqliteConnection, Detached>;
 
-/// A host that swallows packets is given up on after this long: sooner than whoever waits for a connection gives up, so that
+/// A host that swallows packets is given up on after this long: sooner than a caller that waits for a connection gives up, so that
 /// he is told why.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
@@ -213,8 +213,8 @@ impl<S: Source> Manager<S> {
 /// Runs `SQLite`'s queries where blocking is allowed.
 ///
 /// diesel-async's own way waits, when a caller goes away, for the query to end, by means that panic on the one-threaded
-/// runtimes of the HTTP server's workers. Nobody has to wait: a query keeps its connection until it ends, and [`Lent`] sees
-/// to it that nobody else uses that one.
+/// runtimes of the HTTP server's workers. No task has to wait: a query keeps its connection until it ends, and [`Lent`] sees
+/// to it that no other task uses that one.
 pub(super) struct Detached(Handle);
 
 impl SpawnBlocking for Detached {

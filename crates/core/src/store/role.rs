@@ -31,7 +31,7 @@ const READ: [&str; 2] = [MIGRATIONS, "connections_overview"];
 
 const MIGRATIONS: &str = "__diesel_schema_migrations";
 
-/// Supabase's roles of whoever comes by its REST interface.
+/// Supabase's roles for its REST interface.
 const VISITORS: [&str; 4] = ["anon", "authenticated", "authenticator", "service_role"];
 
 /// `MySQL` takes no longer names.
@@ -135,7 +135,7 @@ impl Store {
     }
 }
 
-/// The owner's policies let nobody else see a row: the role gets one of its own on each table.
+/// The owner's policies let no other role see a row: the role gets one of its own on each table.
 async fn grant_on_postgres(settings: &Settings, role: &Role) -> Result<(), RoleError> {
     let _lock = lock_postgres(settings).await?;
     let mut connection = pool::connect_postgres(settings)

@@ -1,7 +1,7 @@
 //! Which connection a caller means who names an app, perhaps an account, perhaps an owner.
 //!
 //! An account with its owner is a unique key. An app or an account alone means its default connection; where none is set, its
-//! only one. Installs that nobody vouches for do not count there: they are not served to callers that name no account, and
+//! only one. Installs without an authenticated caller do not count there: they are not served to callers that name no account, and
 //! they make nothing ambiguous.
 //!
 //! A handful of index lookups whatever the number of rows: primary and unique keys, and `connections_by_account`, read for
@@ -13,16 +13,16 @@ use diesel_async::RunQueryDsl;
 use super::connections::{AppKey, Connection};
 use super::schema::connections::{dsl as c, table};
 use super::{Store, StoreError, on_conn};
-use crate::connection::{ConnectionState, KeeperName};
+use crate::connection::{AccountName, ConnectionState};
 
 /// How closely the caller said whose connection is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Selector {
     App,
-    Account(KeeperName),
-    Keeper {
-        account_id: KeeperName,
-        owner: KeeperName,
+    Account(AccountName),
+    Owner {
+        account_id: AccountName,
+        owner: AccountName,
     },
 }
 
@@ -51,9 +51,9 @@ impl Store {
         selector: &Selector,
     ) -> Result<Selection, StoreError> {
         let account = match selector {
-            Selector::Keeper { account_id, owner } => {
+            Selector::Owner { account_id, owner } => {
                 let found = self
-                    .connection_find_by_keeper(app, account_id, owner)
+                    .connection_find_by_owner(app, account_id, owner)
                     .await?;
                 return Ok(found.into());
             }
@@ -86,7 +86,7 @@ impl Store {
     async fn two_of(
         &self,
         app: &AppKey,
-        account: Option<&KeeperName>,
+        account: Option<&AccountName>,
         state: ConnectionState,
     ) -> Result<Vec<Connection>, StoreError> {
         let of_app = table

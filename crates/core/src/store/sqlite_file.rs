@@ -83,7 +83,7 @@ impl SqliteFile {
         Ok(FileId(file.dev(), file.ino()))
     }
 
-    /// Of a file that was replaced: whoever notices it first does so.
+    /// Of a file that was replaced: the first task that notices it does so.
     fn put_log_aside(&self, replaced: &mut Seen) -> io::Result<()> {
         let log = self.beside("-wal");
         let noted = replaced.write_ahead_log.take();

@@ -14,7 +14,7 @@ use crate::connection::{ConnectionId, ConnectionState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DueFor {
     Refresh,
-    /// Refused by the provider, and somebody asks whether it still is.
+    /// Refused by the provider, and to be rechecked.
     Recheck,
     /// Ended here, and the provider has yet to be told.
     Revocation,

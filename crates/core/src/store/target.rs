@@ -240,8 +240,8 @@ mod tests {
             assert_eq!(refused(url), says, "{url}");
         }
         for (url, name) in [
-            ("sqlite:keeper.db?mode=ro", "mode"),
-            ("sqlite:///data/keeper.db?cache=shared&mode=rw", "cache"),
+            ("sqlite:pipekeeper.db?mode=ro", "mode"),
+            ("sqlite:///data/pipekeeper.db?cache=shared&mode=rw", "cache"),
         ] {
             let says = format!("sqlite: takes no parameters, and it has `{name}`");
             assert_eq!(refused(url), says, "{url}");

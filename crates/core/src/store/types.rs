@@ -18,7 +18,7 @@ use diesel::sqlite::Sqlite;
 
 use super::schema::Instant;
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, ConnectionState, KeeperName};
+use crate::connection::{AccountName, ConnectionId, ConnectionState};
 
 /// Bytes that only the keyring opens; not shown by `Debug`.
 #[derive(Clone, Default, PartialEq, Eq, AsExpression, FromSqlRow)]
@@ -101,8 +101,8 @@ macro_rules! one_column {
     )+ };
 }
 
-parsed_from_text!(ConnectionId, KeeperName, ConnectionState);
-one_column!(ConnectionId, KeeperName, ConnectionState, Timestamp);
+parsed_from_text!(ConnectionId, AccountName, ConnectionState);
+one_column!(ConnectionId, AccountName, ConnectionState, Timestamp);
 
 /// What `#[derive(AsExpression)]` writes.
 impl AsExpression<Instant> for Timestamp {

@@ -19,7 +19,7 @@ enum Passage {
     Cut,
     /// Connections stay and nothing moves.
     Stalled,
-    /// Open until somebody commits: the server gets the COMMIT, and nobody its response.
+    /// Open until a COMMIT: the server gets it, and the client no response.
     LosesCommit,
     /// The listener ends.
     Gone,

@@ -23,7 +23,7 @@ pub struct TlsServer {
     server: Server,
 }
 
-/// The key has to belong to the server's user, whoever that is in the image.
+/// The key has to belong to the server's user, which depends on the image.
 const POSTGRES_SETUP: &str = r#"
 for name in server.crt other.crt server.key; do
     cp "/tls/$name" "$PGDATA/$name"

@@ -1,7 +1,7 @@
 //! What the store promises, on each backend that `TEST_BACKENDS` names.
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId};
 use pipekeeper_core::store::{
     AppKey, Commit, Connection, Consent, NewConnection, Sealed, SpendFailure, Store,
 };
@@ -228,7 +228,7 @@ pub(crate) fn other_app() -> AppKey {
     }
 }
 
-pub(crate) fn name(text: &str) -> KeeperName {
+pub(crate) fn name(text: &str) -> AccountName {
     text.parse().unwrap()
 }
 
@@ -236,7 +236,7 @@ pub(crate) fn sealed(text: &str) -> Sealed {
     text.as_bytes().to_vec().into()
 }
 
-/// A consent of someone who is nobody else upstream.
+/// A consent of a person without another row.
 pub(crate) fn consent(account_id: &str, owner: &str) -> Consent {
     let upstream = ConnectionId::generate();
     Consent {

@@ -150,7 +150,7 @@ impl Report {
     }
 }
 
-/// A simulator with one app that somebody has installed.
+/// A simulator with one app, which is installed once.
 struct Installed {
     simulator: Simulator,
     http: Client,

@@ -39,7 +39,7 @@ const MAX_LIMIT: usize = 100;
     ),
     responses(
         (status = 200, description = "success, data.items, additional_data.next_cursor", content_type = "application/json"),
-        (status = 400, description = "A parameter is unknown or of no use", content_type = "application/json"),
+        (status = 400, description = "A parameter is unknown or invalid", content_type = "application/json"),
         (status = 401, description = "No good bearer", content_type = "application/json"),
         (status = 403, description = "The token's scopes do not open this", content_type = "application/json"),
         (status = 429, description = "Burst limit or daily budget", content_type = "application/json"),

@@ -16,7 +16,7 @@ type Tally = BTreeMap<String, u64>;
 pub(crate) struct Counters {
     /// Consents by outcome: `approve`, `decline`, `refused`.
     pub(crate) authorizations: Tally,
-    /// Token calls by grant type, then by outcome: `ok`, `answer_lost` (it took effect, nobody heard), an OAuth error
+    /// Token calls by grant type, then by outcome: `ok`, `answer_lost` (it took effect, and the response was lost), an OAuth error
     /// word, or the name of the fault that answered in place of the token endpoint.
     pub(crate) token: BTreeMap<String, Tally>,
     /// Codes that became tokens.

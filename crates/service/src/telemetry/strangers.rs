@@ -7,7 +7,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// What actix-http logs as its own errors, and anybody can cause.
+/// What actix-http logs as its own errors, and any client can cause.
 const MISTAKES: [&str; 3] = [
     "stream error: ",
     "MAX_BUFFER_SIZE unprocessed data reached",

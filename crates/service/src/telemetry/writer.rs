@@ -1,4 +1,4 @@
-//! Log lines on their way to standard output. Whoever logs never waits for the reader and never fails with him: a line that
+//! Log lines on their way to standard output. Logging never waits for the reader and never fails with it: a line that
 //! finds no room, or can't be written, is dropped, and the number of those is the first line once there is room again.
 
 use std::fs::File;

@@ -42,12 +42,12 @@ impl<S: Service + std::fmt::Debug> Program<S> {
 
     pub fn migrate_does_not_wait_for_a_mistake_to_pass(&self) {
         let home = Home::new();
-        let missing = format!("sqlite:{}/missing/keeper.db", home.directory.display());
+        let missing = format!("sqlite:{}/missing/pipekeeper.db", home.directory.display());
         let settings = Self::settings_with(&home, &missing);
 
         let run = self
             .run_with(&["migrate"], &settings)
-            .expect_stderr(&["/missing/keeper.db", "create the directory"])
+            .expect_stderr(&["/missing/pipekeeper.db", "create the directory"])
             .expect_code(1);
 
         assert!(!run.stderr.contains(WAITING), "{run:#?}");
@@ -140,7 +140,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
             .expect_stderr(&["permission denied", "`migrate` needs the owner"])
             .expect_code(1);
         for statement in [format!("DROP OWNED BY {name}"), format!("DROP ROLE {name}")] {
-            database.lines(&statement).expect("nobody uses it");
+            database.lines(&statement).expect("it is not in use");
         }
     }
 }

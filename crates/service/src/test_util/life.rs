@@ -132,7 +132,7 @@ impl<S: Service + std::fmt::Debug> Program<S> {
         assert!(!log.contains("encryption.keys"), "{log}");
     }
 
-    /// As somebody who knows the webhook's password.
+    /// As a caller who knows the webhook's password.
     fn post(addr: SocketAddr, path: &str, user: &str, body: &str) -> String {
         let password = Self::secret_for("webhook.password");
         let credentials = STANDARD.encode(format!("{user}:{password}"));

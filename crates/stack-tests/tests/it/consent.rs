@@ -131,9 +131,9 @@ pub(crate) async fn code_that_is_used_expired_or_anothers_stores_nothing(backend
     answer.expect_problem(400, "LOGIN_INVALID");
     assert_eq!(row(&stack, &connection).await.generation, 1);
     for company in [4, 5] {
-        let keeper =
+        let person =
             json!({"account_id": format!("~pipedrive:{company}"), "owner": "~pipedrive:1"});
-        let answer = stack.person_of(&keeper, EMAIL).await.unwrap();
+        let answer = stack.person_of(&person, EMAIL).await.unwrap();
         answer.expect_problem(404, "CONNECTION_NOT_FOUND");
     }
 }

@@ -385,7 +385,7 @@ pub(crate) async fn login_cookie_is_for_this_site_and_this_way_back_alone(backen
     let stack = Stack::start(backend).await;
     let https = [(
         "auth-capture.apps.pipedrive.redirect_url",
-        "https://keeper.example/webhook/pipedrive/callback",
+        "https://crm.example/webhook/pipedrive/callback",
     )];
     let public = stack.add_auth_capture(&https).await;
 
@@ -393,7 +393,7 @@ pub(crate) async fn login_cookie_is_for_this_site_and_this_way_back_alone(backen
     let request = public
         .http
         .get(format!("{}/auth/login", public.auth_capture));
-    let request = request.header(HOST, "keeper.example");
+    let request = request.header(HOST, "crm.example");
     let public = Answer::of(request.send().await.unwrap()).await.unwrap();
     let public = public.expect(303);
 

@@ -237,7 +237,7 @@ promises! { every backend:
     operators_commands {
         connections_are_listed_and_shown
         operator_chooses_the_default_connection
-        operator_refreshes_through_the_door
+        operator_refreshes_like_a_caller
         operator_disconnects_and_the_provider_is_told
     }
     moving_over {

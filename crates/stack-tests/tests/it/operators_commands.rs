@@ -251,7 +251,7 @@ pub(crate) async fn operator_chooses_the_default_connection(backend: Backend) {
     beside.processes.stop().await.unwrap();
 }
 
-pub(crate) async fn operator_refreshes_through_the_door(backend: Backend) {
+pub(crate) async fn operator_refreshes_like_a_caller(backend: Backend) {
     let beside = Beside::start(backend).await;
     let Beside { client, .. } = &beside;
     let connection = client.connect(1, 1).await.unwrap();

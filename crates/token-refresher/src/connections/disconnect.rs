@@ -20,7 +20,7 @@ pub(super) async fn disconnect(
         Disconnected::Unknown => bail!("no connection {id}"),
         Disconnected::Before(row) => Ok(ended_before(&row, apps, now)),
         Disconnected::Now(row) => Ok(format!(
-            "disconnected: no service gives its tokens to anybody any more (data-api knows within 10 s).\n{}\n\
+            "disconnected: callers get its tokens no more (data-api knows within 10 s).\n{}\n\
              A new consent of the same user revives it.",
             provider_is_told(&row, apps)
         )),

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId, ConnectionState};
 use pipekeeper_core::provider::{App, Apps};
 use pipekeeper_core::store::{DefaultConnection, Listing, Overview, Page, Store};
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub struct List {
     app: Option<String>,
     /// Those of one account; with several apps --app says of which
     #[arg(long, value_name = "ID")]
-    account: Option<KeeperName>,
+    account: Option<AccountName>,
     /// Those in one state, the newest consent first; with several apps --app says of which
     #[arg(long, value_parser = states())]
     state: Option<ConnectionState>,

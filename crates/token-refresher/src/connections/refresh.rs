@@ -1,4 +1,4 @@
-//! `token-refresher connections refresh`: through the door, like everybody.
+//! `token-refresher connections refresh`: the same refresh as the webhook's.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use pipekeeper_service::Loaded;
 use super::get;
 use super::words::{state, when};
 use crate::TokenRefresher;
-use crate::door::Door;
-use crate::refresh::{FlightResult, Outcome, RefreshError, Trigger};
+use crate::command::CommandRefresher;
+use crate::refresh::{Outcome, RefreshError, RefreshResult, Trigger};
 
 /// How long the operator waits: another process may hold the lease.
-const PATIENCE: Duration = Duration::from_mins(1);
+const REFRESH_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// # Errors
 /// Whatever leaves the row without a newer token, in words.
@@ -22,32 +22,31 @@ pub(super) async fn refresh(
     id: &ConnectionId,
     config: &Loaded<TokenRefresher>,
 ) -> anyhow::Result<String> {
-    let door = Door::open(config).await?;
-    let told = through(&door, id).await;
+    let refresher = CommandRefresher::open(config).await?;
+    let told = through(&refresher, id).await;
     // What is under way is ended first, and its line written.
-    door.close().await;
+    refresher.close().await;
     told
 }
 
-async fn through(door: &Door, id: &ConnectionId) -> anyhow::Result<String> {
-    let have = get(door.store(), id).await?.generation;
-    let result = door
-        .refresh(id, Some(have), Trigger::Operator, PATIENCE)
+async fn through(refresher: &CommandRefresher, id: &ConnectionId) -> anyhow::Result<String> {
+    let have = get(refresher.store(), id).await?.generation;
+    let result = refresher
+        .refresh(id, Some(have), Trigger::Operator, REFRESH_TIMEOUT)
         .await;
-    told(result, have, door.now())
+    told(result, have, refresher.now())
 }
 
-pub(super) fn told(result: FlightResult, have: i64, now: Timestamp) -> anyhow::Result<String> {
+pub(super) fn told(result: RefreshResult, have: i64, now: Timestamp) -> anyhow::Result<String> {
     let (what, row) = match result {
         Ok(Outcome::Refreshed(row)) => ("refreshed", row),
         Ok(Outcome::Replayed(row)) => (
             "the provider's answer to an earlier refresh was still in a journal, and is stored now",
             row,
         ),
-        Ok(Outcome::AlreadyNewer(row) | Outcome::Adopted(row)) => (
-            "somebody else was first, and has brought a newer token",
-            row,
-        ),
+        Ok(Outcome::AlreadyNewer(row) | Outcome::Adopted(row)) => {
+            ("another process was first, and got a newer token", row)
+        }
         Ok(Outcome::Revoked(_) | Outcome::RevocationUnconfirmed(_)) => {
             bail!("not refreshed: it was disconnected meanwhile")
         }
@@ -96,8 +95,8 @@ fn why(error: RefreshError, now: Timestamp) -> anyhow::Error {
             when(retry_at, now),
             until(token_expires_at)
         ),
-        RefreshError::Busy => "another process is at it, or the provider takes its time; \
-             `token-refresher connections show` tells what comes of it"
+        RefreshError::Busy => "another process is refreshing it, or the provider is slow; \
+             `token-refresher connections show` reports the result"
             .to_owned(),
         RefreshError::ClientMisconfigured {
             word,
@@ -122,7 +121,7 @@ fn why(error: RefreshError, now: Timestamp) -> anyhow::Error {
             token_expires_at,
             timed_out: _,
         } => format!(
-            "the provider made no sense ({word}); the next attempt may come {}; {}",
+            "the provider returned an invalid response ({word}); the next attempt may come {}; {}",
             when(retry_at, now),
             until(token_expires_at)
         ),

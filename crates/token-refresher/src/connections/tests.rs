@@ -330,10 +330,10 @@ fn each_way_not_to_refresh_is_told_in_words() {
     not refreshed: it is revoked (uninstalled) since 2027-01-15 07:59:00 UTC (60 s ago): only a new consent revives it
     not refreshed: its token was renewed ahead of time a moment ago, and another would fare no better; the next renewal may come 2027-01-15 08:00:30 UTC (in 30 s)
     not refreshed: a refresh failed a moment ago, the next may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
-    not refreshed: another process is at it, or the provider takes its time; `token-refresher connections show` tells what comes of it
+    not refreshed: another process is refreshing it, or the provider is slow; `token-refresher connections show` reports the result
     not refreshed: the provider refuses our client (invalid_client): check client_id and client_secret; it is asked again 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: the provider's token endpoint can't be reached; the next attempt may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
-    not refreshed: the provider made no sense (http_500); the next attempt may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
+    not refreshed: the provider returned an invalid response (http_500); the next attempt may come 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: the provider has given new tokens, but the database refuses to store them: the log says why. They are kept, and the database is asked again 2027-01-15 08:00:30 UTC (in 30 s); the access token it has ends 2027-01-15 08:50:00 UTC (in 50 min)
     not refreshed: its app is not configured here
     not refreshed: the database could not be used: another row has the same unique values

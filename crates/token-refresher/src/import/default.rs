@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionState, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionState};
 use pipekeeper_core::placement::DefaultReason;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::store::{Connection, DefaultConnection, NewDefault, Store, StoreError};
@@ -60,7 +60,7 @@ impl Run<'_> {
         app: &Arc<App>,
         candidates: Vec<Candidate<'_>>,
     ) -> anyhow::Result<Option<String>> {
-        let (store, now) = (self.door.store(), self.door.now());
+        let (store, now) = (self.refresher.store(), self.refresher.now());
         if self.apply {
             for (_, verdict) in &candidates {
                 if let Some(row) = self.connection_of(app, verdict).await?
@@ -145,7 +145,7 @@ impl Run<'_> {
         app: &App,
         verdict: &Verdict,
     ) -> Result<Option<Connection>, StoreError> {
-        let store = self.door.store();
+        let store = self.refresher.store();
         match (&verdict.connection, &verdict.identity) {
             (Some(id), _) => store.connection_find(id).await,
             (None, Some(who)) => {
@@ -157,7 +157,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether the row was imported as somebody else's before: an install must not change what callers get.
+    /// Whether the row was imported as another person's before: an install must not change what callers get.
     async fn is_strangers(
         &self,
         found: &Found,
@@ -166,7 +166,7 @@ impl Run<'_> {
         let (Some(table), Some(source_row)) = (&self.source_table, &found.row) else {
             return Ok(false);
         };
-        let store = self.door.store();
+        let store = self.refresher.store();
         let before = if self.apply {
             store.import_find(FORMER, source_row).await?
         } else {
@@ -195,7 +195,7 @@ pub(crate) async fn set(store: &Store, row: &Connection, now: Timestamp) -> Resu
 async fn set_if_absent(
     store: &Store,
     row: &Connection,
-    account: Option<KeeperName>,
+    account: Option<AccountName>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let new = NewDefault {

@@ -35,7 +35,7 @@ pub(super) enum Asked {
     Known(Box<Known>),
     /// The access tokens say nothing any more.
     Expired,
-    /// Nobody knows.
+    /// Unknown.
     Unknown(String),
 }
 
@@ -191,7 +191,7 @@ impl Run<'_> {
         for one in tokens {
             let Some(api_domain) = self.api_domain(app, one) else {
                 said = Asked::Unknown(
-                    "nobody knows where its API is: old_table.api_domain is none of its provider's"
+                    "its API domain is unknown: old_table.api_domain is not one of its provider's"
                         .to_owned(),
                 );
                 continue;

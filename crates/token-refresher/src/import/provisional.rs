@@ -1,13 +1,13 @@
 //! A grant that can't say whose it is: its access token has expired. It is stored under a name of its own, refreshed through
-//! the door like any other, and filed where it belongs once the new token has told whose it is.
+//! like any other, and filed where it belongs once the new token has told whose it is.
 //!
 //! Its refresh token is noted before it is stored: by that note the next run finds what an interrupted one has begun, and
-//! nobody spends the token again that stands where it was found.
+//! the token that stands where it was found is not spent again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId, ConnectionState};
 use pipekeeper_core::disconnect::disconnect;
 use pipekeeper_core::granted::{Granted, fit_for_column};
 use pipekeeper_core::lifetime::minted_at;
@@ -22,7 +22,7 @@ use super::grant::{Grant, hint, unasked};
 use super::source::Found;
 use super::take::{identity_of, is_here, refused};
 use super::{Did, FirstGrant, Run, Verdict, app_names, connection};
-use crate::door::PATIENCE;
+use crate::command::REFRESH_TIMEOUT;
 use crate::refresh::{Outcome, RefreshError, Trigger};
 
 /// The account of what is not filed yet. No caller's name begins so.
@@ -112,7 +112,7 @@ impl Run<'_> {
         let key = app.app_key();
         let person = (key.clone(), company_id.clone(), user_id.clone());
         let held = self
-            .door
+            .refresher
             .store()
             .connection_find_by_grant(&key, &company_id, &user_id)
             .await?;
@@ -206,14 +206,14 @@ impl Run<'_> {
         let Some(app) = apps.into_iter().find(|app| app.app_key() == key) else {
             return Ok(None);
         };
-        let Ok(token) = self.door.vault().refresh_token(begun) else {
+        let Ok(token) = self.refresher.vault().refresh_token(begun) else {
             return Ok(None);
         };
         let Some((company_id, user_id)) = hint(&token) else {
             return Ok(None);
         };
         let held = self
-            .door
+            .refresher
             .store()
             .connection_find_by_grant(&key, &company_id, &user_id)
             .await?
@@ -228,12 +228,12 @@ impl Run<'_> {
         app: &App,
     ) -> anyhow::Result<Connection> {
         let newest = grant.newest(found);
-        let store = self.door.store().clone();
-        let account_id: KeeperName = ACCOUNT.parse()?;
-        let owner: KeeperName = grant.token_hash.parse()?;
-        let (key, now) = (app.app_key(), self.door.now());
+        let store = self.refresher.store().clone();
+        let account_id: AccountName = ACCOUNT.parse()?;
+        let owner: AccountName = grant.token_hash.parse()?;
+        let (key, now) = (app.app_key(), self.refresher.now());
         let left = store
-            .connection_find_by_keeper(&key, &account_id, &owner)
+            .connection_find_by_owner(&key, &account_id, &owner)
             .await?;
         match left {
             // Another run's, whose note ours may have replaced: it may hold the newest token.
@@ -246,7 +246,7 @@ impl Run<'_> {
             None => {}
         }
         let id = ConnectionId::generate();
-        let vault = self.door.vault();
+        let vault = self.refresher.vault();
         let to = SealedTo {
             id: &id,
             app: &key,
@@ -274,7 +274,7 @@ impl Run<'_> {
             expires_at: now,
             authorized_at: now.saturating_sub(AGE),
             idle_deadline: None,
-            // Nobody's but this command's.
+            // This command's alone.
             due_at: never(),
         };
         self.note(&grant.token_hash, &id).await?;
@@ -301,8 +301,13 @@ impl Run<'_> {
             }
         }
         let refreshed = self
-            .door
-            .refresh(&row.id, Some(row.generation), Trigger::Operator, PATIENCE)
+            .refresher
+            .refresh(
+                &row.id,
+                Some(row.generation),
+                Trigger::Operator,
+                REFRESH_TIMEOUT,
+            )
             .await;
         let row = match refreshed {
             Ok(
@@ -335,7 +340,7 @@ impl Run<'_> {
         tries: u32,
     ) -> anyhow::Result<Result<Identity, IdentityError>> {
         let api_domain = app.provider.api_domain(&row.api_domain)?;
-        let token = self.door.vault().access_token(row)?;
+        let token = self.refresher.vault().access_token(row)?;
         let mut asked_times = 1;
         loop {
             match self.identify(app, &api_domain, &token).await {
@@ -360,13 +365,13 @@ impl Run<'_> {
         let key = app.app_key();
         let person = (key.clone(), who.company_id.clone(), who.user_id.clone());
         self.note_first(person, &newest.name, false);
-        let store = self.door.store().clone();
+        let store = self.refresher.store().clone();
         let held = store
             .connection_find_by_grant(&key, &who.company_id, &who.user_id)
             .await?;
-        let (keeper, of_account) = match &held {
+        let (account_and_owner, of_account) = match &held {
             Some(held) => ((held.account_id.clone(), held.owner.clone()), None),
-            None => match self.keeper(newest, who, app).await? {
+            None => match self.account_and_owner(newest, who, app).await? {
                 Ok(named) => named,
                 Err(verdict) => return Ok(verdict),
             },
@@ -396,15 +401,15 @@ impl Run<'_> {
                 refusal: Refusal::Ended(held),
                 ..
             } => {
-                // Nobody else holds these tokens: the sweep revokes them.
-                disconnect(&store, &row.id, self.door.now()).await?;
+                // No other row holds these tokens: the sweep revokes them.
+                disconnect(&store, &row.id, self.refresher.now()).await?;
                 let said = format!("{ENDED}: {}", connection(&held.id));
                 return Ok(Verdict::new(Did::Left, said));
             }
             Placement::Refuse { refusal, .. } => return Ok(refused(refusal)),
         };
         let (id, generation) = (target.id.clone(), target.generation);
-        let vault = self.door.vault();
+        let vault = self.refresher.vault();
         let granted = Granted {
             identity: who,
             access_token: &vault.access_token(&row)?,
@@ -415,15 +420,15 @@ impl Run<'_> {
             authorized_at: self.next_at(),
             last_used_at: None,
         };
-        let consent = granted.sealed(vault, app, &id, keeper);
+        let consent = granted.sealed(vault, app, &id, account_and_owner);
         let filed = store
-            .connection_reconnect(&id, generation, &consent, self.door.now())
+            .connection_reconnect(&id, generation, &consent, self.refresher.now())
             .await?;
         let current = store.connection_find(&id).await?;
         let Some(current) = current.filter(|_| filed) else {
             return Ok(Verdict::new(
                 Did::Open,
-                "somebody else wrote to it meanwhile: run this again",
+                "it was written to meanwhile: run this again",
             ));
         };
         self.note(&grant.token_hash, &current.id).await?;
@@ -459,7 +464,7 @@ mod tests {
 
     #[test]
     fn nobody_else_is_filed_under_the_name_of_what_is_not_filed_yet() {
-        let name: KeeperName = ACCOUNT.parse().unwrap();
+        let name: AccountName = ACCOUNT.parse().unwrap();
         assert!(name.is_marketplace(), "no login may name it");
         assert!(!ACCOUNT.starts_with(pipekeeper_core::connection::MARKETPLACE_PREFIX));
     }

@@ -30,7 +30,7 @@ impl<const COLUMNS: usize> Report<COLUMNS> {
     }
 }
 
-/// `7 Acme`: what the provider calls somebody.
+/// `7 Acme`: id and name at the provider.
 pub(crate) fn named(id: &str, name: &str) -> String {
     format!("{id} {name}").trim().to_owned()
 }

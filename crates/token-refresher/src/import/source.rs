@@ -25,7 +25,7 @@ pub(crate) struct Found {
     pub(crate) access_token: Secret,
     pub(crate) refresh_token: Secret,
     /// The tenant and user it is filed under; `None` where it is an install.
-    pub(crate) keeper: Option<(String, String)>,
+    pub(crate) account_and_owner: Option<(String, String)>,
     pub(crate) api_domain: Option<String>,
     pub(crate) scope: String,
     pub(crate) expires_at: Option<Timestamp>,
@@ -80,7 +80,7 @@ impl Found {
             platform: text(row.platform),
             access_token: token(&row.access_token),
             refresh_token: token(&row.refresh_token),
-            keeper: None,
+            account_and_owner: None,
             api_domain: None,
             scope: String::new(),
             expires_at: None,
@@ -97,13 +97,13 @@ impl Found {
     fn of_document(document: &Value, number: usize) -> Self {
         let token = document.get("token").unwrap_or(&Value::Null);
         let of = |value: &Value, key: &str| value.get(key).and_then(text);
-        let keeper = of(document, "account_id").zip(of(document, "owner"));
+        let account_and_owner = of(document, "account_id").zip(of(document, "owner"));
         let unfit = if document.get("token_invalidated") == Some(&Value::Bool(true)) {
             Some((
                 Did::Left,
                 "invalidated where it is (token_invalidated): connect it again",
             ))
-        } else if keeper.is_none() {
+        } else if account_and_owner.is_none() {
             Some((Did::Left, "has no account_id, or no owner"))
         } else {
             None
@@ -125,7 +125,7 @@ impl Found {
             platform: None,
             access_token: secret("access_token"),
             refresh_token: secret("refresh_token"),
-            keeper,
+            account_and_owner,
             api_domain: of(token, "api_domain"),
             scope: of(token, "scope").unwrap_or_default(),
             expires_at,
@@ -339,7 +339,7 @@ mod tests {
 
             assert_eq!(found[0].name, "document 507f");
             assert_eq!(
-                found[0].keeper,
+                found[0].account_and_owner,
                 Some(("acme".to_owned(), "jane".to_owned()))
             );
             let at = Timestamp::from_unix_micros(1_728_550_800_000_000);
@@ -347,7 +347,7 @@ mod tests {
             assert_eq!(found[0].unfit, None);
             assert_eq!(found[1].name, "document 5080");
             assert_eq!(
-                found[1].keeper,
+                found[1].account_and_owner,
                 Some(("507f191e".to_owned(), "u".to_owned()))
             );
             assert!(found[1].unfit.is_some());

@@ -1,6 +1,6 @@
 //! Whose a grant is, is known: the row that it gets here, or why it gets none.
 
-use pipekeeper_core::connection::{ConnectionId, ConnectionState, KeeperName};
+use pipekeeper_core::connection::{AccountName, ConnectionId, ConnectionState};
 use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::Identity;
 use pipekeeper_core::placement::{self, Arrival, ImportedToken, Placement, Refusal, Rows};
@@ -14,7 +14,7 @@ use super::grant::{Grant, Known};
 use super::provisional::is_provisional;
 use super::source::Found;
 use super::{Did, Run, Verdict, connection};
-use crate::door::PATIENCE;
+use crate::command::REFRESH_TIMEOUT;
 use crate::refresh::{RefreshError, Trigger};
 
 /// Under this name each refresh token that became a connection's is noted by its hash, wherever it was found: none is spent
@@ -58,7 +58,7 @@ impl Run<'_> {
 
     /// The connection that a refresh token was taken over for.
     pub(super) async fn noted(&self, token_hash: &str) -> Result<Option<Connection>, StoreError> {
-        let store = self.door.store();
+        let store = self.refresher.store();
         let Some(note) = store.import_find(GRANTS, token_hash).await? else {
             return Ok(None);
         };
@@ -79,7 +79,7 @@ impl Run<'_> {
 
     /// Takes back what was noted of a connection that is none after all.
     pub(super) async fn forget_imports(&self, id: &ConnectionId) -> Result<(), StoreError> {
-        self.door.store().imports_forget(id).await
+        self.refresher.store().imports_forget(id).await
     }
 
     /// Notes which rows of the old table are this connection's.
@@ -114,7 +114,7 @@ impl Run<'_> {
 
     /// Writes what is not noted yet.
     async fn put(&self, mut import: Import) -> Result<(), StoreError> {
-        let (store, now) = (self.door.store(), self.door.now());
+        let (store, now) = (self.refresher.store(), self.refresher.now());
         if !self.apply {
             return Ok(());
         }
@@ -148,7 +148,7 @@ impl Run<'_> {
         import: &Import,
         is_handed_back: bool,
     ) -> Result<(), StoreError> {
-        let (store, now) = (self.door.store(), self.door.now());
+        let (store, now) = (self.refresher.store(), self.refresher.now());
         let former = store.import_find(FORMER, &import.source_row).await?;
         let connection_id = match (former, is_handed_back) {
             (Some(_), true) => &import.connection_id,
@@ -166,7 +166,7 @@ impl Run<'_> {
         store.import_put(&former, now).await
     }
 
-    /// Whether a row that was imported before holds another refresh token since: somebody has consented anew.
+    /// Whether a row that was imported before holds another refresh token since: a new consent.
     pub(super) async fn is_replaced(
         &self,
         found: &[Found],
@@ -177,7 +177,11 @@ impl Run<'_> {
         };
         for (place, _) in &grant.rows {
             if let Some(row) = found.get(*place).and_then(|found| found.row.as_deref()) {
-                let link = self.door.store().import_find(source_table, row).await?;
+                let link = self
+                    .refresher
+                    .store()
+                    .import_find(source_table, row)
+                    .await?;
                 let is_other = |link: Import| {
                     link.handed_back_at.is_none() && link.token_hash != grant.token_hash
                 };
@@ -212,7 +216,7 @@ impl Run<'_> {
         let person = (app.app_key(), who.company_id.clone(), who.user_id.clone());
         let first = self.taken.get(&person).cloned();
         self.note_first(person.clone(), &newest.name, false);
-        let store = self.door.store().clone();
+        let store = self.refresher.store().clone();
         let held = store
             .connection_find_by_grant(&app.app_key(), &who.company_id, &who.user_id)
             .await?;
@@ -237,15 +241,15 @@ impl Run<'_> {
             refresh_token: &newest.refresh_token,
             api_domain: &known.api_domain,
             scope: &newest.scope,
-            expires_at: newest.expires_at.unwrap_or_else(|| self.door.now()),
+            expires_at: newest.expires_at.unwrap_or_else(|| self.refresher.now()),
             authorized_at: self.next_at(),
             last_used_at: None,
         };
         let is_replaced = self.is_replaced(found, grant).await?;
         let token = self.compared(held.as_ref(), granted.refresh_token, is_replaced);
-        let (keeper, of_account) = match &held {
+        let (account_and_owner, of_account) = match &held {
             Some(held) => ((held.account_id.clone(), held.owner.clone()), None),
-            None => match self.keeper(newest, who, app).await? {
+            None => match self.account_and_owner(newest, who, app).await? {
                 Ok(named) => named,
                 Err(verdict) => return Ok(verdict),
             },
@@ -274,7 +278,7 @@ impl Run<'_> {
             return Ok(Verdict::new(Did::Taken, planned));
         }
         let id = ConnectionId::generate();
-        let consent = granted.sealed(self.door.vault(), app, &id, keeper);
+        let consent = granted.sealed(self.refresher.vault(), app, &id, account_and_owner);
         // Before the connection is there: by it this token is known, however soon this process ends.
         self.note(&grant.token_hash, &id).await?;
         let new = NewConnection {
@@ -282,7 +286,7 @@ impl Run<'_> {
             app: app.app_key(),
             consent,
         };
-        store.connection_insert(&new, self.door.now()).await?;
+        store.connection_insert(&new, self.refresher.now()).await?;
         let Some(row) = store.connection_find(&id).await? else {
             return Ok(Verdict::new(Did::Open, "gone at once: run this again"));
         };
@@ -314,9 +318,9 @@ impl Run<'_> {
             };
             return Ok(Verdict::new(Did::Taken, said).at(&held.id));
         }
-        let (store, now) = (self.door.store(), self.door.now());
-        let keeper = (held.account_id.clone(), held.owner.clone());
-        let mut consent = granted.sealed(self.door.vault(), app, &held.id, keeper);
+        let (store, now) = (self.refresher.store(), self.refresher.now());
+        let account_and_owner = (held.account_id.clone(), held.owner.clone());
+        let mut consent = granted.sealed(self.refresher.vault(), app, &held.id, account_and_owner);
         consent.authorized_at = now;
         // Before the tokens are there: by it they are known to be the connection's, however soon this process ends.
         let mut note = Import {
@@ -335,14 +339,14 @@ impl Run<'_> {
             store.import_put(&before.unwrap_or(note), now).await?;
             return Ok(Verdict::new(
                 Did::Open,
-                "somebody else wrote to it meanwhile: run this again",
+                "it was written to meanwhile: run this again",
             ));
         };
         self.link(found, grant, app, &row).await?;
         self.prove(&row, Fresh::No, proof).await
     }
 
-    /// One refresh through the door, if it is asked for.
+    /// One refresh, if it is asked for.
     async fn prove(&self, row: &Connection, fresh: Fresh, proof: Proof) -> anyhow::Result<Verdict> {
         let here = connection(&row.id);
         match proof {
@@ -358,8 +362,13 @@ impl Run<'_> {
             }
         }
         let refreshed = self
-            .door
-            .refresh(&row.id, Some(row.generation), Trigger::Operator, PATIENCE)
+            .refresher
+            .refresh(
+                &row.id,
+                Some(row.generation),
+                Trigger::Operator,
+                REFRESH_TIMEOUT,
+            )
             .await;
         Ok(match refreshed {
             Ok(_) => {
@@ -383,10 +392,10 @@ impl Run<'_> {
         })
     }
 
-    /// Takes a row away whose tokens are of no use to anybody, or are another row's by now; not one that somebody else has
+    /// Takes a row away whose tokens are useless, or are another row's by now; not one that another process has
     /// written to since. The provider is told nothing.
     pub(super) async fn drop_row(&self, row: &Connection) -> Result<(), StoreError> {
-        let (store, now) = (self.door.store(), self.door.now());
+        let (store, now) = (self.refresher.store(), self.refresher.now());
         let mut generation = row.generation;
         if row.state != ConnectionState::Revoked {
             let known = Revocation::Known;
@@ -408,7 +417,7 @@ impl Run<'_> {
         found: &Secret,
         is_replaced: bool,
     ) -> ImportedToken {
-        let own = held.map(|row| self.door.vault().refresh_token(row));
+        let own = held.map(|row| self.refresher.vault().refresh_token(row));
         match own {
             Some(Ok(own)) if own.expose() == found.expose() => ImportedToken::Known,
             _ if is_replaced => ImportedToken::Replaces,
@@ -418,41 +427,41 @@ impl Run<'_> {
     }
 
     /// The account and owner that it is filed under, and the row that is there already.
-    pub(super) async fn keeper(
+    pub(super) async fn account_and_owner(
         &self,
         found: &Found,
         who: &Identity,
         app: &App,
-    ) -> anyhow::Result<Result<(Keeper, Option<Connection>), Verdict>> {
-        let named = match &found.keeper {
+    ) -> anyhow::Result<Result<(AccountAndOwner, Option<Connection>), Verdict>> {
+        let named = match &found.account_and_owner {
             Some((account_id, owner)) => account_id
-                .parse::<KeeperName>()
-                .and_then(|account_id| Ok((account_id, owner.parse::<KeeperName>()?)))
+                .parse::<AccountName>()
+                .and_then(|account_id| Ok((account_id, owner.parse::<AccountName>()?)))
                 .ok()
                 .filter(|(account_id, owner)| {
                     !account_id.is_marketplace() && !owner.is_marketplace()
                 }),
-            None => KeeperName::marketplace(&who.company_id)
-                .and_then(|company| Ok((company, KeeperName::marketplace(&who.user_id)?)))
+            None => AccountName::marketplace(&who.company_id)
+                .and_then(|company| Ok((company, AccountName::marketplace(&who.user_id)?)))
                 .ok(),
         };
         let Some((account_id, owner)) = named else {
             return Ok(Err(Verdict::new(
                 Did::Open,
-                "its account or owner is of no use as a name: 1 to 128 bytes, no ~ at the beginning",
+                "its account or owner is not a valid name: 1 to 128 bytes, no ~ at the beginning",
             )));
         };
         let own = self
-            .door
+            .refresher
             .store()
-            .connection_find_by_keeper(&app.app_key(), &account_id, &owner)
+            .connection_find_by_owner(&app.app_key(), &account_id, &owner)
             .await?;
         Ok(Ok(((account_id, owner), own)))
     }
 }
 
 /// Tenant and user.
-type Keeper = (KeeperName, KeeperName);
+type AccountAndOwner = (AccountName, AccountName);
 
 /// What is noted of a refresh token; its `token_hash` is empty until that is true.
 fn grant_note(token_hash: &str, id: &ConnectionId) -> Import {
@@ -484,7 +493,7 @@ pub(super) fn refused(refusal: Refusal<'_>) -> Verdict {
         Refusal::AccountTaken(row) => Verdict::new(
             Did::Open,
             format!(
-                "its account and owner are connected as somebody else already: {}",
+                "its account and owner are already connected as another user: {}",
                 connection(&row.id)
             ),
         ),
@@ -498,7 +507,7 @@ pub(super) fn refused(refusal: Refusal<'_>) -> Verdict {
 /// How it is proven that a grant which was taken over is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Proof {
-    /// Not at all: nobody asked for it.
+    /// Not at all: it was not asked for.
     None,
     Refresh,
     /// Not in this run: it has spent one refresh token of the same person, that of this row.

@@ -12,7 +12,7 @@ use super::writer::Origin;
 use super::{Inner, Journal, JournalError, blocking, slot};
 
 impl Journal {
-    /// Deletes what is no longer kept, here and in slots that nobody has; carries on what is not settled. Where the last
+    /// Deletes what is no longer kept, here and in slots without a process; carries on what is not settled. Where the last
     /// write failed it tries another.
     pub(crate) async fn compact(&self) -> Result<(), JournalError> {
         let since = self.0.clock.now().saturating_sub(self.0.kept);
@@ -69,7 +69,7 @@ impl Inner {
         Ok(line)
     }
 
-    /// What lies in slots of processes that are gone for good: nobody else tidies them.
+    /// What lies in slots of processes that are gone for good: no other process tidies them.
     fn compact_free_slots(&self, since: Timestamp) -> Result<(), JournalError> {
         let slots = self.index().slots();
         for slot in slots {

@@ -1,7 +1,7 @@
 //! One line of a segment: an answer, or the mark that one is settled.
 //!
 //! `{"sum":"<CRC-32 of the entry>","entry":{…}}`. The checksum tells a line that was torn or has rotted from a whole one before
-//! anything believes it; that nobody forged an answer, its seal says.
+//! anything believes it; the seal proves that an answer was not forged.
 
 use std::borrow::Cow;
 
@@ -28,7 +28,7 @@ pub(super) struct Key {
 }
 
 /// What the index knows a key by. A fingerprint is random to anyone without the key that made it, so that eight bytes of
-/// it are enough to look for, and nobody can make two meet. The line that is found says whose it is.
+/// it are enough to look for, and two can't be made to collide. The line that is found says whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct KeyHash(u64);
 

@@ -10,7 +10,7 @@ use super::segment::SegmentName;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     slots: BTreeMap<String, BTreeMap<SegmentName, Segment>>,
-    /// The few that matter: answers that nobody has marked as settled.
+    /// The few that matter: answers that are not marked as settled.
     unsettled: HashMap<KeyHash, Open>,
     /// Marks that were read before the answers they are of.
     early_marks: HashMap<KeyHash, Timestamp>,
@@ -191,7 +191,7 @@ impl Index {
         open.cloned().collect()
     }
 
-    /// Those that nobody could interpret, and that were received before.
+    /// Those that could not be interpreted, and were received before.
     pub(super) fn unread_before(&self, since: Timestamp) -> Vec<Key> {
         let open = self.unsettled.values();
         open.filter(|open| open.unread && open.received_at < since)

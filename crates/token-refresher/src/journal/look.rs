@@ -8,7 +8,7 @@ use super::segment::{self, SegmentName};
 use super::{Inner, JournalError, slot};
 
 impl Inner {
-    /// Also what nobody has synced yet: it is what its writer acts on next.
+    /// Also what is not synced yet: its writer acts on it next.
     pub(super) fn read_on(&self) -> Result<(), JournalError> {
         let slots = slot::names(&self.directory).map_err(|source| JournalError::Read {
             path: self.directory.clone(),
@@ -20,7 +20,7 @@ impl Inner {
                 self.index().retain(&known, |_| false);
             }
         }
-        // One that can't be read keeps nobody from the others.
+        // One that can't be read does not hide the others.
         let read = slots.iter().map(|slot| self.read_slot(slot));
         read.fold(Ok(()), Result::and)
     }

@@ -12,12 +12,12 @@ use super::slot;
 
 /// At which size a segment is closed and the next begun. One is read whole: it has to fit into memory.
 pub(super) const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
-/// No line of ours is longer; what is, is somebody else's.
+/// No line of ours is longer.
 const LINE_BYTES: usize = 4 * 1024 * 1024;
 const SUFFIX: &str = ".jsonl";
 
 /// `<number>-<incarnation>.jsonl`. Numbers grow within a slot; with the incarnation no name is ever used again, so that
-/// whoever has read a segment to some point may go on from there.
+/// a reader may go on from where it has read a segment to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SegmentName {
     pub(super) number: u64,

@@ -100,7 +100,7 @@ impl Slot {
         format!("{}/{}", self.name, self.incarnation)
     }
 
-    /// Makes it anew where somebody has deleted it under us. The directory of all slots is not made anew: without it the
+    /// Makes it anew where it was deleted under us. The directory of all slots is not made anew: without it the
     /// disk may be another one.
     pub(super) fn restore(&self) -> io::Result<()> {
         make_directory(&self.directory)?;
@@ -163,19 +163,19 @@ pub(super) fn holder(directory: &Path, incarnation: &str) -> Holder {
     }
 }
 
-/// Whether nobody has it locked.
+/// Whether no process has it locked.
 pub(super) fn is_free(directory: &Path) -> bool {
     File::open(directory.join(LOCK)).is_ok_and(|file| file.try_lock_shared().is_ok())
 }
 
-/// Keeps everybody else from taking a slot that nobody has, until the file is dropped.
+/// Keeps other processes from taking a free slot, until the file is dropped.
 pub(super) fn lock_free(directory: &Path) -> Option<File> {
     let file = File::open(directory.join(LOCK)).ok()?;
     file.try_lock().ok()?;
     Some(file)
 }
 
-/// Removes a slot without segments, whose lock its caller holds: after a restart of the machine nobody takes it again.
+/// Removes a slot without segments, whose lock its caller holds: after a restart of the machine no process takes it again.
 pub(super) fn remove(directory: &Path) {
     for file in [IDENTITY, LOCK] {
         drop(fs::remove_file(directory.join(file)));
@@ -239,7 +239,7 @@ static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| {
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 });
 
-/// All names are of one length: whoever reads meanwhile reads the old one or the new one.
+/// All names are of one length: a concurrent reader reads the old one or the new one.
 fn write_incarnation(file: &File, incarnation: &str) -> io::Result<()> {
     file.write_all_at(incarnation.as_bytes(), 0)
 }

@@ -119,7 +119,7 @@ fn slot_of(journal: &Journal) -> &str {
     journal.process().split('/').next().unwrap()
 }
 
-/// An owner's name as the door makes them.
+/// A lease owner as the refresher writes it.
 fn lease_of(journal: &Journal) -> String {
     format!("{}/0123456789abcdefghijkl", journal.process())
 }

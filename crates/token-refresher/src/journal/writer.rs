@@ -1,4 +1,4 @@
-//! The one thread that writes: it takes all that is waiting, writes it, syncs once, and tells everybody.
+//! The one thread that writes: it takes all that is waiting, writes it, syncs once, and notifies all callers.
 
 use std::fs;
 use std::io;
@@ -60,7 +60,7 @@ struct AnswerRequest {
 type Reply = oneshot::Sender<Result<(), JournalError>>;
 
 impl Writer {
-    /// With the first segment made: whoever has a writer has a disk that takes something.
+    /// With the first segment made: a writer exists only on a disk that takes something.
     pub(super) fn start(
         disk: Arc<dyn Disk>,
         slot: Arc<Slot>,
@@ -83,7 +83,7 @@ impl Writer {
             .name("journal".to_owned())
             .spawn(move || {
                 thread.run(&waiting);
-                // The slot is let go of before anybody is told.
+                // The slot is unlocked before any caller is notified.
                 drop(thread);
                 drop(end);
             })?;
@@ -114,7 +114,7 @@ impl Writer {
     }
 
     pub(super) fn mark(&self, line: Vec<u8>, at: Timestamp) {
-        // A mark that gets lost costs somebody a look.
+        // A mark that gets lost costs one more search.
         drop(self.send(Request::Mark { line, at }));
     }
 
@@ -224,7 +224,7 @@ impl Thread {
                 let replies = self.learn(batch, offset);
                 self.tell(true);
                 for reply in replies {
-                    // Whoever asked may have run out of patience.
+                    // The caller may have timed out.
                     drop(reply.send(Ok(())));
                 }
             }
@@ -300,7 +300,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Before anybody is told that it is written, for whoever is told may look for it. Returns whom to tell.
+    /// Before callers are notified, because they may search for it at once. Returns whom to notify.
     fn learn(&self, batch: Vec<Request>, mut offset: u64) -> Vec<Reply> {
         let mut replies = Vec::new();
         let Some(current) = &self.current else {

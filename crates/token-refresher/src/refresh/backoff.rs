@@ -19,7 +19,7 @@ pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 const EARLY_REFRESH_MAX: Duration = Duration::from_mins(1);
 
 /// An early refresh within this time of the one before belongs to the same streak: the waits grow along it.
-pub(super) const STREAK: Duration = Duration::from_mins(10);
+pub(super) const EARLY_REFRESH_WINDOW: Duration = Duration::from_mins(10);
 
 /// A process remembers up to this many waits; beyond it, those that are over are forgotten.
 const REMEMBERED: usize = 4096;
@@ -63,7 +63,7 @@ impl Wait {
 /// The waits that this process has set or met, on its monotonic clock.
 ///
 /// A stored instant is read off the wall clock of the machine that wrote it, and that clock, or this machine's, may have been
-/// set since. So nobody waits longer than the wait was meant to last, counted from when this process first met it, and a
+/// set since. So no process waits longer than the wait was meant to last, counted from when this process first met it, and a
 /// process that set a wait itself keeps to its length exactly.
 #[derive(Debug)]
 pub(super) struct Waits {
@@ -132,9 +132,9 @@ impl Waits {
 
 /// Refreshes for callers that name no generation, as n8n's workflows do.
 ///
-/// Such a caller has just been refused a token, nobody knows which one. Whatever was minted a moment ago is new to it, so it is
+/// Such a caller has just been refused a token, and does not say which. Whatever was minted a moment ago is new to it, so it is
 /// told so. The more often early refreshes follow each other, the longer that moment is: its own refreshes grow rarer,
-/// and nobody else's wait.
+/// and delays no other caller.
 #[derive(Debug, Default)]
 pub(super) struct UnnamedRefreshes(Mutex<HashMap<ConnectionId, Streak>>);
 
@@ -149,7 +149,7 @@ impl UnnamedRefreshes {
     /// For how long after a refresh its token is new to a caller that names no generation.
     pub(super) fn window(&self, id: &ConnectionId, now: Duration, shortest: Duration) -> Duration {
         let streak = self.streaks().get(id).copied();
-        match streak.filter(|streak| now.saturating_sub(streak.last) < STREAK) {
+        match streak.filter(|streak| now.saturating_sub(streak.last) < EARLY_REFRESH_WINDOW) {
             Some(streak) => doubled(shortest, streak.early),
             None => shortest,
         }
@@ -158,13 +158,13 @@ impl UnnamedRefreshes {
     pub(super) fn early_refresh(&self, id: &ConnectionId, now: Duration) {
         let mut streaks = self.streaks();
         if streaks.len() >= REMEMBERED {
-            streaks.retain(|_, streak| now.saturating_sub(streak.last) < STREAK);
+            streaks.retain(|_, streak| now.saturating_sub(streak.last) < EARLY_REFRESH_WINDOW);
         }
         let streak = streaks.entry(id.clone()).or_insert(Streak {
             early: 0,
             last: now,
         });
-        let goes_on = now.saturating_sub(streak.last) < STREAK;
+        let goes_on = now.saturating_sub(streak.last) < EARLY_REFRESH_WINDOW;
         *streak = Streak {
             early: if goes_on { streak.early + 1 } else { 1 },
             last: now,
@@ -183,7 +183,7 @@ fn doubled(shortest: Duration, times: u32) -> Duration {
 }
 
 /// How far two instants are apart: either may be the later one, for the clocks of two machines differ.
-pub(super) fn apart(one: Timestamp, other: Timestamp) -> Duration {
+pub(super) fn abs_diff(one: Timestamp, other: Timestamp) -> Duration {
     one.saturating_since(other).max(other.saturating_since(one))
 }
 

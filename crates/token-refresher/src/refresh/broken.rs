@@ -16,7 +16,7 @@ impl Refresher {
         Ok(current.map_or(row.generation, |current| current.generation))
     }
 
-    /// Takes over a lease. What its holder sent, nobody knows: the row is in doubt, or its token taken for unspent.
+    /// Takes over a lease. What its holder sent is unknown: the row is in doubt, or its token taken for unspent.
     pub(super) async fn take_over(
         &self,
         row: &Connection,
@@ -74,7 +74,7 @@ impl Refresher {
             due_at: commit.due_at,
         };
         let now = self.clock.now();
-        self.insist(row, || {
+        self.retry_until_stored(row, || {
             self.store
                 .connection_reconnect(&row.id, generation, &consent, now)
         })

@@ -14,28 +14,28 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Commit, Connection, HANDED_BACK, StoreError};
 use pipekeeper_core::vault::SealedTo;
 
-use super::backoff::STREAK;
+use super::attempt::{Received, SpendContext};
+use super::backoff::EARLY_REFRESH_WINDOW;
 use super::lease::Lease;
-use super::renew::{Received, Spending};
 use super::unstored::{HeldBy, RETRY_EVERY};
-use super::{FlightResult, Outcome, RefreshError, Refresher, Rule, Trigger, adopt};
+use super::{Outcome, RefreshError, RefreshResult, Refresher, Rule, Trigger, adopt};
 
 impl Refresher {
     /// Stores what was received, for as long as it takes: only this process has it, and its journal.
     pub(super) async fn commit(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         received: Received,
         source: Source,
-    ) -> FlightResult {
-        let Spending {
+    ) -> RefreshResult {
+        let SpendContext {
             row,
             app,
             token,
             lease,
             trigger,
             ..
-        } = spending;
+        } = context;
         let asked_for = match trigger {
             Trigger::Webhook => Some(self.clock.now()),
             Trigger::Operator
@@ -44,11 +44,11 @@ impl Refresher {
             | Trigger::Recheck
             | Trigger::Revocation => row.last_used_at,
         };
-        let early = self.earliness(spending);
-        let how = Provenance {
+        let early = self.earliness(context);
+        let how = CommitContext {
             asked_for,
             early,
-            // Only who has spent it, under a lease of its own, knows that nobody else has.
+            // Only the process that spent it, under a lease of its own, knows that no other has.
             spent_under: (source == Source::Provider).then(|| lease.owner.clone()),
         };
         let mut pause = Duration::from_secs(1);
@@ -56,9 +56,9 @@ impl Refresher {
             match self.store_received(row, app, token, &received, &how).await {
                 Ok(stored) => break stored,
                 Err(refused) if received.journaled => {
-                    return Err(self.left_unstored(spending, refused).await);
+                    return Err(self.left_unstored(context, refused).await);
                 }
-                // Nobody else has it: this task must not end.
+                // This is the only copy: the task must not end.
                 Err(refused) => {
                     self.hold(row, row.generation, HeldBy::Task, refused).await;
                     tokio::time::sleep(pause).await;
@@ -78,13 +78,13 @@ impl Refresher {
                     Source::Journal => Outcome::Replayed(row),
                 })
             }
-            Stored::MovedOn(current) => adopt(current),
+            Stored::Superseded(current) => adopt(current),
             Stored::WentBack => Err(RefreshError::Busy),
-            Stored::Gone => Err(RefreshError::NotFound),
+            Stored::Deleted => Err(RefreshError::NotFound),
         }
     }
 
-    /// The same for whoever has an answer, with or without a lease: the generation guards the write.
+    /// The same for any holder of an answer, with or without a lease: the generation guards the write.
     ///
     /// # Errors
     /// What the database refuses. The answer stays unsettled in the journal.
@@ -94,7 +94,7 @@ impl Refresher {
         app: &App,
         spent: &Secret,
         received: &Received,
-        how: &Provenance,
+        how: &CommitContext,
     ) -> Result<Stored, StoreError> {
         let now = self.clock.now();
         let mut commit = self.commit_of(row, app, spent, received, how);
@@ -125,34 +125,34 @@ impl Refresher {
                 self.reread(row).await?
             };
             let Some(current) = current else {
-                return Ok(Stored::Gone);
+                return Ok(Stored::Deleted);
             };
             self.continuity.saw(&current, self.clock.monotonic());
             return Ok(Stored::Committed(current));
         }
         let Some(current) = self.reread(row).await? else {
             self.settled(row, spent);
-            return Ok(Stored::Gone);
+            return Ok(Stored::Deleted);
         };
         if current.generation < row.generation {
             return Ok(Stored::WentBack);
         }
         // The row moved on meanwhile. Reconnected, or refreshed by another: what was received is of the past, and dropped.
-        if came_too_late(&current) {
-            // Its tokens are somebody else's to use: nothing is revoked under them.
+        if was_handed_back(&current) {
+            // Its tokens are in use elsewhere: nothing is revoked.
         } else if current.state == ConnectionState::Revoked
             && current.generation == row.generation + 1
         {
             // Disconnected: what was just received must not live on at the provider.
             let token = received.tokens.refresh_token.as_ref().unwrap_or(spent);
-            if !self.leave_to_revoke(&current, token).await? {
-                // Somebody was faster, and what they did decides.
+            if !self.schedule_revocation(&current, token).await? {
+                // Another write was faster, and decides.
                 let newest = self.reread(row).await?.unwrap_or(current);
-                return Ok(Stored::MovedOn(newest));
+                return Ok(Stored::Superseded(newest));
             }
         }
         self.settled(row, spent);
-        Ok(Stored::MovedOn(current))
+        Ok(Stored::Superseded(current))
     }
 
     /// The answer to this token has had its effect.
@@ -171,18 +171,23 @@ impl Refresher {
     where
         W: Future<Output = Result<bool, StoreError>>,
     {
-        let written = self.insist(row, || write(row.generation)).await?;
+        let written = self
+            .retry_until_stored(row, || write(row.generation))
+            .await?;
         if written || self.rules.keep(Rule::CompareGenerations) {
             return Ok(written);
         }
         match self.reread(row).await? {
-            Some(current) => self.insist(row, || write(current.generation)).await,
+            Some(current) => {
+                self.retry_until_stored(row, || write(current.generation))
+                    .await
+            }
             None => Ok(false),
         }
     }
 
     /// Leaves a token that lives on at the provider to the sweep's revocations, in the row that ended.
-    pub(super) async fn leave_to_revoke(
+    pub(super) async fn schedule_revocation(
         &self,
         row: &Connection,
         token: &Secret,
@@ -192,19 +197,19 @@ impl Refresher {
             .vault
             .seal_refresh_token(SealedTo::of(row, &key), token);
         let now = self.clock.now();
-        self.insist(row, || {
+        self.retry_until_stored(row, || {
             self.store
                 .connection_revoke_also(&row.id, row.generation, &sealed, now)
         })
         .await
     }
 
-    fn earliness(&self, spending: Spending<'_>) -> Earliness {
-        let Spending { row, app, .. } = spending;
-        let is_asked = spending.trigger.is_asked();
+    fn earliness(&self, context: SpendContext<'_>) -> Earliness {
+        let SpendContext { row, app, .. } = context;
+        let is_asked = context.trigger.is_asked();
         if !is_asked || self.clock.now() >= renewal_due_of(app.policy(), row) {
             Earliness::Due
-        } else if spending.names_generation {
+        } else if context.names_generation {
             Earliness::Refused
         } else {
             Earliness::Unnamed
@@ -217,7 +222,7 @@ impl Refresher {
         app: &App,
         spent: &Secret,
         received: &Received,
-        how: &Provenance,
+        how: &CommitContext,
     ) -> Commit {
         let Received { tokens, at, .. } = received;
         let key = row.app();
@@ -225,7 +230,7 @@ impl Refresher {
         let expires_at = at.saturating_add(tokens.expires_in);
         let in_streak = row
             .refreshed_at
-            .is_some_and(|last| at.saturating_since(last) < STREAK);
+            .is_some_and(|last| at.saturating_since(last) < EARLY_REFRESH_WINDOW);
         Commit {
             spent_under: how.spent_under.clone(),
             access_token: self.vault.seal_access_token(to, &tokens.access_token),
@@ -252,7 +257,7 @@ impl Refresher {
 
     /// The row as it is now: what was written has its end told, also when the answer to the write got lost.
     pub(super) async fn reread(&self, row: &Connection) -> Result<Option<Connection>, StoreError> {
-        self.insist(row, || self.store.connection_find(&row.id))
+        self.retry_until_stored(row, || self.store.connection_find(&row.id))
             .await
     }
 
@@ -260,7 +265,7 @@ impl Refresher {
     ///
     /// # Errors
     /// It did answer, and refuses: it would again.
-    pub(super) async fn insist<T, W>(
+    pub(super) async fn retry_until_stored<T, W>(
         &self,
         row: &Connection,
         write: impl Fn() -> W,
@@ -291,7 +296,7 @@ impl Refresher {
         W: Future<Output = Result<T, StoreError>>,
     {
         self.continuity.let_go(&row.id);
-        self.insist(row, write).await
+        self.retry_until_stored(row, write).await
     }
 
     /// Ends a lease under which nothing more is done. One that the database does not let go of ends as an orphan's does.
@@ -325,7 +330,7 @@ pub(super) enum Earliness {
 
 /// How an answer came about, as far as the row depends on it.
 #[derive(Debug)]
-pub(super) struct Provenance {
+pub(super) struct CommitContext {
     pub(super) asked_for: Option<Timestamp>,
     pub(super) early: Earliness,
     pub(super) spent_under: Option<String>,
@@ -336,14 +341,14 @@ pub(super) struct Provenance {
 pub(super) enum Stored {
     Committed(Connection),
     /// The row had another generation.
-    MovedOn(Connection),
+    Superseded(Connection),
     /// The row is older than it was: the database has lost commits. The response stays in the journal for it.
     WentBack,
-    Gone,
+    Deleted,
 }
 
 /// Whether the row went back to where it came from before an answer for it was there. Says so: there the older tokens are.
-pub(super) fn came_too_late(row: &Connection) -> bool {
+pub(super) fn was_handed_back(row: &Connection) -> bool {
     let is_handed_back =
         row.state == ConnectionState::Revoked && row.state_reason.as_deref() == Some(HANDED_BACK);
     if is_handed_back {

@@ -17,9 +17,9 @@ use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::store::{Beat, Connection, Heartbeat, StoreError};
 use tokio::sync::MutexGuard as AsyncMutexGuard;
 
-use super::commit::{Earliness, Provenance, Stored};
+use super::attempt::received;
+use super::commit::{CommitContext, Earliness, Stored};
 use super::lease::Lease;
-use super::renew::received;
 use super::replay::ReplayError;
 use super::unstored::HeldBy;
 use super::{RefreshError, Refresher, Rule};
@@ -46,13 +46,13 @@ pub(super) struct Continuity {
     /// The store's pool events when the heartbeat was last asked.
     verified: AtomicU64,
     quiet_until: Mutex<Option<Duration>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Observation>,
     held: Mutex<HashMap<ConnectionId, HeldLease>>,
 }
 
 /// The newest generations that this process has read or written, by the hash of the connection's id.
 #[derive(Debug, Default)]
-struct Seen {
+struct Observation {
     hasher: RandomState,
     current: HashMap<u64, i64>,
     before: HashMap<u64, i64>,
@@ -131,7 +131,7 @@ impl Continuity {
         let key = seen.hasher.hash_one(row.id.as_str());
         let before = seen.current.get(&key).or_else(|| seen.before.get(&key));
         let is_older = before.is_some_and(|newest| row.generation < *newest);
-        // The older one counts from now on: what nobody can write again must not keep everybody quiet for ever.
+        // The older one counts from now on: what can't be written again must not keep all processes quiet for ever.
         seen.current.insert(key, row.generation);
         !is_older
     }
@@ -177,7 +177,7 @@ impl Refresher {
         if !self.may_have_lost_commits().await {
             return Ok(());
         }
-        // Until it is done: nobody else would end a lease of a process that lives.
+        // Until it is done: no other process would end the lease of a living one.
         match &row.lease_owner {
             None => self.release(row, lease).await,
             Some(holder) => {
@@ -359,9 +359,9 @@ impl Refresher {
         let stays_revoked = self.stays_revoked(&row);
         let written = match &found.tokens.refresh_token {
             None if stays_revoked => return Ok(false),
-            Some(newest) if stays_revoked => self.leave_to_revoke(&row, newest).await,
+            Some(newest) if stays_revoked => self.schedule_revocation(&row, newest).await,
             _ => {
-                let how = Provenance {
+                let how = CommitContext {
                     asked_for: row.last_used_at,
                     early: Earliness::Due,
                     spent_under: None,

@@ -44,7 +44,7 @@ struct AppState {
     active_count: Option<(Duration, i64)>,
     /// On the monotonic clock.
     mass_rejection_until: Option<Duration>,
-    /// Connections in doubt were refused, many of them, and nobody has been given new tokens since.
+    /// Connections in doubt were refused, many of them, and none has got new tokens since.
     refuses_everybody: bool,
     /// When the provider last gave one of its connections new tokens, on the monotonic clock.
     granted_at: Option<Duration>,
@@ -61,14 +61,14 @@ impl Guard {
     }
 
     /// The provider refuses our client: until then it is left alone.
-    pub(super) fn hold(&self, app: &App, word: &'static str) -> Timestamp {
+    pub(super) fn suspend(&self, app: &App, word: &'static str) -> Timestamp {
         let until = self.clock.monotonic() + PROBE_EVERY;
         self.apps().entry(app.key.clone()).or_default().held = Some((word, until));
         self.clock.now().saturating_add(PROBE_EVERY)
     }
 
     /// Why this app is left alone, and until when. When the time is over, one caller tries for all.
-    pub(super) fn held(&self, app: &App) -> Option<(&'static str, Timestamp)> {
+    pub(super) fn suspended(&self, app: &App) -> Option<(&'static str, Timestamp)> {
         let now = self.clock.monotonic();
         let mut apps = self.apps();
         let held = &mut apps.get_mut(&app.key)?.held;
@@ -96,7 +96,7 @@ impl Guard {
     }
 
     /// The provider answered as it answers a client that it knows, by this secret.
-    pub(super) fn known_by(&self, app: &App, secret: &Secret) {
+    pub(super) fn record_accepted_secret(&self, app: &App, secret: &Secret) {
         let second = app
             .second_client_secret
             .as_ref()
@@ -115,7 +115,7 @@ impl Guard {
     }
 
     /// The provider gave new tokens.
-    pub(super) fn granted(&self, app: &App) {
+    pub(super) fn record_success(&self, app: &App) {
         let now = self.clock.monotonic();
         let mut apps = self.apps();
         let state = apps.entry(app.key.clone()).or_default();
@@ -132,7 +132,7 @@ impl Guard {
     /// exceed it by one.)
     ///
     /// One in doubt most likely dies of its lost answer: a crash loses many at once. It may, as long as the provider goes on
-    /// giving others new tokens; if it refuses everybody, that is no matter of lost answers.
+    /// giving others new tokens; if it refuses all, lost responses are not the reason.
     pub(super) async fn may_reject(&self, app: &App, in_doubt: bool) -> Result<bool, StoreError> {
         if in_doubt && self.has_granted_lately(app) {
             return Ok(true);

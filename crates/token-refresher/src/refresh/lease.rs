@@ -13,17 +13,17 @@ use super::{Refresher, Rule};
 use crate::config::{LEASE_MARGIN, Timing};
 use crate::journal::Holder;
 
-/// How long a look into the journals counts; longer than it takes to connect to a provider.
-const LOOK_LASTS: Duration = Duration::from_secs(2);
+/// How long a search of the journals stays valid; longer than connecting to a provider takes.
+const SEARCH_VALID_FOR: Duration = Duration::from_secs(2);
 
-/// Beyond so many watched leases those are forgotten that nobody has looked at for long.
-const WATCHED_MAX: usize = 1024;
+/// Beyond this number, leases that were not observed for a while are forgotten.
+const OBSERVED_MAX: usize = 1024;
 
 /// This process is the one that refreshes a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Lease {
     pub(super) owner: String,
-    /// Its last holder did not end it: what became of the token, nobody knows.
+    /// Its last holder did not end it: whether the token was spent is unknown.
     pub(super) taken_over: bool,
     /// When it was asked for, on the monotonic clock and the wall clock.
     asked_at: Duration,
@@ -45,20 +45,20 @@ impl Lease {
 /// database or this process was away its holder gets the whole time again, to write what it has. An owner's name is
 /// never used twice.
 #[derive(Debug, Default)]
-pub(super) struct Watch(pub(super) Mutex<HashMap<ConnectionId, Seen>>);
+pub(super) struct LeaseObserver(pub(super) Mutex<HashMap<ConnectionId, Observation>>);
 
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Observation {
     pub(super) owner: String,
     pub(super) first: Duration,
     pub(super) last: Duration,
 }
 
-impl Watch {
+impl LeaseObserver {
     /// Notes that `owner` holds the lease, and says for how long it has been seen to.
     fn held_for(&self, id: &ConnectionId, owner: &str, now: Duration, gap: Duration) -> Duration {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() > WATCHED_MAX {
+        if all.len() > OBSERVED_MAX {
             all.retain(|_, seen| now.saturating_sub(seen.last) < gap);
         }
         let first = match all.get(id) {
@@ -67,7 +67,7 @@ impl Watch {
         };
         let owner = owner.to_owned();
         let last = now;
-        all.insert(id.clone(), Seen { owner, first, last });
+        all.insert(id.clone(), Observation { owner, first, last });
         now.saturating_sub(first)
     }
 
@@ -78,8 +78,8 @@ impl Watch {
 }
 
 impl Refresher {
-    /// Whether nobody has the lease, or whoever had it is gone.
-    pub(super) async fn may_be_taken(&self, row: &Connection) -> bool {
+    /// Whether there is no lease, or its holder is gone.
+    pub(super) async fn is_available(&self, row: &Connection) -> bool {
         match &row.lease_owner {
             None => true,
             Some(_) if !self.rules.keep(Rule::RespectLeases) => true,
@@ -90,8 +90,8 @@ impl Refresher {
     /// The lease on this generation, of a row whose lease may be taken.
     pub(super) async fn acquire(&self, row: &Connection) -> Result<Option<Lease>, StoreError> {
         let (asked_at, asked_at_wall) = (self.clock.monotonic(), self.clock.now());
-        let flight = hex::encode(random::bytes::<8>());
-        let mine = format!("{}/{flight}", self.journal.process());
+        let nonce = hex::encode(random::bytes::<8>());
+        let mine = format!("{}/{nonce}", self.journal.process());
         let acquired = match &row.lease_owner {
             None => {
                 let generation = self.lease_generation(row).await?;
@@ -106,7 +106,7 @@ impl Refresher {
             }
         };
         if acquired {
-            self.watch.forget(&row.id);
+            self.lease_observer.forget(&row.id);
         }
         Ok(acquired.then(|| Lease {
             owner: mine,
@@ -121,17 +121,17 @@ impl Refresher {
         lease.age(&self.clock) + self.timing.call_timeout + LEASE_MARGIN <= self.timing.lease
     }
 
-    /// Whether nobody can have taken the lease over yet, however the response to a call under it comes in.
+    /// Whether no process can have taken the lease over yet, however late the response to a call under it comes in.
     pub(super) fn is_respected(&self, lease: &Lease) -> bool {
         lease.age(&self.clock) <= self.timing.lease.saturating_sub(LEASE_MARGIN)
     }
 
     /// Asked when the token leaves: a process may have been frozen since it decided to call. Where the token's last holder
-    /// may yet write down its answer, the look for it (monotonic) must not be long ago either.
-    pub(super) fn in_time(
+    /// may still journal its response, the search for it (monotonic time) must not be long ago either.
+    pub(super) fn before_deadline(
         &self,
         lease: &Lease,
-        looked_at: Option<Duration>,
+        searched_at: Option<Duration>,
     ) -> impl Fn() -> bool + Send + Sync + use<> {
         let (clock, lease) = (SharedClock::clone(&self.clock), lease.clone());
         let continuity = Arc::clone(&self.continuity);
@@ -140,9 +140,9 @@ impl Refresher {
             if continuity.is_quiet(clock.monotonic()) {
                 return false;
             }
-            let just_looked =
-                looked_at.is_none_or(|at| clock.monotonic().saturating_sub(at) <= LOOK_LASTS);
-            lease.age(&clock) <= most && just_looked
+            let just_searched = searched_at
+                .is_none_or(|at| clock.monotonic().saturating_sub(at) <= SEARCH_VALID_FOR);
+            lease.age(&clock) <= most && just_searched
         }
     }
 
@@ -154,9 +154,11 @@ impl Refresher {
             orphan_grace,
             ..
         } = self.timing;
-        // Where nobody waits for it, sweeps are all that look at it.
+        // Without callers, only sweeps observe it.
         let gap = lease.max(self.timing.sweep_every * 2);
-        let held_for = self.watch.held_for(id, owner, self.clock.monotonic(), gap);
+        let held_for = self
+            .lease_observer
+            .held_for(id, owner, self.clock.monotonic(), gap);
         match self.journal.holder(owner).await {
             Holder::Gone => true,
             Holder::Running => held_for > lease,

@@ -1,4 +1,4 @@
-//! `refresh_log`: what happened, for people. The tokens come first: it is written after everybody has been answered.
+//! `refresh_log`: what happened, for people. The tokens come first: it is written after the callers have their result.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use pipekeeper_core::store::{RefreshLogEntry, Store};
 /// How long lines wait for others to be written with: on `SQLite` each write is a sync of its own.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Writes the lines of flights that end together in one go.
+/// Writes the lines of refreshes that end together in one go.
 #[derive(Debug)]
 pub(super) struct Log {
     store: Store,
@@ -69,7 +69,7 @@ pub(super) fn outcome_of(error: &TokenError) -> &'static str {
 }
 
 /// A word for `last_error` and `refresh_log.error`: no secrets, no bodies.
-pub(super) fn word_of(error: &TokenError) -> String {
+pub(super) fn error_code(error: &TokenError) -> String {
     match error {
         TokenError::InvalidGrant => "invalid_grant".to_owned(),
         TokenError::ClientRefused(word) => (*word).to_owned(),

@@ -1,12 +1,12 @@
-//! Answers that no row shows yet and that nobody is about to commit: of processes that are gone, and those that the database
+//! Answers that no row shows yet and that no task is about to commit: of processes that are gone, and those that the database
 //! has refused.
 
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::store::{Connection, StoreError};
 
-use super::commit::{Earliness, Provenance, Stored, came_too_late};
-use super::renew::received;
+use super::attempt::received;
+use super::commit::{CommitContext, Earliness, Stored, was_handed_back};
 use super::unstored::HeldBy;
 use super::{Refresher, Rule};
 use crate::journal::{JournalError, Unsettled};
@@ -113,12 +113,12 @@ impl Refresher {
             self.journal.keep_unread_orphan(answer);
             return Ok(Fate::Kept);
         };
-        if ended && came_too_late(row) {
+        if ended && was_handed_back(row) {
             return Ok(Fate::Settled);
         }
         if self.stays_revoked(row) {
             return Ok(match &found.tokens.refresh_token {
-                Some(token) if !self.leave_to_revoke(row, token).await? => Fate::Kept,
+                Some(token) if !self.schedule_revocation(row, token).await? => Fate::Kept,
                 _ => Fate::Settled,
             });
         }
@@ -128,7 +128,7 @@ impl Refresher {
         if !self.journal.is_of(answer, &token) {
             return Ok(Fate::Settled);
         }
-        let how = Provenance {
+        let how = CommitContext {
             asked_for: row.last_used_at,
             early: Earliness::Due,
             spent_under: None,
@@ -141,7 +141,7 @@ impl Refresher {
                 tracing::warn!(connection.id = %row.id, generation = row.generation, "committed the answer that a process left in its journal");
                 Fate::Replayed
             }
-            Stored::MovedOn(_) | Stored::Gone => Fate::Settled,
+            Stored::Superseded(_) | Stored::Deleted => Fate::Settled,
             Stored::WentBack => Fate::Kept,
         })
     }

@@ -1,6 +1,6 @@
 //! A connection that was disconnected here: its provider is told (RFC 7009), until it has heard it.
 //!
-//! A disconnect does not wait for a refresh that is under way. If one was, or if nobody knows what became of the last one, then
+//! A disconnect does not wait for a refresh that is under way. If one was, or if the result of the last one is unknown, then
 //! the provider may hold a newer token than the row, and revoking the row's own would end nothing (RFC 7009 §2.2: an unknown
 //! token counts as revoked). So the doubt is settled first: the lease's holder has its time, its response is looked for in the
 //! journals, and if there is none the token is refreshed once more. What comes of that is revoked.
@@ -12,11 +12,11 @@ use pipekeeper_core::oauth::{self, TokenError};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::store::Connection;
 
+use super::attempt::{Attempt, Received, SpendContext};
 use super::backoff::back_off;
 use super::lease::Lease;
-use super::log::word_of;
-use super::renew::{Attempt, Received, Spending};
-use super::{Asked, FlightResult, Outcome, RefreshError, Refresher, Report, Trigger, adopt};
+use super::log::error_code;
+use super::{Asked, AttemptLog, Outcome, RefreshError, RefreshResult, Refresher, Trigger, adopt};
 
 /// `last_error` of a connection whose grant may live on at the provider.
 const UNCONFIRMED: &str = "revocation_unconfirmed";
@@ -26,10 +26,10 @@ impl Refresher {
         &self,
         app: &App,
         row: Connection,
-        report: &mut Report,
-    ) -> FlightResult {
-        self.check_held(app, &row)?;
-        let (_place, _queued) = self.place(app).await;
+        attempt_log: &mut AttemptLog,
+    ) -> RefreshResult {
+        self.check_suspended(app, &row)?;
+        let (_permit, _queued) = self.permit(app).await;
         // As it is now: a new consent must not be revoked with the old one.
         let row = self.find(&row.id).await?;
         if row.state != ConnectionState::Revoked || !row.revoke_pending {
@@ -40,13 +40,13 @@ impl Refresher {
             return Err(RefreshError::Busy);
         }
         if self.doubt(row.in_doubt || row.lease_owner.is_some()) {
-            self.settle_doubt(app, row, report).await
+            self.settle_doubt(app, row, attempt_log).await
         } else {
             self.revoke_token(app, row).await
         }
     }
 
-    async fn revoke_token(&self, app: &App, row: Connection) -> FlightResult {
+    async fn revoke_token(&self, app: &App, row: Connection) -> RefreshResult {
         let token = self
             .vault
             .refresh_token(&row)
@@ -62,7 +62,7 @@ impl Refresher {
                 Ok(Outcome::Revoked(Arc::new(row)))
             }
             Err(error) => {
-                let word = word_of(&error);
+                let word = error_code(&error);
                 tracing::warn!(connection.id = %row.id, "a disconnected grant lives on at the provider for now ({word}): {:#}", anyhow::Error::from(error));
                 Err(RefreshError::Provider {
                     timed_out: false,
@@ -75,12 +75,17 @@ impl Refresher {
     }
 
     /// Finds out which token is the newest, and has that one revoked.
-    async fn settle_doubt(&self, app: &App, row: Connection, report: &mut Report) -> FlightResult {
+    async fn settle_doubt(
+        &self,
+        app: &App,
+        row: Connection,
+        attempt_log: &mut AttemptLog,
+    ) -> RefreshResult {
         let token = self
             .vault
             .refresh_token(&row)
             .map_err(RefreshError::Sealed)?;
-        if !self.may_be_taken(&row).await || self.is_stopping() {
+        if !self.is_available(&row).await || self.is_stopping() {
             return Err(RefreshError::Busy);
         }
         let Some(lease) = self.acquire(&row).await? else {
@@ -98,24 +103,24 @@ impl Refresher {
             generation: row.generation - 1,
             ..row.clone()
         };
-        let spending = Spending::new(&before, app, &token, &lease, asked);
-        match self.attempts(spending, &mut true, report).await {
-            Attempt::Found(received) | Attempt::Answered(Ok(received)) => {
-                self.revoke_newest(spending, &row, received).await
+        let context = SpendContext::new(&before, app, &token, &lease, asked);
+        match self.attempts(context, &mut true, attempt_log).await {
+            Attempt::FoundInJournal(received) | Attempt::Response(Ok(received)) => {
+                self.revoke_newest(context, &row, received).await
             }
-            Attempt::Answered(Err(TokenError::InvalidGrant)) => {
+            Attempt::Response(Err(TokenError::InvalidGrant)) => {
                 // The last holder may have been frozen, and have written down its response since the last look.
-                match self.look(spending).await {
-                    Ok(Some(received)) => self.revoke_newest(spending, &row, received).await,
+                match self.find_journaled_response(context).await {
+                    Ok(Some(received)) => self.revoke_newest(context, &row, received).await,
                     Ok(None) => self.unconfirmed(&row, &lease).await,
-                    Err(error) => self.unreadable(spending, error).await,
+                    Err(error) => self.unreadable(context, error).await,
                 }
             }
-            Attempt::Answered(Err(error)) => self.failed(spending, error, true).await,
-            Attempt::Unreadable(error) => self.unreadable(spending, error).await,
-            Attempt::Refused(error) => Err(error.into()),
-            Attempt::Overtaken(current) => adopt(*current.ok_or(RefreshError::NotFound)?),
-            Attempt::TooLate => {
+            Attempt::Response(Err(error)) => self.failed(context, error, true).await,
+            Attempt::JournalUnreadable(error) => self.unreadable(context, error).await,
+            Attempt::StoreRefused(error) => Err(error.into()),
+            Attempt::LeaseLost(current) => adopt(*current.ok_or(RefreshError::NotFound)?),
+            Attempt::DeadlinePassed => {
                 self.release(&row, &lease).await;
                 Err(RefreshError::Busy)
             }
@@ -124,29 +129,29 @@ impl Refresher {
 
     async fn revoke_newest(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         row: &Connection,
         received: Received,
-    ) -> FlightResult {
-        let (spent, spent_at) = (spending.token, spending.row.generation);
+    ) -> RefreshResult {
+        let (spent, spent_at) = (context.token, context.row.generation);
         let newest = received.tokens.refresh_token.as_ref().unwrap_or(spent);
-        let is_stored = match self.leave_to_revoke(row, newest).await {
+        let is_stored = match self.schedule_revocation(row, newest).await {
             Ok(is_stored) => is_stored,
-            Err(refused) => return Err(self.left_unstored(spending, refused).await),
+            Err(refused) => return Err(self.left_unstored(context, refused).await),
         };
         self.journal.settle(&row.id, spent_at, spent);
         let row = self.reread(row).await?.ok_or(RefreshError::NotFound)?;
         if is_stored {
-            self.revoke_token(spending.app, row).await
+            self.revoke_token(context.app, row).await
         } else {
             adopt(row)
         }
     }
 
-    async fn unconfirmed(&self, row: &Connection, lease: &Lease) -> FlightResult {
+    async fn unconfirmed(&self, row: &Connection, lease: &Lease) -> RefreshResult {
         let now = self.clock.now();
         let is_stored = self
-            .insist(row, || {
+            .retry_until_stored(row, || {
                 let error = Some(UNCONFIRMED);
                 self.store
                     .connection_revocation_told(&row.id, row.generation, error, now)

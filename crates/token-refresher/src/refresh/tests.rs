@@ -21,10 +21,10 @@ use crate::sweep::Swept;
 mod broken;
 mod continuity;
 mod disconnects;
-mod doors;
-mod ends;
 mod guards;
 mod journals;
+mod leases;
+mod outcomes;
 mod races;
 mod refusals;
 mod responses;
@@ -189,11 +189,11 @@ impl World {
     }
 
     /// A process of its own, whose journal all others can read.
-    fn door(&self) -> Arc<Refresher> {
-        self.door_to(&format!("{}/token", self.provider.uri()))
+    fn refresher(&self) -> Arc<Refresher> {
+        self.refresher_to(&format!("{}/token", self.provider.uri()))
     }
 
-    fn door_to(&self, token_url: &str) -> Arc<Refresher> {
+    fn refresher_to(&self, token_url: &str) -> Arc<Refresher> {
         self.door_with(
             &[("PROVIDERS__PIPEDRIVE__TOKEN_URL", token_url)],
             &self.journals,
@@ -288,7 +288,7 @@ impl World {
         consent(&self.vault, id, owner, access, refresh)
     }
 
-    /// Somebody else has the lease.
+    /// Another process has the lease.
     async fn leased_by(&self, owner: &str) {
         let active = ConnectionState::Active;
         let leased = self.store.lease_acquire(&self.id, 1, active, owner).await;
@@ -320,8 +320,8 @@ impl World {
         self.store.connection_find(id).await.unwrap().unwrap()
     }
 
-    async fn refresh(&self, have: Option<i64>) -> FlightResult {
-        refresh(&self.door(), &self.id, have).await
+    async fn refresh(&self, failed_generation: Option<i64>) -> RefreshResult {
+        refresh(&self.refresher(), &self.id, failed_generation).await
     }
 
     async fn requests(&self, to: &str) -> Vec<Request> {
@@ -367,9 +367,15 @@ impl World {
     }
 }
 
-async fn refresh(door: &Arc<Refresher>, id: &ConnectionId, have: Option<i64>) -> FlightResult {
+async fn refresh(
+    refresher: &Arc<Refresher>,
+    id: &ConnectionId,
+    failed_generation: Option<i64>,
+) -> RefreshResult {
     let patience = Duration::from_mins(2);
-    door.refresh(id, have, Trigger::Webhook, patience).await
+    refresher
+        .refresh(id, failed_generation, Trigger::Webhook, patience)
+        .await
 }
 
 fn app() -> AppKey {
@@ -435,7 +441,7 @@ fn sibling(vault: &Vault, row: &Connection) -> Commit {
 }
 
 #[track_caller]
-fn refreshed(result: FlightResult) -> Arc<Connection> {
+fn refreshed(result: RefreshResult) -> Arc<Connection> {
     match result {
         Ok(Outcome::Refreshed(row)) => row,
         other => panic!("{other:?}"),
@@ -443,7 +449,7 @@ fn refreshed(result: FlightResult) -> Arc<Connection> {
 }
 
 #[track_caller]
-fn already_newer(result: FlightResult) -> Arc<Connection> {
+fn already_newer(result: RefreshResult) -> Arc<Connection> {
     match result {
         Ok(Outcome::AlreadyNewer(row)) => row,
         other => panic!("{other:?}"),

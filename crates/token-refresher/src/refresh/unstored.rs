@@ -1,6 +1,6 @@
 //! Responses that the database refuses to store: new tokens that only the journal holds.
 //!
-//! Such a response stays unsettled in the journal. Until it is stored nobody may spend the connection's refresh token again:
+//! Such a response stays unsettled in the journal. Until it is stored no process may spend the connection's refresh token again:
 //! in this process the list kept here says so, in others the row itself ([`Refresher::hold`]), for as long as this process
 //! goes on saying so.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Connection, SpendFailure, StoreError};
 
-use super::renew::Spending;
+use super::attempt::SpendContext;
 use super::{RefreshError, Refresher};
 
 /// How often the database is asked again to store a response that it has refused.
@@ -20,7 +20,7 @@ pub(super) const RETRY_EVERY: Duration = Duration::from_mins(1);
 /// How long other processes leave the token alone after they have last been told to.
 const HELD_FOR: Duration = Duration::from_mins(5);
 
-/// At most this many connections are named where somebody asks.
+/// At most this many connections are named in `/readyz`.
 const NAMED_MAX: usize = 10;
 
 /// The connections whose newer tokens wait to be stored.
@@ -98,12 +98,12 @@ impl Refresher {
     /// Ends a refresh whose response is journaled and that the database refuses: replay goes on with it.
     pub(super) async fn left_unstored(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         refused: StoreError,
     ) -> RefreshError {
-        let Spending {
+        let SpendContext {
             row, token, lease, ..
-        } = spending;
+        } = context;
         self.journal.leave(&row.id, row.generation, token);
         self.hold(row, row.generation, HeldBy::Journal, refused)
             .await;
@@ -140,7 +140,7 @@ impl Refresher {
             due_at: row.due_at.max(retry_at),
         };
         let written = self
-            .insist(row, || {
+            .retry_until_stored(row, || {
                 self.store
                     .connection_hold(&row.id, row.generation, &failure, now)
             })

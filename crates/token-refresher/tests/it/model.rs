@@ -8,7 +8,7 @@
 //! An answer is destroyed if its process dies, or the network loses it, before a journal had it; those alone excuse a token
 //! that is presented again, beside what the look could not see: an answer that was stopped together with its process before
 //! it was journaled, or in a journal out of reach. A disconnect leaves nothing behind if no grant is alive whose token
-//! anybody has: Pipedrive knows one grant per user and app, so a new consent is no second grant.
+//! is known: Pipedrive knows one grant per user and app, so a new consent is no second grant.
 
 mod promises;
 mod protocol;

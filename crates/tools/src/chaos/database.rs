@@ -20,7 +20,7 @@ pub struct Database {
     at: TestDatabase,
     /// The way by which the services come to a server.
     gate: Option<Gate>,
-    /// Held by whoever has taken it away.
+    /// Held by the task that has taken it away.
     turn: Mutex<()>,
 }
 
@@ -148,7 +148,7 @@ impl Database {
         Ok(())
     }
 
-    /// Holds what it held at the last snapshot again. It has to be away: nobody else writes.
+    /// Holds what it held at the last snapshot again. It has to be away: nothing else may write.
     pub fn go_back(&self) -> anyhow::Result<()> {
         let (schema, quote) = match self.at.backend() {
             Backend::Sqlite => {

@@ -76,7 +76,7 @@ pub enum Event {
         company: u32,
         how: Severed,
     },
-    /// Whoever ended a connection here was told so: its row is revoked from now on.
+    /// A connection was ended here, and the call had succeeded: its row is revoked from now on.
     Revoked {
         company: u32,
         /// What the row's was then, if it could be read.
@@ -130,7 +130,7 @@ pub enum Severed {
     Disconnected,
     /// At the provider, by its user.
     Uninstalled,
-    /// At the provider, who tells nobody.
+    /// At the provider, without a notice.
     Revoked,
 }
 

@@ -31,7 +31,7 @@ pub enum How {
     Told,
     /// Each is a tmpfs, and full: no entry can be written.
     Full,
-    /// Nobody may mount here. A file takes the directory's place: what is open goes on, nothing can be opened or made.
+    /// This process may not mount. A file takes the directory's place: what is open goes on, nothing can be opened or made.
     Replaced,
 }
 

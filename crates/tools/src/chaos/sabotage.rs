@@ -19,9 +19,9 @@ pub enum Sabotage {
     JournalDeleted,
     /// Callers and commits are not held to the generation that they saw
     GenerationsNotCompared,
-    /// Nobody searches the journals
+    /// No process searches the journals
     JournalsNotSearched,
-    /// Tokens are spent whoever holds the lease
+    /// Tokens are spent while another process holds the lease
     LeasesIgnored,
     /// A token that a lost holder may have spent is taken for unspent
     DoubtIgnored,

@@ -87,7 +87,7 @@ pub enum Action {
         what: OnConnection,
     },
     /// `kill -9` of whichever refresher makes the next token call, when the response is journaled and not stored; the
-    /// connection is disconnected before anybody can store it.
+    /// connection is disconnected before any process can store it.
     DisconnectBeforeStored {
         down_ms: u64,
     },
@@ -116,7 +116,7 @@ pub enum OnConnection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     Lost,
-    /// Written long after any consent: nobody is asked whether it is about the newest one.
+    /// Written long after any consent: no refresh has to verify that it is about the newest one.
     LongAfter,
     /// Written at once: near a consent it is verified by a refresh.
     AtOnce,

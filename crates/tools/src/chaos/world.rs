@@ -220,7 +220,7 @@ impl World {
 pub fn reader_of(journal: usize) -> anyhow::Result<usize> {
     let mut journals = JOURNAL_OF.iter();
     let reader = journals.position(|read| *read == journal);
-    reader.context("nobody reads this journal")
+    reader.context("no refresher reads this journal")
 }
 
 /// The process that a schedule means.

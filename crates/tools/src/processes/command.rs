@@ -25,7 +25,7 @@ impl Plan {
             .open(self.log_file(process))?;
         let mut command = Command::new(binary);
         command
-            // Of its own: a terminal's Ctrl-C is for whoever started this, who then asks each process to stop, once.
+            // Of its own: a terminal's Ctrl-C is for the parent process, which then asks each process to stop, once.
             .process_group(0)
             .kill_on_drop(true)
             .stdin(Stdio::null())

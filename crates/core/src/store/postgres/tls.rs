@@ -106,7 +106,7 @@ where
     F: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
 {
     tokio::spawn(async move {
-        // Its error reaches whoever uses the client next.
+        // The next use of the client gets its error.
         let _ended = connection.await;
     });
 }

@@ -258,7 +258,7 @@ async fn a_client_whose_secret_is_refused_is_known_by_its_second() {
     }
 }
 
-/// Anything else was said by somebody who knows us, or who may have acted on the request.
+/// Anything else came from a provider that knows us, or that may have acted on the request.
 #[tokio::test]
 async fn only_a_refused_secret_is_a_reason_to_try_the_second() {
     for first in [

@@ -12,7 +12,7 @@ fn table(backend: Backend) -> &'static str {
     }
 }
 
-/// As somebody made it: a number or a UUID for an id, times or text.
+/// As people made it: a number or a UUID for an id, times or text.
 fn create(database: &TestDatabase, id: &str, time: &str) -> AppTok {
     let backend = database.backend();
     let name = |name: &str| match backend {
@@ -81,7 +81,7 @@ pub(crate) async fn rows_of_the_old_table_are_read_whatever_their_types(backend:
     assert_eq!(old.rows_with("7").await.unwrap().len(), 2);
 }
 
-/// How the server writes times, and in which zone, is nobody's business.
+/// How the server writes times, and in which zone, makes no difference.
 pub(crate) async fn times_of_the_old_table_are_read_with_their_zone(backend: Backend) {
     if backend != Backend::Postgres {
         return;

@@ -158,7 +158,7 @@ pub(crate) async fn text_that_a_database_does_not_hold_is_refused_for_good(backe
     assert_eq!(row.api_domain, before.api_domain);
 }
 
-/// What a provider says for people must not cost anybody the consent.
+/// A provider's text for people must not cost the consent.
 pub(crate) async fn texts_of_a_provider_are_made_to_fit(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
@@ -185,10 +185,10 @@ pub(crate) async fn texts_of_a_provider_are_made_to_fit(backend: Backend) {
     };
     let vault = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
     let id = ConnectionId::generate();
-    let keeper = ("acme".parse().unwrap(), "jane".parse().unwrap());
+    let account_and_owner = ("acme".parse().unwrap(), "jane".parse().unwrap());
     let new = NewConnection {
         app: app.app_key(),
-        consent: granted.sealed(&vault, &app, &id, keeper),
+        consent: granted.sealed(&vault, &app, &id, account_and_owner),
         id: id.clone(),
     };
 

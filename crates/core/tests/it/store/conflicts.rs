@@ -109,13 +109,13 @@ pub(crate) async fn a_conflict_without_end_is_given_up_on(backend: Backend) {
     assert_eq!(get(&store, &id).await.generation, 1);
 }
 
-/// What nobody can tell to have had no effect, and what stays wrong, is not repeated.
+/// What may have had an effect, and what stays wrong, is not repeated.
 pub(crate) async fn other_errors_are_not_repeated(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     let id = insert(&store, consent("acme", "jane")).await;
     let errors: &[&str] = match backend {
-        // completion unknown; cancelled by a time limit; a check of somebody's own
+        // completion unknown; cancelled by a time limit; a check that others added
         Backend::Postgres => &["40003", "57014", "23514"],
         _ => &["SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"],
     };

@@ -26,7 +26,7 @@ pub(crate) async fn doubt_stays_until_a_commit(backend: Backend) {
     }
 }
 
-/// An answer that comes late revives the row, but somebody else has spent the same token since: the provider may hold that
+/// An answer that comes late revives the row, but another process has spent the same token since: the provider may hold that
 /// against the newer one, and if it does it is our loss, not the user's doing.
 pub(crate) async fn doubt_outlives_a_commit_that_revives(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
@@ -55,7 +55,7 @@ fn under(lease_owner: &str) -> super::Commit {
     }
 }
 
-/// Whoever has taken the lease over may have spent the same token by now.
+/// The process that has taken the lease over may have spent the same token by now.
 pub(crate) async fn doubt_ends_under_its_own_lease_alone(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();

@@ -44,7 +44,7 @@ pub(crate) async fn reconnect_revives_a_revoked_row(backend: Backend) {
     assert_eq!((row.revoke_pending, row.refreshed_at), (false, None));
 }
 
-/// A row with a token that the provider would still take is kept, whoever asks.
+/// A row with a token that the provider would still take is kept, for every caller.
 pub(crate) async fn only_what_has_ended_for_good_is_forgotten(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
@@ -220,7 +220,7 @@ pub(crate) async fn a_disconnect_leaves_the_lease_of_a_refresh_under_way_and_a_d
     let row = get(&store, &id).await;
     assert_eq!((row.in_doubt, row.lease_owner), (false, None));
     assert_eq!(row.last_error.as_deref(), Some("unconfirmed"));
-    // Whoever has read the row before spends nothing for it any more.
+    // A process that has read the row before spends nothing for it any more.
     assert!(!store.lease_acquire(&id, 3, Revoked, "e").await.unwrap());
 }
 

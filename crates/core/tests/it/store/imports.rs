@@ -76,20 +76,15 @@ pub(crate) async fn handing_back_waits_for_who_is_at_it(backend: Backend) {
     let id = insert(&store, consent("acme", "jane")).await;
     let hand_back = async |generation| store.connection_hand_back(&id, generation, at(1)).await;
     let state = ConnectionState::Active;
-    assert!(
-        store
-            .lease_acquire(&id, 1, state, "somebody")
-            .await
-            .unwrap()
-    );
+    assert!(store.lease_acquire(&id, 1, state, "holder").await.unwrap());
 
-    assert!(!hand_back(1).await.unwrap(), "somebody is at it");
+    assert!(!hand_back(1).await.unwrap(), "it is being refreshed");
     let unknown = failure(true);
-    let failed = store.connection_spend_failed(&id, "somebody", &unknown, at(1));
+    let failed = store.connection_spend_failed(&id, "holder", &unknown, at(1));
     assert!(failed.await.unwrap());
     assert!(
         !hand_back(1).await.unwrap(),
-        "nobody knows what became of it"
+        "whether it was spent is unknown"
     );
     assert!(store.lease_acquire(&id, 1, state, "other").await.unwrap());
     let mut spent = commit();

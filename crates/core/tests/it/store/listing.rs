@@ -83,8 +83,8 @@ fn of(account: Option<&str>, state: Option<ConnectionState>) -> Listing {
 }
 
 fn keepers(rows: &[Overview]) -> Vec<String> {
-    let keeper = |row: &Overview| format!("{} {}", row.account_id, row.owner);
-    rows.iter().map(keeper).collect()
+    let account_and_owner = |row: &Overview| format!("{} {}", row.account_id, row.owner);
+    rows.iter().map(account_and_owner).collect()
 }
 
 pub(crate) async fn every_row_is_listed_once_in_the_order_of_its_listing(backend: Backend) {

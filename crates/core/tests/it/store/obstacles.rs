@@ -152,10 +152,10 @@ async fn what_keeps_a_file_from_being_used_is_told() {
     for (path, obstacle) in [
         (inside("letter.txt"), Obstacle::NotADatabase),
         (inside(""), Obstacle::NotADatabase),
-        (inside("missing/keeper.db"), Obstacle::NoDirectory),
-        (inside("letter.txt/keeper.db"), Obstacle::NoDirectory),
-        // Nobody makes files there, whoever this runs as.
-        ("/sys/keeper.db".to_owned(), Obstacle::NotWritable),
+        (inside("missing/pipekeeper.db"), Obstacle::NoDirectory),
+        (inside("letter.txt/pipekeeper.db"), Obstacle::NoDirectory),
+        // No user can make files there.
+        ("/sys/pipekeeper.db".to_owned(), Obstacle::NotWritable),
     ] {
         let store = open(&Secret::new(format!("sqlite:{path}")));
         for error in [store.ping().await, store.migrate().await.map(drop)] {

@@ -56,7 +56,7 @@ impl Explained {
         let account = name(&format!("account-{n}"));
         let found = self
             .store
-            .connection_find_by_keeper(&app(), &account, &name("jane"))
+            .connection_find_by_owner(&app(), &account, &name("jane"))
             .await;
         let id = found.unwrap().unwrap().id;
         self.log.take();
@@ -111,7 +111,7 @@ fn attempt(n: i64) -> RefreshLogEntry {
 pub(crate) async fn every_hot_query_goes_by_its_index(backend: Backend) {
     let explained = Explained::with_rows(backend).await;
     if backend == Backend::Sqlite {
-        // Nobody gives it statistics in operation.
+        // It has no statistics in operation.
         all_go_by_their_index(&explained).await;
     }
 
@@ -150,11 +150,11 @@ async fn selections(explained: &Explained) {
         let selected = explained.store.connection_select(&app, &selector).await;
         selected.unwrap();
     };
-    let keeper = Selector::Keeper {
+    let account_and_owner = Selector::Owner {
         account_id: name("account-777"),
         owner: name("jane"),
     };
-    select(app(), keeper).await;
+    select(app(), account_and_owner).await;
     explained.goes_by(&["connections_keeper"]);
 
     // The first app has a default, and so have its accounts.
@@ -167,7 +167,7 @@ async fn selections(explained: &Explained) {
     for account in ["account-10777", "account-10002"] {
         let account = Selector::Account(name(account));
         select(other_app(), account).await;
-        // At most one row has the keeper's account: its unique key is as good.
+        // At most one row has the account_and_owner's account: its unique key is as good.
         explained.goes_by(&["PRIMARY", "connections_by_account", "connections_keeper"]);
     }
     let unknown = AppKey {

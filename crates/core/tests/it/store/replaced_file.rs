@@ -37,7 +37,7 @@ impl Replaced {
         }
     }
 
-    /// What the file holds to whoever opens it now.
+    /// What the file holds when it is opened now.
     fn rows(&self) -> Vec<String> {
         self.database
             .lines("SELECT id AS line FROM connections ORDER BY id")

@@ -106,24 +106,24 @@ pub(crate) async fn keepers_that_look_alike_are_different(backend: Backend) {
     ];
 
     let mut ids = Vec::new();
-    for keeper in names {
-        ids.push(insert(&store, consent(keeper, "x")).await);
-        ids.push(insert(&store, consent("acme", keeper)).await);
+    for name_of_row in names {
+        ids.push(insert(&store, consent(name_of_row, "x")).await);
+        ids.push(insert(&store, consent("acme", name_of_row)).await);
     }
 
-    for (index, keeper) in names.iter().enumerate() {
+    for (index, name_of_row) in names.iter().enumerate() {
         let found = store
-            .connection_find_by_keeper(&app(), &name(keeper), &name("x"))
+            .connection_find_by_owner(&app(), &name(name_of_row), &name("x"))
             .await;
         assert_eq!(found.unwrap().unwrap().id, ids[2 * index]);
         let found = store
-            .connection_find_by_keeper(&app(), &name("acme"), &name(keeper))
+            .connection_find_by_owner(&app(), &name("acme"), &name(name_of_row))
             .await;
         assert_eq!(found.unwrap().unwrap().id, ids[2 * index + 1]);
     }
     for stranger in ["jané", "jan", "jane\u{200b}x", "%", "jan_"] {
         let found = store
-            .connection_find_by_keeper(&app(), &name("acme"), &name(stranger))
+            .connection_find_by_owner(&app(), &name("acme"), &name(stranger))
             .await;
         assert_eq!(found.unwrap(), None, "{stranger}");
     }
@@ -183,7 +183,7 @@ pub(crate) async fn rows_are_found_by_keeper_and_by_grant(backend: Backend) {
     let id = insert(&store, given.clone()).await;
 
     let by_keeper = store
-        .connection_find_by_keeper(&app(), &given.account_id, &given.owner)
+        .connection_find_by_owner(&app(), &given.account_id, &given.owner)
         .await;
     assert_eq!(by_keeper.unwrap().unwrap().id, id);
     let by_grant = store
@@ -199,7 +199,7 @@ pub(crate) async fn rows_are_found_by_keeper_and_by_grant(backend: Backend) {
         app_id: "ä".to_owned(),
     };
     let elsewhere = store
-        .connection_find_by_keeper(&other_app, &given.account_id, &given.owner)
+        .connection_find_by_owner(&other_app, &given.account_id, &given.owner)
         .await;
     assert_eq!(elsewhere.unwrap(), None);
 }

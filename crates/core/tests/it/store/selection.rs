@@ -57,7 +57,7 @@ enum Default {
 pub(crate) async fn who_names_no_account_gets_the_default_connection(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
-    let keeper = |account, owner| Selector::Keeper {
+    let account_and_owner = |account, owner| Selector::Owner {
         account_id: name(account),
         owner: name(owner),
     };
@@ -90,7 +90,7 @@ pub(crate) async fn who_names_no_account_gets_the_default_connection(backend: Ba
             "~pipedrive:1 ~pipedrive:11",
         ),
         (&[LOGIN, LOGIN_TOO], second, account("acme"), "acme joe"),
-        // Without one it is the only one; installs that nobody vouches for neither count nor are served.
+        // Without one it is the only one; installs without an authenticated caller neither count nor are served.
         (&[LOGIN], none, Selector::App, "acme jane"),
         (&[LOGIN, STRANGER], none, Selector::App, "acme jane"),
         (
@@ -105,8 +105,18 @@ pub(crate) async fn who_names_no_account_gets_the_default_connection(backend: Ba
         (&[LOGIN, FAR_LOGIN], none, account("acme"), "acme jane"),
         (&[LOGIN, LOGIN_TOO], none, account("acme"), "ambiguous"),
         (&[LOGIN], none, account("acm"), "none"),
-        (&[LOGIN, LOGIN_TOO], none, keeper("acme", "joe"), "acme joe"),
-        (&[LOGIN, LOGIN_TOO], first, keeper("acme", "jo"), "none"),
+        (
+            &[LOGIN, LOGIN_TOO],
+            none,
+            account_and_owner("acme", "joe"),
+            "acme joe",
+        ),
+        (
+            &[LOGIN, LOGIN_TOO],
+            first,
+            account_and_owner("acme", "jo"),
+            "none",
+        ),
     ];
     for (case, (rows, default, selector, expected)) in cases.into_iter().enumerate() {
         let app = AppKey {

@@ -52,7 +52,7 @@ async fn three_processes_write_one_file_and_no_write_is_lost() {
 /// All of them want the same row, and add rows of their own meanwhile. That the database is busy reaches none.
 async fn write(store: &Store) {
     let found = store
-        .connection_find_by_keeper(&app(), &name("acme"), &name("jane"))
+        .connection_find_by_owner(&app(), &name("acme"), &name("jane"))
         .await;
     let id = found.unwrap().unwrap().id;
     let mut tasks = JoinSet::new();

@@ -241,7 +241,7 @@ async fn a_server_without_tls_is_told_of_when_tls_is_asked_for() {
         };
         let said = database.lines(has_tls).unwrap();
         if said == ["on"] || said == ["YES"] {
-            // Somebody's own server.
+            // A server of one's own.
             continue;
         }
         let mut url = url::Url::parse(database.url().expose()).unwrap();

@@ -1,6 +1,6 @@
 //! A disk that forgets what was not synced, and can be slow, full, broken or read-only.
 //!
-//! Files are real, so that everybody reads them as always: what was written is in the page cache, so to speak. A crash
+//! Files are real, so that they are read as always: what was written is in the page cache, so to speak. A crash
 //! cuts each file back to what was synced.
 
 use std::fs::{self, File, OpenOptions};
@@ -72,7 +72,7 @@ impl ForgetfulDisk {
         self.0.changed.notify_all();
     }
 
-    /// Blocks until somebody waits for a sync that is held.
+    /// Blocks until a thread waits for a sync that is held.
     #[track_caller]
     pub(crate) fn wait_for_a_held_sync(&self) {
         let state = self.state();
@@ -80,7 +80,7 @@ impl ForgetfulDisk {
         let (_state, waited) = changed
             .wait_timeout_while(state, LIMIT, |state| state.waiting == 0)
             .unwrap();
-        assert!(!waited.timed_out(), "nobody syncs");
+        assert!(!waited.timed_out(), "no sync was asked for");
     }
 
     pub(crate) fn syncs(&self) -> usize {

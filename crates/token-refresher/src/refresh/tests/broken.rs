@@ -23,12 +23,12 @@ where
     for broken in [false, true] {
         let world = World::new().await;
         prepare(&world).await;
-        let door = if broken {
+        let refresher = if broken {
             without(&world, rule)
         } else {
-            world.door()
+            world.refresher()
         };
-        assert_eq!(play(world, door).await, broken, "{rule:?}");
+        assert_eq!(play(world, refresher).await, broken, "{rule:?}");
     }
 }
 
@@ -55,8 +55,8 @@ async fn disconnected(store: &Store, id: &ConnectionId) {
 async fn without_the_compare_of_generations_a_caller_with_an_older_one_causes_a_refresh() {
     compared(
         Rule::CompareGenerations,
-        async |world, door| {
-            drop(refresh(&door, &world.id, Some(0)).await);
+        async |world, refresher| {
+            drop(refresh(&refresher, &world.id, Some(0)).await);
             world.calls().await == 1
         },
         async |world| world.answer([granted()]).await,
@@ -68,8 +68,8 @@ async fn without_the_compare_of_generations_a_caller_with_an_older_one_causes_a_
 async fn without_the_journals_a_token_is_spent_whose_response_they_hold() {
     compared(
         Rule::SearchJournals,
-        async |world, door| {
-            drop(refresh(&door, &world.id, Some(1)).await);
+        async |world, refresher| {
+            drop(refresh(&refresher, &world.id, Some(1)).await);
             world.calls().await == 1
         },
         async |world| {
@@ -84,10 +84,11 @@ async fn without_the_journals_a_token_is_spent_whose_response_they_hold() {
 async fn without_leases_a_token_is_spent_while_another_process_holds_it() {
     compared(
         Rule::RespectLeases,
-        async |world, door| {
+        async |world, refresher| {
             let patience = Duration::from_millis(300);
             drop(
-                door.refresh(&world.id, Some(1), Trigger::Webhook, patience)
+                refresher
+                    .refresh(&world.id, Some(1), Trigger::Webhook, patience)
                     .await,
             );
             world.calls().await == 1
@@ -104,8 +105,8 @@ async fn without_leases_a_token_is_spent_while_another_process_holds_it() {
 async fn without_the_doubt_a_lost_response_is_reported_as_a_rejection_and_a_spent_token_revoked() {
     compared(
         Rule::RememberDoubt,
-        async |world, door| {
-            drop(refresh(&door, &world.id, Some(1)).await);
+        async |world, refresher| {
+            drop(refresh(&refresher, &world.id, Some(1)).await);
             let row = world.row().await;
             row.state_reason.as_deref() == Some("rejected")
         },
@@ -117,8 +118,8 @@ async fn without_the_doubt_a_lost_response_is_reported_as_a_rejection_and_a_spen
     .await;
     compared(
         Rule::RememberDoubt,
-        async |world, door| {
-            drop(door.sweep_once().await);
+        async |world, refresher| {
+            drop(refresher.sweep_once().await);
             world.calls().await == 0
         },
         async |world| {
@@ -136,8 +137,8 @@ async fn without_the_end_of_revoked_rows_each_response_revives_them() {
     // The response comes after the disconnect.
     compared(
         Rule::KeepRevoked,
-        async |world, door| {
-            drop(refresh(&door, &world.id, Some(1)).await);
+        async |world, refresher| {
+            drop(refresh(&refresher, &world.id, Some(1)).await);
             is_active(world).await
         },
         async |world| {
@@ -149,8 +150,8 @@ async fn without_the_end_of_revoked_rows_each_response_revives_them() {
     // A journal has it.
     compared(
         Rule::KeepRevoked,
-        async |world, door| {
-            drop(door.replay_once().await);
+        async |world, refresher| {
+            drop(refresher.replay_once().await);
             is_active(world).await
         },
         async |world| {
@@ -162,8 +163,8 @@ async fn without_the_end_of_revoked_rows_each_response_revives_them() {
     // A caller asks.
     compared(
         Rule::KeepRevoked,
-        async |world, door| {
-            drop(refresh(&door, &world.id, Some(2)).await);
+        async |world, refresher| {
+            drop(refresh(&refresher, &world.id, Some(2)).await);
             is_active(world).await
         },
         async |world| {

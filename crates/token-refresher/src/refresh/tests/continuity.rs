@@ -22,8 +22,8 @@ impl World {
     }
 }
 
-async fn sees_the_loss(door: &Arc<Refresher>, world: &World) {
-    let end = refresh(door, &world.id, Some(1)).await;
+async fn sees_the_loss(refresher: &Arc<Refresher>, world: &World) {
+    let end = refresh(refresher, &world.id, Some(1)).await;
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
 }
 
@@ -31,28 +31,28 @@ async fn sees_the_loss(door: &Arc<Refresher>, world: &World) {
 async fn a_row_that_is_older_than_what_was_seen_is_healed_before_anything_is_spent() {
     let world = World::answering([granted(), granted()]).await;
     world.take_snapshot();
-    let door = world.door();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
     world.restore();
 
-    sees_the_loss(&door, &world).await;
+    sees_the_loss(&refresher, &world).await;
     // Nor for anybody else.
     let other = world.connect("joe").await;
-    let end = refresh(&door, &other, Some(1)).await;
+    let end = refresh(&refresher, &other, Some(1)).await;
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
-    assert_eq!(door.keep_continuity().await.unwrap(), 1);
+    assert_eq!(refresher.keep_continuity().await.unwrap(), 1);
 
     let row = world.row().await;
     assert_eq!(row.generation, 2);
     let token = world.vault.refresh_token(&row).unwrap();
     assert_eq!(token.expose(), "refresh-2");
     assert_eq!(
-        already_newer(refresh(&door, &world.id, Some(1)).await).generation,
+        already_newer(refresh(&refresher, &world.id, Some(1)).await).generation,
         2
     );
     assert_eq!(world.calls().await, 1);
     world.clock.advance(Duration::from_secs(5));
-    refreshed(refresh(&door, &other, Some(1)).await);
+    refreshed(refresh(&refresher, &other, Some(1)).await);
 }
 
 /// Only this process can read what the holder wrote down.
@@ -61,10 +61,10 @@ async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
     let world = World::answering([granted(), granted()]).await;
     let other = world.connect("joe").await;
     world.take_snapshot();
-    let door = world.door();
-    refreshed(refresh(&door, &other, Some(1)).await);
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &other, Some(1)).await);
     world.restore();
-    let end = refresh(&door, &other, Some(1)).await;
+    let end = refresh(&refresher, &other, Some(1)).await;
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
     let dead = world.journal(&world.journals);
     let holder = format!("{}/0", dead.process());
@@ -72,15 +72,15 @@ async fn a_lease_that_was_taken_over_is_given_back_where_commits_may_be_lost() {
     dead.die();
 
     let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
-    let _guard = door.continuity.hold(&row, &lease);
-    let released = door.release_if_quiet(&row, &lease).await;
+    let lease = refresher.acquire(&row).await.unwrap().unwrap();
+    let _guard = refresher.continuity.hold(&row, &lease);
+    let released = refresher.release_if_quiet(&row, &lease).await;
 
     assert!(matches!(released, Err(RefreshError::Busy)), "{released:?}");
     let row = world.row().await;
     assert_eq!(row.lease_owner.as_deref(), Some(holder.as_str()));
     // A held lease is written again, even over the lease of the next process.
-    assert!(door.continuity.held().is_empty());
+    assert!(refresher.continuity.held().is_empty());
     assert!(row.in_doubt);
     let elsewhere = TestDirectory::create();
     let far = world.door_with(&[], &elsewhere);
@@ -102,9 +102,9 @@ async fn a_backup_that_is_put_back_meanwhile_costs_no_token() {
         .lines(&format!("VACUUM INTO '{backup}'"))
         .unwrap();
     let journals = TestDirectory::create();
-    let (spender, other) = (world.door(), world.door_with(&[], &journals));
-    for door in [&spender, &other] {
-        assert_eq!(door.keep_continuity().await.unwrap(), 0);
+    let (spender, other) = (world.refresher(), world.door_with(&[], &journals));
+    for refresher in [&spender, &other] {
+        assert_eq!(refresher.keep_continuity().await.unwrap(), 0);
     }
     refreshed(refresh(&spender, &world.id, Some(1)).await);
 
@@ -134,13 +134,13 @@ async fn with_separate_journals_each_process_writes_its_own_responses_again() {
     world.take_snapshot();
     let (here, there) = (TestDirectory::create(), TestDirectory::create());
     let (one, two) = (world.door_with(&[], &here), world.door_with(&[], &there));
-    for (generation, door) in [(1, &one), (2, &two), (3, &one)] {
+    for (generation, refresher) in [(1, &one), (2, &two), (3, &one)] {
         world.clock.advance(Duration::from_secs(10));
-        refreshed(refresh(door, &world.id, Some(generation)).await);
+        refreshed(refresh(refresher, &world.id, Some(generation)).await);
     }
     world.restore();
-    for door in [&one, &two] {
-        sees_the_loss(door, &world).await;
+    for refresher in [&one, &two] {
+        sees_the_loss(refresher, &world).await;
     }
 
     let (by_one, by_two) = tokio::join!(one.keep_continuity(), two.keep_continuity());
@@ -162,24 +162,24 @@ async fn a_response_is_written_again_only_to_the_row_that_it_was_given_for() {
     ] {
         let world = World::answering([granted()]).await;
         world.take_snapshot();
-        let door = world.door();
-        refreshed(refresh(&door, &world.id, Some(1)).await);
+        let refresher = world.refresher();
+        refreshed(refresh(&refresher, &world.id, Some(1)).await);
         world.restore();
-        sees_the_loss(&door, &world).await;
+        sees_the_loss(&refresher, &world).await;
         world.database.lines(change).unwrap();
         let before = world.row().await;
 
-        assert_eq!(door.keep_continuity().await.unwrap(), 0, "{change}");
+        assert_eq!(refresher.keep_continuity().await.unwrap(), 0, "{change}");
 
         assert_eq!(world.row().await, before, "{change}");
     }
     let world = World::answering([granted()]).await;
     let other = world.consent(&world.id, "jane", "access-1", "refresh-0");
     world.take_snapshot();
-    let door = world.door();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
     world.restore();
-    sees_the_loss(&door, &world).await;
+    sees_the_loss(&refresher, &world).await;
     world
         .database
         .lines("UPDATE connections SET generation = 0")
@@ -190,7 +190,7 @@ async fn a_response_is_written_again_only_to_the_row_that_it_was_given_for() {
         .await
         .unwrap();
 
-    assert_eq!(door.keep_continuity().await.unwrap(), 0);
+    assert_eq!(refresher.keep_continuity().await.unwrap(), 0);
     assert_eq!(world.row().await.generation, 1);
 }
 
@@ -208,7 +208,7 @@ async fn a_lease_that_the_database_lost_is_taken_again_for_the_call_under_way() 
         may_respond.lock().unwrap().recv().unwrap();
     };
     world.answer([after(waits, granted())]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let lost_meanwhile = async {
         reached.notified().await;
         let lease = world.row().await.lease_owner;
@@ -220,32 +220,32 @@ async fn a_lease_that_the_database_lost_is_taken_again_for_the_call_under_way() 
             .database
             .lines("UPDATE connections SET generation = 2 WHERE owner = 'joe'")
             .unwrap();
-        let _seen = refresh(&door, &other, Some(1)).await;
+        let _seen = refresh(&refresher, &other, Some(1)).await;
         world
             .database
             .lines("UPDATE connections SET generation = 1 WHERE owner = 'joe'")
             .unwrap();
-        let _lost = refresh(&door, &other, Some(1)).await;
-        assert_eq!(door.keep_continuity().await.unwrap(), 0);
+        let _lost = refresh(&refresher, &other, Some(1)).await;
+        assert_eq!(refresher.keep_continuity().await.unwrap(), 0);
 
         assert_eq!(world.row().await.lease_owner, lease);
         respond.send(()).unwrap();
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), lost_meanwhile);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), lost_meanwhile);
 
     assert_eq!(refreshed(end).generation, 2);
     assert_eq!(world.calls().await, 1);
 }
 
 /// A lease that a refresh held and has ended, while the guard was still alive.
-async fn ended_lease(door: &Arc<Refresher>, world: &World) -> HeldLease {
+async fn ended_lease(refresher: &Arc<Refresher>, world: &World) -> HeldLease {
     let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
-    let _guard = door.continuity.hold(&row, &lease);
-    let held = door.continuity.held()[&row.id].clone();
-    door.release(&row, &lease).await;
-    assert!(door.continuity.held().is_empty());
+    let lease = refresher.acquire(&row).await.unwrap().unwrap();
+    let _guard = refresher.continuity.hold(&row, &lease);
+    let held = refresher.continuity.held()[&row.id].clone();
+    refresher.release(&row, &lease).await;
+    assert!(refresher.continuity.held().is_empty());
     held
 }
 
@@ -253,10 +253,11 @@ async fn ended_lease(door: &Arc<Refresher>, world: &World) -> HeldLease {
 #[tokio::test]
 async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
     let world = World::new().await;
-    let door = world.door();
-    let held = ended_lease(&door, &world).await;
+    let refresher = world.refresher();
+    let held = ended_lease(&refresher, &world).await;
 
-    door.rewrite_lease(&world.row().await, &held, false)
+    refresher
+        .rewrite_lease(&world.row().await, &held, false)
         .await
         .unwrap();
 
@@ -266,11 +267,12 @@ async fn a_lease_that_its_flight_has_ended_is_not_taken_again() {
 #[tokio::test]
 async fn a_lease_that_was_given_back_is_not_taken_from_whoever_spends_next() {
     let world = World::new().await;
-    let door = world.door();
-    let held = ended_lease(&door, &world).await;
+    let refresher = world.refresher();
+    let held = ended_lease(&refresher, &world).await;
     world.leased_by("next").await;
 
-    door.rewrite_lease(&world.row().await, &held, false)
+    refresher
+        .rewrite_lease(&world.row().await, &held, false)
         .await
         .unwrap();
 
@@ -280,25 +282,25 @@ async fn a_lease_that_was_given_back_is_not_taken_from_whoever_spends_next() {
 #[tokio::test]
 async fn a_lease_that_a_refusal_has_ended_is_not_taken_again() {
     let world = World::new().await;
-    let door = world.door();
+    let refresher = world.refresher();
     let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
-    let _guard = door.continuity.hold(&row, &lease);
-    let AppChoice::One(app) = door.apps.find(Some(&row.app_id), Some(&row.platform)) else {
+    let lease = refresher.acquire(&row).await.unwrap().unwrap();
+    let _guard = refresher.continuity.hold(&row, &lease);
+    let AppChoice::One(app) = refresher.apps.find(Some(&row.app_id), Some(&row.platform)) else {
         panic!("the row's app is configured");
     };
-    let token = door.vault.refresh_token(&row).unwrap();
+    let token = refresher.vault.refresh_token(&row).unwrap();
     let asked = Asked {
         trigger: Trigger::Sweep,
         failed_generation: Some(row.generation),
     };
 
-    let spending = Spending::new(&row, app, &token, &lease, asked);
-    let end = door.rejected(spending, false).await;
+    let context = SpendContext::new(&row, app, &token, &lease, asked);
+    let end = refresher.on_invalid_grant(context, false).await;
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
     assert_eq!(world.row().await.lease_owner, None);
-    assert!(door.continuity.held().is_empty());
+    assert!(refresher.continuity.held().is_empty());
 }
 
 #[tokio::test]
@@ -306,18 +308,18 @@ async fn a_lease_that_is_of_no_use_is_given_back_once_the_database_answers() {
     let world = World::answering([granted()]).await;
     let other = world.connect("joe").await;
     world.take_snapshot();
-    let door = world.door();
-    refreshed(refresh(&door, &other, Some(1)).await);
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &other, Some(1)).await);
     world.restore();
-    let end = refresh(&door, &other, Some(1)).await;
+    let end = refresh(&refresher, &other, Some(1)).await;
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
     let row = world.row().await;
-    let lease = door.acquire(&row).await.unwrap().unwrap();
+    let lease = refresher.acquire(&row).await.unwrap().unwrap();
     let path = world.database.url().expose().replace("sqlite:", "");
     let away = format!("{path}.away");
     std::fs::rename(&path, &away).unwrap();
 
-    let releasing = door.release_if_quiet(&row, &lease);
+    let releasing = refresher.release_if_quiet(&row, &lease);
     tokio::pin!(releasing);
     let early = tokio::time::timeout(Duration::from_millis(500), &mut releasing).await;
     std::fs::rename(&away, &path).unwrap();

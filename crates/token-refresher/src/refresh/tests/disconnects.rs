@@ -48,7 +48,7 @@ async fn a_grant_whose_last_response_was_lost_is_refreshed_once_and_revoked() {
         Err(RefreshError::Ended { .. })
     ));
 
-    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
 
     assert_eq!(world.calls().await, 1);
     assert_eq!(revoked(&world).await, ["refresh-2"]);
@@ -82,7 +82,7 @@ async fn a_response_that_a_dead_process_left_is_revoked_in_place_of_a_refresh() 
     journal.die();
     disconnect(&world).await;
 
-    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
 
     assert_eq!(
         (world.calls().await, revoked(&world).await),
@@ -97,7 +97,7 @@ async fn a_grant_that_the_provider_refuses_meanwhile_is_reported_as_unconfirmed(
     died_while_spending(&world).await;
     disconnect(&world).await;
 
-    assert_eq!(world.door().sweep_once().await.unwrap().failed, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().failed, 1);
 
     let row = world.row().await;
     assert_eq!(row.last_error.as_deref(), Some("revocation_unconfirmed"));
@@ -106,14 +106,17 @@ async fn a_grant_that_the_provider_refuses_meanwhile_is_reported_as_unconfirmed(
         "{row:?}"
     );
     assert_eq!(revoked(&world).await, [""; 0]);
-    assert_eq!(world.door().sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(
+        world.refresher().sweep_once().await.unwrap(),
+        Swept::default()
+    );
 }
 
 /// What it received goes into the row that ended, and is revoked there.
 #[tokio::test]
 async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
     let world = World::new().await;
-    let sweeping = world.door();
+    let sweeping = world.refresher();
     let disconnected = world.elsewhere(|store, id| async move {
         let pending = Revocation::Pending;
         store
@@ -128,7 +131,7 @@ async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
         may_respond.lock().unwrap().recv().unwrap();
     };
     world.answer([after(waits, granted())]).await;
-    let spending = world.door();
+    let refreshing = world.refresher();
     let swept_meanwhile = async {
         while !world.row().await.revoke_pending {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -138,7 +141,7 @@ async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
         swept
     };
 
-    let (end, swept) = tokio::join!(refresh(&spending, &world.id, Some(1)), swept_meanwhile);
+    let (end, swept) = tokio::join!(refresh(&refreshing, &world.id, Some(1)), swept_meanwhile);
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
     assert_eq!(
@@ -172,7 +175,7 @@ async fn a_holder_that_is_refused_meanwhile_leaves_nothing_to_wait_for() {
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
     assert_eq!(world.row().await.lease_owner, None);
-    assert_eq!(world.door().sweep_once().await.unwrap().failed, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().failed, 1);
     assert!(!world.row().await.revoke_pending);
 }
 
@@ -181,14 +184,14 @@ async fn a_refresh_that_fails_leaves_the_revocation_due() {
     let world = World::answering([status(500), status(500), granted()]).await;
     died_while_spending(&world).await;
     disconnect(&world).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
-    assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
     let row = world.row().await;
     assert!(row.revoke_pending && row.in_doubt, "{row:?}");
     assert_eq!(row.lease_owner, None);
 
     world.clock.advance(Duration::from_mins(5));
-    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().revoked, 1);
     assert_eq!(revoked(&world).await, ["refresh-2"]);
 }

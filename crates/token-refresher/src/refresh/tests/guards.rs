@@ -32,10 +32,12 @@ fn dead(states: &[ConnectionState]) -> usize {
 async fn a_mass_of_refusals_is_taken_for_our_mistake() {
     let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
     let ids = crowd(&world, 7).await;
-    let doors = [world.door(), world.door()];
+    let refreshers = [world.refresher(), world.refresher()];
 
     for (turn, id) in ids.iter().enumerate() {
-        refresh(&doors[turn % 2], id, Some(1)).await.unwrap_err();
+        refresh(&refreshers[turn % 2], id, Some(1))
+            .await
+            .unwrap_err();
     }
 
     assert_eq!(dead(&states(&world, &ids).await), 3);
@@ -47,14 +49,14 @@ async fn a_mass_of_refusals_is_taken_for_our_mistake() {
     let retry_at = spared.retry_at.unwrap();
     assert!((at(660)..=at(720)).contains(&retry_at), "{retry_at}");
     assert_eq!(spared.last_error.as_deref(), Some("mass_rejection"));
-    for door in &doors {
-        assert_eq!(door.troubles(), ["app pipedrive: mass_rejection"]);
+    for refresher in &refreshers {
+        assert_eq!(refresher.troubles(), ["app pipedrive: mass_rejection"]);
     }
 
     // When the window has moved on, as many more may go.
     world.clock.advance(Duration::from_mins(12));
     for id in &ids {
-        refresh(&doors[0], id, Some(1)).await.unwrap_err();
+        refresh(&refreshers[0], id, Some(1)).await.unwrap_err();
     }
     assert_eq!(dead(&states(&world, &ids).await), 6);
 }
@@ -63,10 +65,10 @@ async fn a_mass_of_refusals_is_taken_for_our_mistake() {
 async fn of_many_connections_one_in_twenty_may_go_at_once() {
     let world = World::answering((0..100).map(|_| refusal(400, "invalid_grant"))).await;
     let ids = crowd(&world, 99).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
     for id in &ids {
-        refresh(&door, id, Some(1)).await.unwrap_err();
+        refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
     assert_eq!(dead(&states(&world, &ids).await), 5);
@@ -89,12 +91,12 @@ async fn lost_answers_are_no_mass_of_refusals() {
     let refusals = (0..20).map(|_| refusal(400, "invalid_grant"));
     let world = World::answering([granted()].into_iter().chain(refusals)).await;
     let ids = crowd(&world, 10).await;
-    let door = world.door();
+    let refresher = world.refresher();
     doubt(&world, &ids[1..7]).await;
-    refreshed(refresh(&door, &ids[0], Some(1)).await);
+    refreshed(refresh(&refresher, &ids[0], Some(1)).await);
 
     for id in &ids[1..] {
-        refresh(&door, id, Some(1)).await.unwrap_err();
+        refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
     assert_eq!(dead(&states(&world, &ids[1..7]).await), 6);
@@ -112,15 +114,15 @@ async fn doubts_are_no_leave_to_refuse_everybody() {
     let after = [granted(), refusal(400, "invalid_grant")];
     let world = World::answering(refusals.chain(after)).await;
     let ids = crowd(&world, 9).await;
-    let door = world.door();
+    let refresher = world.refresher();
     doubt(&world, &ids).await;
 
     for id in &ids {
-        refresh(&door, id, Some(1)).await.unwrap_err();
+        refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
     assert_eq!(dead(&states(&world, &ids).await), 3);
-    assert_eq!(door.troubles(), ["app pipedrive: mass_rejection"]);
+    assert_eq!(refresher.troubles(), ["app pipedrive: mass_rejection"]);
     let spared = world.row_of(&ids[9]).await;
     assert_eq!(
         (spared.state, spared.in_doubt),
@@ -129,11 +131,11 @@ async fn doubts_are_no_leave_to_refuse_everybody() {
 
     // When it gives new tokens again, it is believed.
     world.clock.advance(Duration::from_mins(1));
-    refreshed(refresh(&door, &ids[8], Some(1)).await);
-    refresh(&door, &ids[9], Some(1)).await.unwrap_err();
+    refreshed(refresh(&refresher, &ids[8], Some(1)).await);
+    refresh(&refresher, &ids[9], Some(1)).await.unwrap_err();
     let row = world.row_of(&ids[9]).await;
     assert_eq!(row.state_reason.as_deref(), Some("answer_lost"));
-    assert_eq!(door.troubles(), [""; 0]);
+    assert_eq!(refresher.troubles(), [""; 0]);
 }
 
 #[tokio::test]
@@ -141,11 +143,11 @@ async fn when_a_hold_is_over_one_caller_tries_for_all() {
     let refused = || refusal(401, "invalid_client");
     let world = World::answering((0..20).map(|_| refused())).await;
     let ids = crowd(&world, 9).await;
-    let door = world.door();
-    refresh(&door, &ids[0], Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &ids[0], Some(1)).await.unwrap_err();
     world.clock.advance(Duration::from_mins(1));
 
-    let all = ids.iter().map(|id| refresh(&door, id, Some(1)));
+    let all = ids.iter().map(|id| refresh(&refresher, id, Some(1)));
     for end in futures_util::future::join_all(all).await {
         assert!(
             matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
@@ -159,10 +161,10 @@ async fn when_a_hold_is_over_one_caller_tries_for_all() {
 #[tokio::test]
 async fn a_recheck_revives_what_was_refused_by_mistake() {
     let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
     assert_eq!(
-        door.sweep_once().await.unwrap().refreshed,
+        refresher.sweep_once().await.unwrap().refreshed,
         0,
         "not by itself"
     );
@@ -175,7 +177,7 @@ async fn a_recheck_revives_what_was_refused_by_mistake() {
             .unwrap(),
         1
     );
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
 
     let row = world.row().await;
     assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
@@ -185,8 +187,8 @@ async fn a_recheck_revives_what_was_refused_by_mistake() {
 #[tokio::test]
 async fn a_recheck_of_what_is_dead_changes_nothing() {
     let world = World::answering((0..3).map(|_| refusal(400, "invalid_grant"))).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
     let before = world.row().await;
     world.clock.advance(Duration::from_secs(7));
     let now = at(7);
@@ -195,8 +197,8 @@ async fn a_recheck_of_what_is_dead_changes_nothing() {
         world.store.connections_recheck(&app(), now).await.unwrap(),
         1
     );
-    door.sweep_once().await.unwrap();
-    door.sweep_once().await.unwrap();
+    refresher.sweep_once().await.unwrap();
+    refresher.sweep_once().await.unwrap();
 
     let row = world.row().await;
     assert_eq!(
@@ -214,18 +216,18 @@ async fn a_recheck_of_what_is_dead_changes_nothing() {
 #[tokio::test]
 async fn a_recheck_goes_on_after_an_outage() {
     let world = World::answering([refusal(400, "invalid_grant"), status(429), granted()]).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
     world
         .store
         .connections_recheck(&app(), at(0))
         .await
         .unwrap();
 
-    door.sweep_once().await.unwrap();
+    refresher.sweep_once().await.unwrap();
     assert_eq!(world.row().await.state, ConnectionState::ReauthRequired);
     world.clock.advance(Duration::from_mins(1));
-    door.sweep_once().await.unwrap();
+    refresher.sweep_once().await.unwrap();
 
     assert_eq!(world.row().await.state, ConnectionState::Active);
 }
@@ -233,21 +235,21 @@ async fn a_recheck_goes_on_after_an_outage() {
 #[tokio::test]
 async fn a_change_of_credentials_has_refused_connections_rechecked() {
     let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
-    door.recheck_after_changes().await.unwrap();
-    world.door().recheck_after_changes().await.unwrap();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
+    refresher.recheck_after_changes().await.unwrap();
+    world.refresher().recheck_after_changes().await.unwrap();
     assert_eq!(
-        door.sweep_once().await.unwrap().refreshed,
+        refresher.sweep_once().await.unwrap().refreshed,
         0,
         "nothing has changed"
     );
 
     let changed = [("APPS__PIPEDRIVE__CLIENT_SECRET", "n3w")];
-    let door = world.door_with(&changed, &world.journals);
-    door.recheck_after_changes().await.unwrap();
+    let refresher = world.door_with(&changed, &world.journals);
+    refresher.recheck_after_changes().await.unwrap();
 
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
     assert_eq!(world.row().await.state, ConnectionState::Active);
 }
 
@@ -255,15 +257,15 @@ async fn a_change_of_credentials_has_refused_connections_rechecked() {
 async fn the_second_secret_is_tried_when_the_first_is_refused() {
     let world = World::answering([refusal(401, "invalid_client"), granted(), granted()]).await;
     let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
-    let door = world.door_with(&settings, &world.journals);
+    let refresher = world.door_with(&settings, &world.journals);
 
     assert_eq!(
-        refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+        refreshed(refresh(&refresher, &world.id, Some(1)).await).generation,
         2
     );
     world.clock.advance(Duration::from_mins(1));
     assert_eq!(
-        refreshed(refresh(&door, &world.id, Some(2)).await).generation,
+        refreshed(refresh(&refresher, &world.id, Some(2)).await).generation,
         3
     );
 
@@ -275,7 +277,7 @@ async fn the_second_secret_is_tried_when_the_first_is_refused() {
         .collect();
     let with = |secret| basic_auth(CLIENT_ID, &Secret::from(secret));
     assert_eq!(sent, [with("s3cret"), with("n3w"), with("n3w")]);
-    assert_eq!(door.troubles(), [""; 0]);
+    assert_eq!(refresher.troubles(), [""; 0]);
 }
 
 #[tokio::test]
@@ -283,9 +285,9 @@ async fn two_refused_secrets_are_our_fault() {
     let refused = || refusal(400, "invalid_client");
     let world = World::answering([refused(), refused()]).await;
     let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
-    let door = world.door_with(&settings, &world.journals);
+    let refresher = world.door_with(&settings, &world.journals);
 
-    let end = refresh(&door, &world.id, Some(1)).await;
+    let end = refresh(&refresher, &world.id, Some(1)).await;
 
     assert!(
         matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
@@ -293,5 +295,5 @@ async fn two_refused_secrets_are_our_fault() {
     );
     assert_eq!(world.calls().await, 2);
     assert_eq!(world.row().await.state, ConnectionState::Active);
-    assert_eq!(door.troubles(), ["app pipedrive: invalid_client"]);
+    assert_eq!(refresher.troubles(), ["app pipedrive: invalid_client"]);
 }

@@ -32,7 +32,7 @@ async fn leased(world: &World, journal: &Journal) {
 }
 
 #[track_caller]
-fn replayed(result: FlightResult) -> Arc<Connection> {
+fn replayed(result: RefreshResult) -> Arc<Connection> {
     match result {
         Ok(Outcome::Replayed(row)) => row,
         other => panic!("{other:?}"),
@@ -68,12 +68,12 @@ async fn a_process_with_a_wrong_key_leaves_responses_to_those_that_can_open_them
     drop(dead);
     let wrong = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
     let right = std::mem::replace(&mut world.vault, wrong);
-    let mistaken = world.door();
+    let mistaken = world.refresher();
     assert_eq!(mistaken.replay_once().await.unwrap(), 0);
     drop(mistaken);
     world.vault = right;
 
-    assert_eq!(world.door().replay_once().await.unwrap(), 1);
+    assert_eq!(world.refresher().replay_once().await.unwrap(), 1);
 
     assert_eq!(world.row().await.generation, 2);
 }
@@ -81,18 +81,22 @@ async fn a_process_with_a_wrong_key_leaves_responses_to_those_that_can_open_them
 #[tokio::test]
 async fn an_answer_without_tokens_hides_no_later_one() {
     let world = World::answering([]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let first = world.journal(&world.journals);
     let page = TokenBody::plain(b"<html>Please wait</html>");
     received(&world.id, &first, &page).await;
     first.settle(&world.id, 1, &Secret::from("refresh-1"));
-    assert_eq!(door.replay_once().await.unwrap(), 0, "it knows the page");
+    assert_eq!(
+        refresher.replay_once().await.unwrap(),
+        0,
+        "it knows the page"
+    );
     let second = world.journal(&world.journals);
     leased(&world, &second).await;
     written(&world, &second).await;
     drop((first, second));
 
-    let row = replayed(refresh(&door, &world.id, Some(1)).await);
+    let row = replayed(refresh(&refresher, &world.id, Some(1)).await);
 
     assert_eq!((row.generation, world.calls().await), (2, 0));
 }
@@ -130,15 +134,15 @@ async fn a_frozen_holders_answer_is_looked_for_when_its_lease_has_lasted() {
     let frozen = world.journal(&world.journals);
     leased(&world, &frozen).await;
     written(&world, &frozen).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let time = async {
-        while door.watch.0.lock().unwrap().is_empty() {
+        while refresher.lease_observer.0.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         world.clock.advance(Duration::from_secs(29));
         assert_eq!(world.row().await.generation, 1, "it may be calling");
-        while door
-            .watch
+        while refresher
+            .lease_observer
             .0
             .lock()
             .unwrap()
@@ -150,7 +154,7 @@ async fn a_frozen_holders_answer_is_looked_for_when_its_lease_has_lasted() {
         world.clock.advance(Duration::from_millis(1001));
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
 
     assert_eq!((replayed(end).generation, world.calls().await), (2, 0));
 }
@@ -191,16 +195,20 @@ async fn what_dead_processes_left_is_replayed_without_a_caller() {
     let dead = world.journal(&world.journals);
     leased(&world, &dead).await;
     written(&world, &dead).await;
-    let door = world.door();
-    assert_eq!(door.replay_once().await.unwrap(), 0, "its process lives");
+    let refresher = world.refresher();
+    assert_eq!(
+        refresher.replay_once().await.unwrap(),
+        0,
+        "its process lives"
+    );
     drop(dead);
 
-    assert_eq!(door.replay_once().await.unwrap(), 1);
+    assert_eq!(refresher.replay_once().await.unwrap(), 1);
 
     let row = world.row().await;
     assert_eq!((row.generation, row.lease_owner.as_deref()), (2, None));
     assert_eq!(row.expires_at, at(3600));
-    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
     assert_eq!(world.calls().await, 0);
 }
 
@@ -225,7 +233,7 @@ async fn a_late_answer_revives_a_refused_connection_in_doubt() {
         .await
         .unwrap();
 
-    assert_eq!(world.door().replay_once().await.unwrap(), 1);
+    assert_eq!(world.refresher().replay_once().await.unwrap(), 1);
 
     let row = world.row().await;
     assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
@@ -244,10 +252,10 @@ async fn an_answer_for_a_connection_that_ended_is_revoked() {
         .connection_revoke(&world.id, 1, "disconnected", pending, at(0))
         .await
         .unwrap();
-    let door = world.door();
+    let refresher = world.refresher();
 
-    assert_eq!(door.replay_once().await.unwrap(), 0);
-    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.sweep_once().await.unwrap().revoked, 1);
 
     let revocations = world.requests("/revoke").await;
     assert!(
@@ -260,7 +268,7 @@ async fn an_answer_for_a_connection_that_ended_is_revoked() {
         (row.state, row.refresh_token),
         (ConnectionState::Revoked, Sealed::default())
     );
-    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -277,7 +285,7 @@ async fn an_answer_that_a_reconnect_overtook_is_dropped() {
         .unwrap();
     let before = world.row().await;
 
-    assert_eq!(world.door().replay_once().await.unwrap(), 0);
+    assert_eq!(world.refresher().replay_once().await.unwrap(), 0);
 
     assert_eq!(world.row().await, before);
     assert_eq!(world.requests("/revoke").await.len(), 0);
@@ -291,11 +299,11 @@ async fn an_answer_of_long_ago_is_dropped_although_its_connection_ended() {
     written(&world, &dead).await;
     drop(dead);
     reconnected_and_ended(&world.vault, &world.store, &world.id).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
-    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
 
-    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().revoked, 1);
     let [revocation] = &world.requests("/revoke").await[..] else {
         panic!("one revocation")
     };
@@ -313,12 +321,12 @@ async fn the_answer_to_another_token_is_dropped() {
     recorded.await.unwrap();
     drop(dead);
     let before = world.row().await;
-    let door = world.door();
+    let refresher = world.refresher();
 
-    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
 
     assert_eq!(world.row().await, before);
-    assert_eq!(door.replay_once().await.unwrap(), 0);
+    assert_eq!(refresher.replay_once().await.unwrap(), 0);
 }
 
 /// Another slot's segment, made by `make`.
@@ -394,9 +402,9 @@ async fn a_database_that_went_back_in_time_heals() {
         .database
         .lines("CREATE TABLE backup AS SELECT * FROM connections")
         .unwrap();
-    let door = world.door();
+    let refresher = world.refresher();
     for generation in 1..4 {
-        refreshed(refresh(&door, &world.id, Some(generation)).await);
+        refreshed(refresh(&refresher, &world.id, Some(generation)).await);
         world.clock.advance(Duration::from_mins(1));
     }
     // What is logged of them is written after they have ended.
@@ -419,15 +427,15 @@ async fn a_database_that_went_back_in_time_heals() {
 async fn a_success_that_is_no_token_response_is_no_answer() {
     let garbage = || plain(ResponseTemplate::new(200).set_body_string("<html>"));
     let world = World::answering([garbage(), garbage(), granted()]).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
     world.clock.advance(Duration::from_mins(1));
 
     assert_eq!(
-        refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+        refreshed(refresh(&refresher, &world.id, Some(1)).await).generation,
         2
     );
-    assert_eq!(door.journal.depth(), 0);
+    assert_eq!(refresher.journal.depth(), 0);
 }
 
 /// A process whose disk forgets what was not synced.
@@ -444,13 +452,13 @@ fn on(disk: &ForgetfulDisk, world: &World) -> Journal {
 async fn nothing_is_committed_before_its_answer_is_synced() {
     let world = World::answering([granted()]).await;
     let disk = ForgetfulDisk::default();
-    let door = world.door_of(&[], on(&disk, &world));
+    let refresher = world.door_of(&[], on(&disk, &world));
     disk.hold_syncs();
     let caller = {
-        let (door, id) = (Arc::clone(&door), world.id.clone());
+        let (refresher, id) = (Arc::clone(&refresher), world.id.clone());
         world
             .tasks
-            .spawn(async move { refresh(&door, &id, Some(1)).await })
+            .spawn(async move { refresh(&refresher, &id, Some(1)).await })
     };
     let held = disk.clone();
     tokio::task::spawn_blocking(move || held.wait_for_a_held_sync())
@@ -486,21 +494,21 @@ async fn with_a_disk_that_takes_nothing_the_answer_goes_straight_to_the_database
     for trouble in [Trouble::ReadOnly, Trouble::Full(10)] {
         let world = World::answering([granted(), granted()]).await;
         let disk = ForgetfulDisk::default();
-        let door = world.door_of(&[], on(&disk, &world));
+        let refresher = world.door_of(&[], on(&disk, &world));
         disk.trouble(trouble);
 
         assert_eq!(
-            refreshed(refresh(&door, &world.id, Some(1)).await).generation,
+            refreshed(refresh(&refresher, &world.id, Some(1)).await).generation,
             2
         );
-        assert_eq!(door.troubles(), ["journal: can't be written"]);
+        assert_eq!(refresher.troubles(), ["journal: can't be written"]);
 
         disk.mend();
         world.clock.advance(Duration::from_mins(1));
         assert_eq!(
-            refreshed(refresh(&door, &world.id, Some(2)).await).generation,
+            refreshed(refresh(&refresher, &world.id, Some(2)).await).generation,
             3
         );
-        assert_eq!(door.troubles(), [""; 0]);
+        assert_eq!(refresher.troubles(), [""; 0]);
     }
 }

@@ -62,7 +62,7 @@ async fn tokens_of_a_connection_that_was_ended_meanwhile_are_revoked() {
         (row.state, row.lease_owner.as_deref()),
         (ConnectionState::Revoked, None)
     );
-    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
     let row = world.row().await;
     assert_eq!(
         (row.revoke_pending, row.refresh_token),
@@ -97,8 +97,8 @@ async fn late_answer_for_a_connection_that_was_handed_back_is_not_revoked() {
     assert_eq!(reason.as_deref(), Some(HANDED_BACK));
     let row = world.row().await;
     assert!(!row.revoke_pending);
-    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 0);
-    assert_eq!(world.door().replay_once().await.unwrap(), 0);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 0);
+    assert_eq!(world.refresher().replay_once().await.unwrap(), 0);
     assert!(world.requests("/revoke").await.is_empty());
     assert_eq!(world.row().await, row);
 }
@@ -115,7 +115,7 @@ async fn tokens_of_a_connection_that_was_reconnected_and_ended_meanwhile_are_dro
 
     world.refresh(Some(1)).await.unwrap_err();
 
-    assert_eq!(world.door().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
     let [revocation] = &world.requests("/revoke").await[..] else {
         panic!("one revocation")
     };
@@ -271,19 +271,23 @@ async fn no_token_leaves_so_late_that_its_answer_could_miss_the_leases_end() {
     let clocks: [fn(&ManualClock, Duration); 2] = [by_wall, by_monotonic];
     for pass in clocks {
         let world = World::new().await;
-        let door = world.door();
-        let lease = door.acquire(&world.row().await).await.unwrap().unwrap();
-        let in_time = door.in_time(&lease, None);
+        let refresher = world.refresher();
+        let lease = refresher
+            .acquire(&world.row().await)
+            .await
+            .unwrap()
+            .unwrap();
+        let before_deadline = refresher.before_deadline(&lease, None);
 
         pass(&world.clock, Duration::from_secs(18));
-        assert!(door.may_call(&lease));
+        assert!(refresher.may_call(&lease));
         pass(&world.clock, Duration::from_millis(1));
-        assert!(!door.may_call(&lease), "a call may take ten seconds");
+        assert!(!refresher.may_call(&lease), "a call may take ten seconds");
 
         pass(&world.clock, Duration::from_millis(9_999));
-        assert!(in_time());
+        assert!(before_deadline());
         pass(&world.clock, Duration::from_millis(1));
-        assert!(!in_time(), "two are kept to write its answer down");
+        assert!(!before_deadline(), "two are kept to write its answer down");
     }
 }
 

@@ -34,7 +34,7 @@ fn named(world: &World) -> Vec<String> {
 }
 
 #[track_caller]
-fn unstored(end: FlightResult) -> Timestamp {
+fn unstored(end: RefreshResult) -> Timestamp {
     match end {
         Err(RefreshError::Unstored { retry_at, .. }) => retry_at,
         other => panic!("{other:?}"),
@@ -52,9 +52,9 @@ async fn what_is_refused_beside_the_tokens_stays_as_it_was() {
     for column in ["scope", "api_domain"] {
         let world = World::answering([granted()]).await;
         refuse(&world, &format!("NEW.{column} <> OLD.{column}"));
-        let door = world.door();
+        let refresher = world.refresher();
 
-        let row = refreshed(soon(refresh(&door, &world.id, Some(1))).await);
+        let row = refreshed(soon(refresh(&refresher, &world.id, Some(1))).await);
 
         assert_eq!(row.generation, 2, "{column}");
         assert_eq!(
@@ -64,7 +64,10 @@ async fn what_is_refused_beside_the_tokens_stays_as_it_was() {
         assert_eq!((row.scope.as_str(), row.expires_at), ("base", at(3600)));
         assert_eq!(row.api_domain, "https://acme.pipedrive.com");
         assert_eq!(*row, world.row().await);
-        assert_eq!((door.journal.depth(), door.troubles()), (0, vec![]));
+        assert_eq!(
+            (refresher.journal.depth(), refresher.troubles()),
+            (0, vec![])
+        );
     }
 }
 
@@ -78,32 +81,35 @@ async fn refused_tokens_wait_in_the_journal_and_nobody_spends_again() {
         max_concurrent_calls: 1,
         ..timing()
     };
-    let (door, other) = (world.door_timed(one_call), world.door());
+    let (refresher, other) = (world.door_timed(one_call), world.refresher());
 
     assert_eq!(
-        unstored(soon(refresh(&door, &world.id, Some(1))).await),
+        unstored(soon(refresh(&refresher, &world.id, Some(1))).await),
         at(60)
     );
 
     let row = world.row().await;
     assert_eq!((row.generation, row.lease_owner), (1, None));
     assert_eq!((row.in_doubt, row.retry_at), (true, Some(at(300))));
-    assert_eq!((door.journal.depth(), door.troubles()), (1, named(&world)));
+    assert_eq!(
+        (refresher.journal.depth(), refresher.troubles()),
+        (1, named(&world))
+    );
     world.clock.advance(Duration::from_secs(20));
-    for have in [Some(1), None] {
+    for failed_generation in [Some(1), None] {
         assert_eq!(
-            unstored(soon(refresh(&door, &world.id, have)).await),
+            unstored(soon(refresh(&refresher, &world.id, failed_generation)).await),
             at(60)
         );
-        let elsewhere = soon(refresh(&other, &world.id, have)).await;
+        let elsewhere = soon(refresh(&other, &world.id, failed_generation)).await;
         assert!(
             matches!(elsewhere, Err(RefreshError::TryLater { .. })),
             "{elsewhere:?}"
         );
     }
-    let newer = soon(refresh(&door, &world.id, Some(0))).await;
+    let newer = soon(refresh(&refresher, &world.id, Some(0))).await;
     assert_eq!(already_newer(newer).generation, 1);
-    refreshed(soon(refresh(&door, &joe, Some(1))).await);
+    refreshed(soon(refresh(&refresher, &joe, Some(1))).await);
     assert_eq!(world.calls().await, 2);
 
     // Asked again after a minute; what others left is replayed meanwhile.
@@ -112,21 +118,21 @@ async fn refused_tokens_wait_in_the_journal_and_nobody_spends_again() {
     let spent = Secret::from("refresh-ann");
     dead.record(&ann, 1, &spent, at(0), &body).await.unwrap();
     drop(dead);
-    assert_eq!(soon(door.replay_once()).await.unwrap(), 1);
+    assert_eq!(soon(refresher.replay_once()).await.unwrap(), 1);
     assert_eq!(world.row_of(&ann).await.generation, 2);
     world.clock.advance(Duration::from_secs(40));
-    assert_eq!(soon(door.replay_once()).await.unwrap(), 0);
+    assert_eq!(soon(refresher.replay_once()).await.unwrap(), 0);
     assert_eq!(world.row().await.retry_at, Some(at(360)), "held for longer");
     assert_eq!(
-        unstored(soon(refresh(&door, &world.id, Some(1))).await),
+        unstored(soon(refresh(&refresher, &world.id, Some(1))).await),
         at(120)
     );
 
     allow(&world);
     world.clock.advance(Duration::from_secs(59));
-    assert_eq!(soon(door.replay_once()).await.unwrap(), 0, "not yet");
+    assert_eq!(soon(refresher.replay_once()).await.unwrap(), 0, "not yet");
     world.clock.advance(Duration::from_secs(1));
-    assert_eq!(soon(door.replay_once()).await.unwrap(), 1);
+    assert_eq!(soon(refresher.replay_once()).await.unwrap(), 1);
 
     let row = world.row().await;
     assert_eq!(
@@ -137,7 +143,10 @@ async fn refused_tokens_wait_in_the_journal_and_nobody_spends_again() {
         (row.generation, row.retry_at, row.last_error),
         (2, None, None)
     );
-    assert_eq!((door.journal.depth(), door.troubles()), (0, vec![]));
+    assert_eq!(
+        (refresher.journal.depth(), refresher.troubles()),
+        (0, vec![])
+    );
     assert_eq!(world.calls().await, 2);
 }
 
@@ -145,12 +154,12 @@ async fn refused_tokens_wait_in_the_journal_and_nobody_spends_again() {
 async fn the_next_process_stores_what_the_database_refused_the_last_one() {
     let world = World::answering([granted()]).await;
     refuse_commits(&world);
-    let door = world.door();
-    unstored(soon(refresh(&door, &world.id, Some(1))).await);
+    let refresher = world.refresher();
+    unstored(soon(refresh(&refresher, &world.id, Some(1))).await);
     world.tasks.idle().await;
-    drop(door);
+    drop(refresher);
 
-    let next = world.door();
+    let next = world.refresher();
     assert_eq!(soon(next.replay_once()).await.unwrap(), 0);
     assert_eq!(next.troubles(), named(&world));
     allow(&world);
@@ -166,8 +175,8 @@ async fn the_next_process_stores_what_the_database_refused_the_last_one() {
 async fn what_another_process_has_stored_is_waited_for_no_longer() {
     let world = World::answering([granted()]).await;
     refuse_commits(&world);
-    let door = world.door();
-    unstored(soon(refresh(&door, &world.id, Some(1))).await);
+    let refresher = world.refresher();
+    unstored(soon(refresh(&refresher, &world.id, Some(1))).await);
     allow(&world);
     let again = world.consent(&world.id, "jane", "access-9", "refresh-9");
     let reconnected = world
@@ -176,13 +185,16 @@ async fn what_another_process_has_stored_is_waited_for_no_longer() {
     assert!(reconnected.await.unwrap());
 
     assert_eq!(
-        already_newer(refresh(&door, &world.id, Some(1)).await).generation,
+        already_newer(refresh(&refresher, &world.id, Some(1)).await).generation,
         2
     );
     world.clock.advance(Duration::from_mins(1));
-    assert_eq!(soon(door.replay_once()).await.unwrap(), 0);
+    assert_eq!(soon(refresher.replay_once()).await.unwrap(), 0);
 
-    assert_eq!((door.journal.depth(), door.troubles()), (0, vec![]));
+    assert_eq!(
+        (refresher.journal.depth(), refresher.troubles()),
+        (0, vec![])
+    );
     assert_eq!(world.row().await.generation, 2);
 }
 
@@ -190,8 +202,8 @@ async fn what_another_process_has_stored_is_waited_for_no_longer() {
 async fn shutdown_does_not_wait_for_tokens_that_the_journal_has() {
     let world = World::answering([granted()]).await;
     refuse_commits(&world);
-    let door = world.door();
-    unstored(soon(refresh(&door, &world.id, Some(1))).await);
+    let refresher = world.refresher();
+    unstored(soon(refresh(&refresher, &world.id, Some(1))).await);
 
     assert!(world.tasks.drain(Duration::from_mins(2)).await);
 }
@@ -210,23 +222,23 @@ async fn tokens_that_neither_journal_nor_database_takes_are_held_until_one_does(
         world.vault.clone(),
         clock,
     );
-    let door = world.door_of(&[], journal.unwrap());
+    let refresher = world.door_of(&[], journal.unwrap());
     disk.trouble(Trouble::ReadOnly);
     let mend = async {
-        while !door.troubles().contains(&named(&world)[0]) {
+        while !refresher.troubles().contains(&named(&world)[0]) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(door.replay_once().await.unwrap(), 0);
-        assert!(door.troubles().contains(&named(&world)[0]));
+        assert_eq!(refresher.replay_once().await.unwrap(), 0);
+        assert!(refresher.troubles().contains(&named(&world)[0]));
         allow(&world);
     };
 
-    let caller = refresh(&door, &world.id, Some(1));
+    let caller = refresh(&refresher, &world.id, Some(1));
     let both = Box::pin(async { tokio::join!(caller, mend) });
     let (end, ()) = soon(both).await;
 
     assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
-    assert_eq!(door.troubles(), ["journal: can't be written"]);
+    assert_eq!(refresher.troubles(), ["journal: can't be written"]);
 }
 
 #[tokio::test]

@@ -42,12 +42,12 @@ async fn an_odd_response_is_stored_like_any_other() {
         plain(response.insert_header("content-encoding", coding))
     });
     world.answer(responses).await;
-    let door = world.door();
+    let refresher = world.refresher();
     for (place, (coding, body)) in odd().into_iter().enumerate() {
         let name = format!("user-{place}");
         let id = world.connect_with(&name, &name).await;
 
-        let row = refreshed(refresh(&door, &id, Some(1)).await);
+        let row = refreshed(refresh(&refresher, &id, Some(1)).await);
 
         let token = world.vault.refresh_token(&row).unwrap();
         let body = String::from_utf8_lossy(&body);
@@ -55,7 +55,7 @@ async fn an_odd_response_is_stored_like_any_other() {
         assert_eq!(*row, world.row_of(&id).await, "{coding} {body}");
     }
     assert_eq!(world.calls().await, odd().len());
-    assert_eq!(door.journal.depth(), 0);
+    assert_eq!(refresher.journal.depth(), 0);
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn an_odd_response_is_replayed_like_any_other() {
     }
     drop(dead);
 
-    assert_eq!(world.door().replay_once().await.unwrap(), ids.len());
+    assert_eq!(world.refresher().replay_once().await.unwrap(), ids.len());
 
     for id in ids {
         let row = world.row_of(&id).await;
@@ -108,14 +108,18 @@ async fn a_response_that_can_not_be_read_is_kept_for_its_time_and_holds_up_nothi
     let page = || plain(ResponseTemplate::new(200).set_body_string("<html>"));
     let world = World::answering([page(), page(), granted()]).await;
     let joe = world.connect_with("joe", "refresh-joe").await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
-    assert_eq!(door.journal.depth(), 0, "nothing waits to be committed");
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
+    assert_eq!(
+        refresher.journal.depth(),
+        0,
+        "nothing waits to be committed"
+    );
 
-    refreshed(refresh(&door, &joe, Some(1)).await);
+    refreshed(refresh(&refresher, &joe, Some(1)).await);
     world.tasks.idle().await;
-    drop(door);
-    let next = world.door();
+    drop(refresher);
+    let next = world.refresher();
     assert_eq!(next.journal.orphaned().await.unwrap().len(), 1, "unsettled");
 
     // It is looked at once by each process, which can't read it either.
@@ -132,7 +136,7 @@ async fn a_response_that_can_not_be_read_is_kept_for_its_time_and_holds_up_nothi
     );
     drop(later);
 
-    let last = world.door();
+    let last = world.refresher();
     assert_eq!(last.replay_once().await.unwrap(), 0);
     world.clock.advance(Duration::from_secs(1));
     last.journal.compact().await.unwrap();
@@ -164,13 +168,13 @@ async fn a_response_that_can_not_be_read_is_not_taken_for_newer_tokens() {
 async fn a_response_that_could_not_be_read_outlives_the_end_of_its_connection() {
     let page = plain(ResponseTemplate::new(200).set_body_string("<html>"));
     let world = World::answering([page, refusal(400, "invalid_grant")]).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
-    let end = refresh(&door, &world.id, Some(1)).await;
+    let end = refresh(&refresher, &world.id, Some(1)).await;
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
     world.tasks.idle().await;
-    drop(door);
+    drop(refresher);
     let next = world.journal(&world.journals);
     let [kept] = &next.orphaned().await.unwrap()[..] else {
         panic!("one is kept")

@@ -7,10 +7,10 @@ use pipekeeper_core::store::StoreError;
 
 use super::*;
 use crate::refresh::backoff::{Reason, Wait, Waits};
-use crate::refresh::end::outcome_word;
+use crate::refresh::outcome::outcome_label;
 
 /// Until when the wait after an early refresh lasts.
-fn early_again_at(row: &Connection, now: Timestamp) -> Option<Timestamp> {
+fn early_refresh_allowed_at(row: &Connection, now: Timestamp) -> Option<Timestamp> {
     Waits::new(ManualClock::at(now)).pending(
         &row.id,
         Reason::EarlyRefresh,
@@ -40,11 +40,11 @@ async fn a_streak_of_early_renewals_waits_twice_as_long_each_time_up_to_a_minute
     ] {
         let row = row_with(early_renewals, Some(at(100))).await;
         assert_eq!(
-            early_again_at(&row, at(100)),
+            early_refresh_allowed_at(&row, at(100)),
             Some(at(100 + secs)),
             "{early_renewals}"
         );
-        assert_eq!(early_again_at(&row, at(100 + secs)), None);
+        assert_eq!(early_refresh_allowed_at(&row, at(100 + secs)), None);
     }
 }
 
@@ -52,15 +52,18 @@ async fn a_streak_of_early_renewals_waits_twice_as_long_each_time_up_to_a_minute
 async fn only_a_streak_waits_and_never_with_an_expired_token() {
     for none in [i32::MIN, -1, 0] {
         assert_eq!(
-            early_again_at(&row_with(none, Some(at(100))).await, at(100)),
+            early_refresh_allowed_at(&row_with(none, Some(at(100))).await, at(100)),
             None
         );
     }
-    assert_eq!(early_again_at(&row_with(3, None).await, at(100)), None);
+    assert_eq!(
+        early_refresh_allowed_at(&row_with(3, None).await, at(100)),
+        None
+    );
     let mut expired = row_with(7, Some(at(100))).await;
     expired.expires_at = at(110);
-    assert!(early_again_at(&expired, at(109)).is_some());
-    assert_eq!(early_again_at(&expired, at(110)), None);
+    assert!(early_refresh_allowed_at(&expired, at(109)).is_some());
+    assert_eq!(early_refresh_allowed_at(&expired, at(110)), None);
 }
 
 #[test]
@@ -96,7 +99,7 @@ fn back_off_honours_retry_after_within_reason() {
 async fn every_outcome_has_its_word() {
     let row = Arc::new(World::new().await.row().await);
     let (retry_at, token_expires_at) = (at(1), at(2));
-    let results: Vec<FlightResult> = vec![
+    let results: Vec<RefreshResult> = vec![
         Ok(Outcome::Refreshed(Arc::clone(&row))),
         Ok(Outcome::AlreadyNewer(Arc::clone(&row))),
         Ok(Outcome::Adopted(Arc::clone(&row))),
@@ -133,7 +136,7 @@ async fn every_outcome_has_its_word() {
         Err(StoreError::Duplicate.into()),
         Err(RefreshError::Sealed(OpenError::Malformed)),
     ];
-    let words: BTreeSet<&str> = results.iter().map(|end| outcome_word(end, true)).collect();
+    let words: BTreeSet<&str> = results.iter().map(|end| outcome_label(end, true)).collect();
     assert_eq!(
         words.into_iter().collect::<Vec<_>>(),
         [
@@ -188,14 +191,14 @@ async fn without_a_generation_what_was_minted_in_the_last_five_seconds_is_newer(
 #[tokio::test]
 async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
     let world = World::answering((0..9).map(|_| granted())).await;
-    let door = world.door();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
     let waits = [1, 2, 4, 8, 16, 32, 60, 60];
     for (generation, secs) in (2..).zip(waits) {
         let wait = Duration::from_secs(secs);
         let minted = world.row().await.refreshed_at.unwrap();
 
-        let refused = refresh(&door, &world.id, Some(generation)).await;
+        let refused = refresh(&refresher, &world.id, Some(generation)).await;
         let Err(RefreshError::RefusedAfterRenewal { retry_at }) = refused else {
             panic!("{refused:?}")
         };
@@ -203,7 +206,7 @@ async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
         assert_eq!(world.row().await.state, ConnectionState::Active);
 
         world.clock.advance(wait);
-        refreshed(refresh(&door, &world.id, Some(generation)).await);
+        refreshed(refresh(&refresher, &world.id, Some(generation)).await);
     }
     assert_eq!(world.calls().await, 9);
 }
@@ -212,10 +215,10 @@ async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
 #[tokio::test]
 async fn a_noisy_caller_that_names_no_generation_delays_nobody_but_itself() {
     let world = World::answering((0..20).map(|_| granted())).await;
-    let door = world.door();
+    let refresher = world.refresher();
     for _ in 0..100 {
         world.clock.advance(Duration::from_secs(6));
-        let result = refresh(&door, &world.id, None).await;
+        let result = refresh(&refresher, &world.id, None).await;
         assert!(
             matches!(result, Ok(Outcome::Refreshed(_) | Outcome::AlreadyNewer(_))),
             "{result:?}"
@@ -228,7 +231,7 @@ async fn a_noisy_caller_that_names_no_generation_delays_nobody_but_itself() {
     );
 
     let row = world.row().await;
-    let others = refreshed(refresh(&door, &world.id, Some(row.generation)).await);
+    let others = refreshed(refresh(&refresher, &world.id, Some(row.generation)).await);
 
     assert_eq!(others.early_renewals, 1, "their own streak begins here");
 }
@@ -247,10 +250,10 @@ async fn a_renewal_at_its_time_is_no_streak() {
 #[tokio::test]
 async fn what_cannot_be_refreshed_says_why_without_a_call() {
     let world = World::answering([]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let nobody = ConnectionId::generate();
     assert!(matches!(
-        refresh(&door, &nobody, None).await,
+        refresh(&refresher, &nobody, None).await,
         Err(RefreshError::NotFound)
     ));
 
@@ -271,8 +274,8 @@ async fn what_cannot_be_refreshed_says_why_without_a_call() {
         (&gone, ConnectionState::Revoked, "disconnected"),
         (&dead, ConnectionState::ReauthRequired, "rejected"),
     ] {
-        for have in [None, Some(0), Some(1), Some(2)] {
-            let ended = refresh(&door, id, have).await;
+        for failed_generation in [None, Some(0), Some(1), Some(2)] {
+            let ended = refresh(&refresher, id, failed_generation).await;
             let Err(RefreshError::Ended { state, reason, .. }) = ended else {
                 panic!("{ended:?}")
             };
@@ -325,7 +328,7 @@ fn jump(clock: &ManualClock, minutes: i64) {
 
 /// The wait that a refusal names, by the clock as it is now.
 #[track_caller]
-fn wait(clock: &ManualClock, result: FlightResult) -> Duration {
+fn wait(clock: &ManualClock, result: RefreshResult) -> Duration {
     match result {
         Err(
             RefreshError::TryLater { retry_at, .. }
@@ -341,18 +344,18 @@ async fn who_has_set_a_wait_keeps_to_its_length_whatever_the_wall_clock_does() {
     for minutes in JUMPS {
         let failing = plain(ResponseTemplate::new(503).insert_header("retry-after", "40"));
         let world = World::answering([failing, granted()]).await;
-        let door = world.door();
-        let asked = refresh(&door, &world.id, Some(1)).await;
+        let refresher = world.refresher();
+        let asked = refresh(&refresher, &world.id, Some(1)).await;
         assert_eq!(wait(&world.clock, asked), Duration::from_secs(40));
 
         jump(&world.clock, minutes);
         for _ in 0..2 {
             world.clock.advance(Duration::from_millis(19_990));
-            refresh(&door, &world.id, Some(1)).await.unwrap_err();
+            refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
         }
         assert_eq!(world.calls().await, 1, "{minutes}");
         world.clock.advance(Duration::from_millis(20));
-        refreshed(refresh(&door, &world.id, Some(1)).await);
+        refreshed(refresh(&refresher, &world.id, Some(1)).await);
     }
 }
 
@@ -363,23 +366,23 @@ async fn who_meets_a_wait_waits_no_longer_than_it_was_meant_to_last() {
         let world = World::answering([failing, granted(), granted()]).await;
         world.refresh(Some(1)).await.unwrap_err();
         jump(&world.clock, minutes);
-        let door = world.door();
+        let refresher = world.refresher();
 
         if minutes < 0 {
-            let told = refresh(&door, &world.id, Some(1)).await;
+            let told = refresh(&refresher, &world.id, Some(1)).await;
             assert_eq!(wait(&world.clock, told), Duration::from_secs(40));
             world.clock.advance(Duration::from_secs(40));
         }
-        refreshed(refresh(&door, &world.id, Some(1)).await);
+        refreshed(refresh(&refresher, &world.id, Some(1)).await);
 
         // The same of the wait after an early refresh.
         jump(&world.clock, minutes);
         if minutes < 0 {
-            let told = refresh(&door, &world.id, Some(2)).await;
+            let told = refresh(&refresher, &world.id, Some(2)).await;
             assert_eq!(wait(&world.clock, told), Duration::from_secs(1));
             world.clock.advance(Duration::from_secs(1));
         }
-        refreshed(refresh(&door, &world.id, Some(2)).await);
+        refreshed(refresh(&refresher, &world.id, Some(2)).await);
     }
 }
 
@@ -392,9 +395,9 @@ async fn a_wall_clock_that_was_set_back_holds_nobody_up_for_a_day() {
     assert_eq!(refreshed(world.refresh(None).await).generation, 3);
 
     let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
-    let door = world.door();
-    refresh(&door, &world.id, Some(1)).await.unwrap_err();
+    let refresher = world.refresher();
+    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
     world.clock.set_wall(yesterday);
     world.clock.advance(Duration::from_mins(1));
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
 }

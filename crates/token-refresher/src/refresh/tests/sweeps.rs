@@ -18,16 +18,16 @@ async fn used(world: &World, id: &ConnectionId) {
 async fn a_token_in_use_is_renewed_ahead_of_its_end() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
-    let door = world.door();
+    let refresher = world.refresher();
     world.clock.advance(Duration::from_mins(50));
     assert_eq!(
-        door.sweep_once().await.unwrap(),
+        refresher.sweep_once().await.unwrap(),
         Swept::default(),
         "it is not due"
     );
 
     world.clock.advance(Duration::from_mins(5));
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
 
     let row = world.row().await;
     assert_eq!((row.generation, row.early_renewals), (2, 0));
@@ -36,22 +36,22 @@ async fn a_token_in_use_is_renewed_ahead_of_its_end() {
     world.tasks.idle().await;
     let log = world.store.refresh_log_for(&world.id, 9).await.unwrap();
     assert_eq!(log[0].trigger, "sweep");
-    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(refresher.sweep_once().await.unwrap(), Swept::default());
 }
 
 #[tokio::test]
 async fn a_token_that_nobody_asks_for_waits_for_its_keep_alive() {
     let world = World::answering([granted()]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     world.clock.advance(Duration::from_mins(55));
 
-    assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
     let due = world.row().await.due_at;
     assert!((at(0).saturating_add(DAY * 27)..=at(0).saturating_add(DAY * 30)).contains(&due));
-    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(refresher.sweep_once().await.unwrap(), Swept::default());
 
     world.clock.advance(due.saturating_since(at(3300)));
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
     world.tasks.idle().await;
     let log = world.store.refresh_log_for(&world.id, 9).await.unwrap();
     assert_eq!(log[0].trigger, "keep_alive");
@@ -64,10 +64,10 @@ async fn under_on_401_nothing_is_renewed_ahead() {
     let world = World::answering([]).await;
     used(&world, &world.id).await;
     let settings = [("APPS__PIPEDRIVE__REFRESH_POLICY", "on_401")];
-    let door = world.door_with(&settings, &world.journals);
+    let refresher = world.door_with(&settings, &world.journals);
     world.clock.advance(Duration::from_hours(1));
 
-    assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
     assert_eq!(world.calls().await, 0);
 }
 
@@ -85,7 +85,7 @@ async fn replicas_share_a_sweep_without_a_call_too_many() {
         used(&world, id).await;
     }
     world.clock.advance(Duration::from_mins(55));
-    let (one, two, three) = (world.door(), world.door(), world.door());
+    let (one, two, three) = (world.refresher(), world.refresher(), world.refresher());
 
     let swept = tokio::join!(one.sweep_once(), two.sweep_once(), three.sweep_once());
 
@@ -103,12 +103,12 @@ async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
     world.leased_by("elsewhere/1/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     world.clock.advance(Duration::from_mins(55));
 
     for _ in 0..9 {
         assert_eq!(
-            door.sweep_once().await.unwrap().failed,
+            refresher.sweep_once().await.unwrap().failed,
             1,
             "somebody is at it"
         );
@@ -116,7 +116,7 @@ async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
     }
     world.clock.advance(Duration::from_secs(1));
 
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
     assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
 }
 
@@ -124,10 +124,10 @@ async fn sweeps_heal_a_lease_whose_journal_is_out_of_reach() {
 async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
     let world = World::answering([granted()]).await;
     world.leased_by("other/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let swept = async || {
         let patience = Duration::from_mins(2);
-        let end = door.refresh(&world.id, Some(1), Trigger::Sweep, patience);
+        let end = refresher.refresh(&world.id, Some(1), Trigger::Sweep, patience);
         tokio::time::timeout(patience / 4, end).await.unwrap()
     };
 
@@ -140,7 +140,7 @@ async fn a_sweep_waits_neither_for_another_process_nor_for_a_caller_who_does() {
         assert!(released.unwrap());
         beside_a_caller
     };
-    let (end, beside_a_caller) = tokio::join!(refresh(&door, &world.id, Some(1)), others);
+    let (end, beside_a_caller) = tokio::join!(refresh(&refresher, &world.id, Some(1)), others);
 
     assert_eq!(refreshed(end).generation, 2);
     let busy = matches!(beside_a_caller, Err(RefreshError::Busy));
@@ -152,11 +152,11 @@ async fn a_caller_who_waits_is_not_answered_by_a_sweep_that_does_not() {
     let world = World::answering([granted()]).await;
     used(&world, &world.id).await;
     world.leased_by("other/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     world.clock.advance(Duration::from_mins(55));
     let others = async {
         for _ in 0..20 {
-            door.sweep_once().await.unwrap();
+            refresher.sweep_once().await.unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(
@@ -168,7 +168,7 @@ async fn a_caller_who_waits_is_not_answered_by_a_sweep_that_does_not() {
         );
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), others);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), others);
 
     assert_eq!(refreshed(end).generation, 2);
 }
@@ -191,19 +191,19 @@ async fn a_disconnect_is_told_to_the_provider_until_it_hears_it() {
         .connection_revoke(&world.id, 1, "disconnected", pending, at(0))
         .await
         .unwrap();
-    let door = world.door();
+    let refresher = world.refresher();
 
     for _ in 0..2 {
-        assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
+        assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
         assert!(world.row().await.revoke_pending);
         assert_eq!(
-            door.sweep_once().await.unwrap(),
+            refresher.sweep_once().await.unwrap(),
             Swept::default(),
             "not at once"
         );
         world.clock.advance(Duration::from_mins(5));
     }
-    assert_eq!(door.sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().revoked, 1);
 
     let row = world.row().await;
     assert_eq!((row.revoke_pending, row.due_at), (false, never()));
@@ -212,7 +212,7 @@ async fn a_disconnect_is_told_to_the_provider_until_it_hears_it() {
         sent.iter()
             .all(|sent| sent.body.starts_with(b"token=refresh-1&"))
     );
-    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(refresher.sweep_once().await.unwrap(), Swept::default());
 }
 
 #[tokio::test]
@@ -226,11 +226,11 @@ async fn what_cannot_be_helped_now_does_not_stand_in_the_way() {
         .database
         .lines("UPDATE connections SET app_id = 'another' WHERE owner = 'joe'")
         .unwrap();
-    let door = world.door();
+    let refresher = world.refresher();
     world.clock.advance(Duration::from_mins(55));
 
-    assert_eq!(door.sweep_once().await.unwrap().postponed, 2);
-    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(refresher.sweep_once().await.unwrap().postponed, 2);
+    assert_eq!(refresher.sweep_once().await.unwrap(), Swept::default());
 
     assert_eq!(world.calls().await, 1);
     let row = world.row().await;
@@ -256,15 +256,15 @@ async fn what_one_process_cannot_open_stays_due_for_the_others() {
         tasks: world.tasks.clone(),
         id: world.id.clone(),
     };
-    let door = keyless.door();
+    let refresher = keyless.refresher();
     world.clock.advance(Duration::from_mins(55));
     let before = world.row().await;
 
-    assert_eq!(door.sweep_once().await.unwrap().postponed, 1);
-    assert_eq!(door.sweep_once().await.unwrap(), Swept::default());
+    assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap(), Swept::default());
 
     assert_eq!(world.row().await, before);
-    assert_eq!(world.door().sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().refreshed, 1);
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn more_rows_than_a_page_are_all_swept() {
     used(&world, &world.id).await;
     world.clock.advance(Duration::from_mins(55));
 
-    assert_eq!(world.door().sweep_once().await.unwrap().refreshed, 450);
+    assert_eq!(world.refresher().sweep_once().await.unwrap().refreshed, 450);
     assert_eq!(world.calls().await, 450);
 }
 
@@ -291,13 +291,13 @@ async fn seldom_sweeps_heal_it_too() {
         sweep_every: Duration::from_hours(1),
         ..timing()
     };
-    let door = world.door_timed(hourly);
+    let refresher = world.door_timed(hourly);
     world.clock.advance(Duration::from_mins(55));
 
-    assert_eq!(door.sweep_once().await.unwrap().failed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().failed, 1);
     world.clock.advance(Duration::from_hours(1));
 
-    assert_eq!(door.sweep_once().await.unwrap().refreshed, 1);
+    assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
 }
 
 /// A page of rows is worked off for a while: a new consent may have come since it was read.
@@ -322,8 +322,8 @@ async fn a_new_consent_is_not_revoked_with_the_old_one() {
     );
 
     let patience = Duration::from_mins(2);
-    let door = world.door();
-    let end = door
+    let refresher = world.refresher();
+    let end = refresher
         .refresh(&world.id, Some(read), Trigger::Revocation, patience)
         .await;
 

@@ -36,7 +36,7 @@ fn reauth_only_if_dead(state: &State) -> bool {
     !matches!(state.row.state, ConnectionState::ReauthRequired(_)) || !is_good(grant(state))
 }
 
-/// Also not one whose token nobody has, unless people are told.
+/// Also not one whose token is lost, unless that is reported.
 fn nothing_left_behind(state: &State) -> bool {
     state.row.state != ConnectionState::Revoked
         || state.row.unconfirmed

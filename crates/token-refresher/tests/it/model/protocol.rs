@@ -28,14 +28,14 @@ use rewrite::rewrite;
     reason = "switches, turned off one at a time"
 )]
 pub(super) struct Protocol {
-    /// `lease_acquire` takes a lease that nobody holds.
+    /// `lease_acquire` takes a free lease.
     pub(super) lease_is_exclusive: bool,
     /// A process that runs keeps its lease for a lease length, at the end of which it may not call any more.
     pub(super) running_holder_keeps_lease: bool,
     /// One whose journal is out of reach keeps it for `orphan_grace` more.
     pub(super) orphan_grace: bool,
     pub(super) look_before_spending: bool,
-    /// Also who is too late to call looks, before the lease goes to somebody who may not be able to.
+    /// Also who is too late to call looks, before the lease goes to a process that may not be able to.
     pub(super) look_before_release: bool,
     /// Nothing is waited for between the look and the call, and each call has its own look.
     pub(super) look_is_fresh: bool,
@@ -62,7 +62,7 @@ pub(super) struct Protocol {
     pub(super) death_is_seen_at_the_lock_itself: bool,
     /// A disconnect while a lease is held leaves the lease, and a doubt.
     pub(super) disconnect_keeps_the_lease: bool,
-    /// What nobody knows is found out, by a look or one more refresh, before the token is revoked.
+    /// A doubt is resolved, by a search or one more refresh, before the token is revoked.
     pub(super) revocation_settles_the_doubt: bool,
     /// It waits for the lease's holder.
     pub(super) revocation_waits_for_the_holder: bool,

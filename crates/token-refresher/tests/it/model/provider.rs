@@ -77,7 +77,7 @@ impl Provider {
         family
     }
 
-    /// Nobody has what the answer carried; a token that stays the same is in the row as well.
+    /// What the answer carried is lost; a token that stays the same is in the row as well.
     pub(super) fn destroyed(self, books: &mut Books, answer: Token) {
         let family = &mut books.families[usize::from(answer.family)];
         if self.rotation != Rotation::Sticky && family.serial == answer.serial {

@@ -27,7 +27,7 @@ pub(super) enum Promise {
     NewestIsHeld,
     /// What we revoke for an older consent's sake does not end a newer one.
     NewConsentIsSpared,
-    /// Callers that name no generation delay nobody else.
+    /// Callers that name no generation delay no others.
     OthersAreNotDelayed,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Next {
     pub(super) process: Option<u8>,
     pub(super) deed: Deed,
     pub(super) state: State,
-    /// It happens sooner or later, unless something else does; the rest is somebody's whim or misfortune.
+    /// It happens sooner or later, unless something else does; the rest is a user's choice or a fault.
     pub(super) is_progress: bool,
     pub(super) broken: Option<Promise>,
 }

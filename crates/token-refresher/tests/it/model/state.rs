@@ -71,7 +71,7 @@ pub(super) struct Family {
     pub(super) serial: u8,
     pub(super) alive: bool,
     pub(super) ended_by_reuse: bool,
-    /// The answer that carried that token is destroyed: nobody has it.
+    /// The answer that carried that token is destroyed.
     pub(super) lost: bool,
 }
 
@@ -97,7 +97,7 @@ pub(super) enum Phase {
     Looked,
     /// The answer is in its socket.
     Answered(Answer),
-    /// Nobody knows what its call did.
+    /// What its call did is unknown.
     Unknown,
     /// The answer is in its memory alone: its own journal has not got it.
     Unrecorded(Token),
@@ -130,7 +130,7 @@ pub(super) enum About {
     Unnamed,
     /// A row that is `reauth_required`.
     Recheck,
-    /// A row that is revoked, and whose newest token nobody knows.
+    /// A row that is revoked, and whose newest token is unknown.
     Revocation,
 }
 
@@ -169,7 +169,7 @@ pub(super) struct Entry {
     pub(super) settled: bool,
 }
 
-/// Every journal's entries, sorted; those that nobody can ever ask for are forgotten.
+/// Every journal's entries, sorted; those that can never be asked for are forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Journals([Option<Entry>; ENTRIES]);
 
@@ -254,7 +254,7 @@ pub(super) struct State {
     pub(super) destroyed: u16,
     /// One bit a generation: such an answer is the next generation's.
     pub(super) committed: u16,
-    /// Somebody who named the generation that failed has been given a new token.
+    /// A caller that named the failed generation has got a new token.
     pub(super) named_one: bool,
     /// The row before the last refresh was committed, if the database may yet lose that.
     pub(super) before_commit: Option<Row>,

@@ -15,11 +15,11 @@ pub(super) struct World {
     /// The disk that each process's slot is on. Those of one disk can read each other's.
     pub(super) disks: &'static [u8],
     pub(super) faults: Faults,
-    /// Somebody asks for a newer token until the row is of this generation.
+    /// A caller asks for a newer token until the row is of this generation.
     pub(super) wanted: u8,
     /// Each disk has copies of the slots of the others, with free locks.
     pub(super) copied: bool,
-    /// Whoever dies or stops is back, and has written what it had, before `orphan_grace` is over.
+    /// A process that dies or stops is back, and has written what it had, before `orphan_grace` is over.
     pub(super) back_within_grace: bool,
 }
 

@@ -40,7 +40,7 @@ const NOTED_WITHIN_US: Micros = SECOND_US;
 /// A token that was refused is presented again so many times, at most.
 const TRIED_AGAIN: usize = 5;
 
-/// A run is of no use if more reuses than this, in per cent and in number, are explained only by a busy machine.
+/// A run proves nothing if more reuses than this, in per cent and in number, are explained only by a busy machine.
 const LATE_PER_CENT: usize = 20;
 const LATE_AT_LEAST: usize = 10;
 
@@ -327,7 +327,7 @@ impl<'a> History<'a> {
         })
     }
 
-    /// The provider took the second call first: the first one was on its way, and nobody waited for it any more.
+    /// The provider took the second call first: the first one was on its way, and no process waited for it any more.
     fn overtaken(&self, first: &Call, second: &Call) -> Result<Cause, String> {
         let (from, until) = (first.arrived_us(), second.arrived_us());
         let waited = until - from;
@@ -395,7 +395,7 @@ impl<'a> History<'a> {
         if let Some(settled) = self.settled_before(response, until)
             && self.lost_by_restore(settled.at_us, until).is_none()
         {
-            // Whoever comes next may have read the row just before.
+            // The next spender may have read the row just before.
             let held_up = self.kept_from_commit(first, first.answered_us(), second);
             return match held_up {
                 Some(why) if settled.at_us + SEARCHED_WITHIN_US > until => {
@@ -568,7 +568,7 @@ impl<'a> History<'a> {
             .late_within(call.arrived_us() - before, before)
     }
 
-    /// (a): by the simulator's log, and by whether anybody was there to read it.
+    /// (a): by the simulator's log, and by whether its sender was there to read it.
     fn never_arrived(&self, call: &Call) -> Option<Because> {
         let own = |how: String| Because {
             how,
@@ -638,7 +638,7 @@ impl<'a> History<'a> {
                 let noted = self.evidence.responses.refused.get(response)?;
                 noted.first()?.at_us
             }
-            // What the machine's disk refuses nobody notes.
+            // What the machine's disk refuses is noted nowhere.
             Kept::ByJournal => {
                 let (process, _) = first.sender()?;
                 let mut away = self.journals_away.get(process)?.iter();

@@ -134,7 +134,7 @@ impl UnsyncedFile {
 }
 
 impl Shared {
-    /// A run without all notes proves nothing: whoever writes is told that the disk has failed.
+    /// A run without all notes proves nothing: the writer gets an error of the disk.
     fn note(&self, noted: Noted, lines: &[u8]) -> io::Result<()> {
         let note = Note {
             at_us: self.clock.now().unix_micros(),

@@ -73,7 +73,7 @@ pub(super) const KEYS: [&str; 14] = [
     "x",
 ];
 
-/// A text of no use, fit for a query or a form.
+/// Random text, fit for a query or a form.
 pub(super) fn junk(dice: &mut Dice) -> String {
     match dice.below(12) {
         0 => {

@@ -76,7 +76,7 @@ pub(super) fn connection_commit(
     row.state = ConnectionState::Active;
     row.lease_owner = None;
     if state.to_rewrite != 0 {
-        // Whoever waits for it to write what follows upon it goes on.
+        // A process that waits for it, to write what follows, goes on.
         state.lose_connections(world.disks);
     }
     true

@@ -127,7 +127,7 @@ pub(super) fn spend(
     });
 }
 
-/// Synced before anything else is done with it. A journal that can't take it keeps nobody from committing.
+/// Synced before anything else is done with it. A journal that can't take it does not prevent the commit.
 pub(super) fn record(
     world: &World,
     state: &State,

@@ -5,7 +5,7 @@ use crate::model::search::{Deed, Next};
 use crate::model::state::{ConnectionState, Entry, Process, State};
 use crate::model::world::World;
 
-/// The answers that the dead have left: in this process's own slot, and in every slot in reach that nobody holds.
+/// The answers that the dead have left: in this process's own slot, and in every slot in reach that is not locked.
 pub(super) fn replay(world: &World, state: &State, process: u8, next: &mut Vec<Next>) {
     let readable = |entry: &Entry| {
         let dead = state.processes[usize::from(entry.slot)] == Process::Killed;

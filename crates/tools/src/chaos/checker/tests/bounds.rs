@@ -13,7 +13,7 @@ fn token_that_is_renewed_three_times_in_its_lifetime_is_named_unless_callers_ask
     run.0.grants[0].refresh_token_fingerprint = Some("t6".to_owned());
     run.breaks(Rule::FewRefreshes, "3 refreshes");
 
-    // Nobody refreshed for that one.
+    // No refresh was made for that one.
     run.asked(7 * SECOND, 4, (5, RefreshOutcome::AlreadyNewer));
     run.breaks(Rule::FewRefreshes, "3 refreshes");
 
@@ -53,7 +53,7 @@ fn refresh_for_a_caller_with_an_older_generation_is_named() {
     // What a journal held had had its time.
     run.asked(8 * SECOND, 1, (3, RefreshOutcome::Refreshed));
     run.holds();
-    // Unless somebody had seen it before.
+    // Unless it had been seen before.
     let mut seen = run;
     seen.row_state(7 * SECOND, "active", 2);
     seen.breaks(

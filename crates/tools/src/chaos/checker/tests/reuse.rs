@@ -397,7 +397,7 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
     run.severed(6 * SECOND, Severed::Disconnected);
     run.breaks(Rule::ReuseHasCause, "no back-off was kept");
 
-    // Many were refused, and it had not seen that anybody is given tokens.
+    // Many were refused, and it had not seen that others are given tokens.
     let mut run = tried_again(1_100);
     for company in 102..105 {
         let token = format!("of {company}");

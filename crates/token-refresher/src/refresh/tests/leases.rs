@@ -12,11 +12,14 @@ fn late_tokens() -> Answer {
     late(ResponseTemplate::new(200).set_body_json(tokens()))
 }
 
-async fn crowd(doors: &[Arc<Refresher>], id: &ConnectionId) -> Vec<FlightResult> {
+async fn crowd(refreshers: &[Arc<Refresher>], id: &ConnectionId) -> Vec<RefreshResult> {
     let mut callers = JoinSet::new();
     for caller in 0..100 {
-        let (door, id) = (Arc::clone(&doors[caller % doors.len()]), id.clone());
-        callers.spawn(async move { refresh(&door, &id, Some(1)).await });
+        let (refresher, id) = (
+            Arc::clone(&refreshers[caller % refreshers.len()]),
+            id.clone(),
+        );
+        callers.spawn(async move { refresh(&refresher, &id, Some(1)).await });
     }
     callers.join_all().await
 }
@@ -25,7 +28,7 @@ async fn crowd(doors: &[Arc<Refresher>], id: &ConnectionId) -> Vec<FlightResult>
 async fn a_hundred_callers_are_one_call() {
     let world = World::answering([late_tokens()]).await;
 
-    let ends = crowd(&[world.door()], &world.id).await;
+    let ends = crowd(&[world.refresher()], &world.id).await;
 
     for end in ends {
         assert_eq!(refreshed(end).generation, 2);
@@ -37,9 +40,14 @@ async fn a_hundred_callers_are_one_call() {
 #[tokio::test]
 async fn a_hundred_callers_of_four_processes_are_one_call() {
     let world = World::answering([late_tokens()]).await;
-    let doors = [world.door(), world.door(), world.door(), world.door()];
+    let refreshers = [
+        world.refresher(),
+        world.refresher(),
+        world.refresher(),
+        world.refresher(),
+    ];
 
-    let ends = crowd(&doors, &world.id).await;
+    let ends = crowd(&refreshers, &world.id).await;
 
     for end in ends {
         match end {
@@ -55,12 +63,12 @@ async fn a_hundred_callers_of_four_processes_are_one_call() {
 #[tokio::test]
 async fn a_caller_of_another_generation_is_answered_by_the_row() {
     let world = World::answering([late_tokens()]).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
     let (of_this, of_another, of_none) = tokio::join!(
-        refresh(&door, &world.id, Some(1)),
-        refresh(&door, &world.id, Some(0)),
-        refresh(&door, &world.id, None),
+        refresh(&refresher, &world.id, Some(1)),
+        refresh(&refresher, &world.id, Some(0)),
+        refresh(&refresher, &world.id, None),
     );
 
     assert_eq!(refreshed(of_this).generation, 2);
@@ -73,14 +81,14 @@ async fn a_caller_of_another_generation_is_answered_by_the_row() {
 async fn a_dropped_caller_does_not_abort_the_flight() {
     let (answer, held) = Held::before(granted());
     let world = World::answering([answer]).await;
-    let door = world.door();
+    let refresher = world.refresher();
 
-    let caller = refresh(&door, &world.id, Some(1));
+    let caller = refresh(&refresher, &world.id, Some(1));
     let dropped = tokio::time::timeout(Duration::from_millis(50), caller).await;
 
     assert!(dropped.is_err());
     held.release();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
     assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
 }
 
@@ -88,35 +96,35 @@ async fn a_dropped_caller_does_not_abort_the_flight() {
 async fn a_caller_without_patience_is_told_that_somebody_is_at_it() {
     let (answer, held) = Held::before(granted());
     let world = World::answering([answer]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let patience = Duration::from_millis(20);
 
-    let busy = door
+    let busy = refresher
         .refresh(&world.id, Some(1), Trigger::Webhook, patience)
         .await;
 
     assert!(matches!(busy, Err(RefreshError::Busy)), "{busy:?}");
     held.release();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
 }
 
 #[tokio::test]
 async fn an_ended_flight_leaves_the_board() {
     let world = World::answering([granted()]).await;
-    let door = world.door();
-    refreshed(refresh(&door, &world.id, Some(1)).await);
-    assert!(door.flights.lock().unwrap().is_empty());
+    let refresher = world.refresher();
+    refreshed(refresh(&refresher, &world.id, Some(1)).await);
+    assert!(refresher.in_flight.lock().unwrap().is_empty());
 
     let nobody = ConnectionId::generate();
-    refresh(&door, &nobody, None).await.unwrap_err();
-    assert!(door.flights.lock().unwrap().is_empty());
+    refresh(&refresher, &nobody, None).await.unwrap_err();
+    assert!(refresher.in_flight.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
     let world = World::answering([]).await;
     world.leased_by("other/1").await;
-    let (door, row) = (world.door(), world.row().await);
+    let (refresher, row) = (world.refresher(), world.row().await);
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let commit = sibling(&world.vault, &row);
@@ -129,7 +137,7 @@ async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
         );
     };
 
-    let (adopted, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), holder);
+    let (adopted, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), holder);
 
     let adopted = already_newer(adopted);
     assert_eq!(adopted.generation, 2);
@@ -142,7 +150,7 @@ async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
 async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
     let world = World::answering([granted()]).await;
     world.leased_by("other/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(
@@ -154,31 +162,31 @@ async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
         );
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), holder);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), holder);
 
     assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
 }
 
-/// Waits until the door has seen who holds the lease.
-async fn seen(door: &Refresher) -> String {
+/// Waits until the refresher has observed the lease.
+async fn seen(refresher: &Refresher) -> String {
     loop {
-        if let Some(lease) = door.watch.0.lock().unwrap().values().next() {
+        if let Some(lease) = refresher.lease_observer.0.lock().unwrap().values().next() {
             return lease.owner.clone();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Lets time pass in steps, and the door look at the lease after each.
-async fn watch(door: &Refresher, clock: &ManualClock, mut left: Duration) {
+/// Lets time pass in steps; the refresher observes the lease after each.
+async fn observe(refresher: &Refresher, clock: &ManualClock, mut left: Duration) {
     while !left.is_zero() {
         let step = left.min(Duration::from_secs(25));
         clock.advance(step);
         left -= step;
         loop {
             let now = Clock::monotonic(clock);
-            if door
-                .watch
+            if refresher
+                .lease_observer
                 .0
                 .lock()
                 .unwrap()
@@ -193,19 +201,19 @@ async fn watch(door: &Refresher, clock: &ManualClock, mut left: Duration) {
 }
 
 /// A dead holder's lease, watched for as long as it takes.
-async fn orphaned(world: &World) -> FlightResult {
+async fn orphaned(world: &World) -> RefreshResult {
     world.leased_by("dead/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let time = async {
-        assert_eq!(seen(&door).await, "dead/1");
-        watch(&door, &world.clock, Duration::from_secs(90)).await;
+        assert_eq!(seen(&refresher).await, "dead/1");
+        observe(&refresher, &world.clock, Duration::from_secs(90)).await;
         assert_eq!(world.calls().await, 0, "not before its time");
         // Also what a day of the wall clock does not change.
         world.clock.set_wall(at(0).saturating_add(DAY));
         world.clock.set_wall(at(0));
         world.clock.advance(Duration::from_millis(1));
     };
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
     end
 }
 
@@ -239,12 +247,12 @@ async fn a_token_that_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
 async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
     let world = World::answering([granted()]).await;
     world.leased_by("one/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let time = async {
-        seen(&door).await;
+        seen(&refresher).await;
         world.clock.advance(Duration::from_secs(89));
-        while door
-            .watch
+        while refresher
+            .lease_observer
             .0
             .lock()
             .unwrap()
@@ -253,14 +261,22 @@ async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let first = door.watch.0.lock().unwrap().values().next().unwrap().first;
+        let first = refresher
+            .lease_observer
+            .0
+            .lock()
+            .unwrap()
+            .values()
+            .next()
+            .unwrap()
+            .first;
         assert_eq!(first, Duration::from_secs(89));
-        watch(&door, &world.clock, Duration::from_secs(2)).await;
+        observe(&refresher, &world.clock, Duration::from_secs(2)).await;
         assert_eq!(world.calls().await, 0);
         assert!(world.store.lease_release(&world.id, "one/1").await.unwrap());
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
 
     refreshed(end);
 }
@@ -269,10 +285,10 @@ async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
 async fn a_new_holder_is_given_its_own_time() {
     let world = World::answering([granted()]).await;
     world.leased_by("one/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let time = async {
-        seen(&door).await;
-        watch(&door, &world.clock, Duration::from_secs(45)).await;
+        seen(&refresher).await;
+        observe(&refresher, &world.clock, Duration::from_secs(45)).await;
         assert!(
             world
                 .store
@@ -280,17 +296,25 @@ async fn a_new_holder_is_given_its_own_time() {
                 .await
                 .unwrap()
         );
-        while seen(&door).await != "two/1" {
+        while seen(&refresher).await != "two/1" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let first = door.watch.0.lock().unwrap().values().next().unwrap().first;
+        let first = refresher
+            .lease_observer
+            .0
+            .lock()
+            .unwrap()
+            .values()
+            .next()
+            .unwrap()
+            .first;
         assert_eq!(first, Duration::from_secs(45));
-        watch(&door, &world.clock, Duration::from_secs(44)).await;
+        observe(&refresher, &world.clock, Duration::from_secs(44)).await;
         assert_eq!(world.calls().await, 0);
         assert!(world.store.lease_release(&world.id, "two/1").await.unwrap());
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
 
     refreshed(end);
 }
@@ -336,9 +360,9 @@ async fn a_copy_of_the_holders_journal_does_not_make_it_look_dead() {
 async fn no_flight_waits_for_ever() {
     let world = World::answering([]).await;
     world.leased_by("one/1").await;
-    let door = world.door();
+    let refresher = world.refresher();
     let time = async {
-        seen(&door).await;
+        seen(&refresher).await;
         // Another holder each time: none of them is an orphan.
         assert!(
             world
@@ -350,7 +374,7 @@ async fn no_flight_waits_for_ever() {
         world.clock.advance(Duration::from_secs(95));
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
 
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
     assert_eq!(world.row().await.lease_owner.as_deref(), Some("two/1"));
@@ -360,21 +384,21 @@ async fn no_flight_waits_for_ever() {
 #[tokio::test]
 async fn a_lease_does_not_wait_for_a_place() {
     let world = World::answering([granted()]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let places = u32::try_from(timing().max_concurrent_calls).unwrap();
-    let places_there = &door.places["pipedrive"];
-    let all = places_there.acquire_many(places).await.unwrap();
+    let permits_there = &refresher.permits["pipedrive"];
+    let all = permits_there.acquire_many(places).await.unwrap();
     let time = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(world.row().await.lease_owner, None);
         drop(all);
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
 
     refreshed(end);
     assert_eq!(
-        places_there.available_permits(),
+        permits_there.available_permits(),
         timing().max_concurrent_calls
     );
 }
@@ -383,16 +407,19 @@ async fn a_lease_does_not_wait_for_a_place() {
 #[tokio::test]
 async fn a_stopping_process_begins_no_call() {
     let world = World::answering([]).await;
-    let door = world.door();
+    let refresher = world.refresher();
     let places = u32::try_from(timing().max_concurrent_calls).unwrap();
-    let all = door.places["pipedrive"].acquire_many(places).await.unwrap();
+    let all = refresher.permits["pipedrive"]
+        .acquire_many(places)
+        .await
+        .unwrap();
     let stop = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         world.tasks.stopping().cancel();
         drop(all);
     };
 
-    let (end, ()) = tokio::join!(refresh(&door, &world.id, Some(1)), stop);
+    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), stop);
 
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
     assert_eq!(

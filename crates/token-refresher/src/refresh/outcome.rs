@@ -13,13 +13,13 @@ pub(crate) enum Outcome {
     Refreshed(Arc<Connection>),
     /// By an answer that a process had left in its journal.
     Replayed(Arc<Connection>),
-    /// Somebody else's refresh, or a reconnect, was there first.
+    /// Another refresh, or a reconnect, was first.
     AlreadyNewer(Arc<Connection>),
     /// The same, found out only after a race with them.
     Adopted(Arc<Connection>),
-    /// The provider has been told that the connection ended here.
+    /// The grant of the ended connection was revoked at the provider.
     Revoked(Arc<Connection>),
-    /// It can't be told: nobody knows the grant's newest token.
+    /// It can't be: the grant's newest token is unknown.
     RevocationUnconfirmed(Arc<Connection>),
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum RefreshError {
         retry_at: Timestamp,
         token_expires_at: Timestamp,
     },
-    #[error("the provider made no sense ({word})")]
+    #[error("the provider returned an invalid response ({word})")]
     Provider {
         word: String,
         timed_out: bool,
@@ -82,10 +82,10 @@ impl From<StoreError> for RefreshError {
     }
 }
 
-pub(crate) type FlightResult = Result<Outcome, RefreshError>;
+pub(crate) type RefreshResult = Result<Outcome, RefreshError>;
 
 /// A row that moved on since it was read is as good as refreshed, unless it ended.
-pub(super) fn adopt(current: Connection) -> FlightResult {
+pub(super) fn adopt(current: Connection) -> RefreshResult {
     match ended(&current) {
         Some(ended) => Err(ended),
         None => Ok(Outcome::Adopted(Arc::new(current))),
@@ -106,7 +106,7 @@ pub(super) fn ended(row: &Connection) -> Option<RefreshError> {
 }
 
 /// The outcomes that metrics count; `asked`: whether a provider was.
-pub(super) fn outcome_word(result: &FlightResult, asked: bool) -> &'static str {
+pub(super) fn outcome_label(result: &RefreshResult, asked: bool) -> &'static str {
     match result {
         Ok(Outcome::Refreshed(_)) => "refreshed",
         Ok(Outcome::Replayed(_)) => "replayed",

@@ -211,9 +211,9 @@ async fn what_was_not_sent_is_not_in_doubt_and_no_attempt() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let door = world.door_to(&format!("http://{nobody}/token"));
+    let refresher = world.refresher_to(&format!("http://{nobody}/token"));
 
-    let end = refresh(&door, &world.id, Some(1)).await;
+    let end = refresh(&refresher, &world.id, Some(1)).await;
 
     assert!(matches!(&end, Err(RefreshError::NotSent { .. })), "{end:?}");
     let row = world.row().await;
@@ -253,10 +253,10 @@ async fn a_provider_that_refuses_us_is_left_alone_for_a_minute() {
     let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
     let other = world.connect("joe").await;
     let before = (world.row().await, world.row_of(&other).await);
-    let door = world.door();
+    let refresher = world.refresher();
 
     for id in [&world.id, &other, &world.id] {
-        let end = refresh(&door, id, Some(1)).await;
+        let end = refresh(&refresher, id, Some(1)).await;
         let Err(RefreshError::ClientMisconfigured {
             word,
             retry_at,
@@ -279,10 +279,10 @@ async fn a_provider_that_refuses_us_is_left_alone_for_a_minute() {
     );
 
     world.clock.advance(Duration::from_millis(59_999));
-    refresh(&door, &other, Some(1)).await.unwrap_err();
+    refresh(&refresher, &other, Some(1)).await.unwrap_err();
     assert_eq!(world.calls().await, 1);
     world.clock.advance(Duration::from_millis(1));
-    refreshed(refresh(&door, &other, Some(1)).await);
+    refreshed(refresh(&refresher, &other, Some(1)).await);
 }
 
 #[tokio::test]

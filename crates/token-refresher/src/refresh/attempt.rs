@@ -1,4 +1,4 @@
-//! Under a lease: look before spending, spend, and once more where nobody knows what the first call did.
+//! Under a lease: search the journals, spend the token, and spend it once more where the result of the first call is unknown.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use pipekeeper_core::store::{Connection, RefreshLogEntry, StoreError};
 
 use super::commit::Source;
 use super::lease::Lease;
-use super::log::{outcome_of, word_of};
+use super::log::{error_code, outcome_of};
 use super::{
-    Asked, FlightResult, Outcome, RefreshError, Refresher, Report, Rule, Trigger, adopt, ended,
+    Asked, AttemptLog, Outcome, RefreshError, RefreshResult, Refresher, Rule, Trigger, adopt, ended,
 };
 use crate::journal::{Answer, JournalError};
 use crate::spend::spend;
@@ -20,15 +20,15 @@ use crate::spend::spend;
 /// What an attempt to spend came to.
 pub(super) enum Attempt {
     /// A journal has the answer.
-    Found(Received),
-    /// The lease is somebody else's, or nobody's; the row as it is, if it is.
-    Overtaken(Option<Box<Connection>>),
-    Unreadable(JournalError),
+    FoundInJournal(Received),
+    /// This process no longer holds the lease; the row as it is now, if there is one.
+    LeaseLost(Option<Box<Connection>>),
+    JournalUnreadable(JournalError),
     /// The database refuses to show the row.
-    Refused(StoreError),
+    StoreRefused(StoreError),
     /// What is left of the lease is no time for a call.
-    TooLate,
-    Answered(Result<Received, TokenError>),
+    DeadlinePassed,
+    Response(Result<Received, TokenError>),
 }
 
 /// What the provider gave, and when.
@@ -42,7 +42,7 @@ pub(super) struct Received {
 
 /// A connection, its app, and the token that is to be spent under this lease.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spending<'a> {
+pub(super) struct SpendContext<'a> {
     pub(super) row: &'a Connection,
     pub(super) app: &'a App,
     pub(super) token: &'a Secret,
@@ -52,7 +52,7 @@ pub(super) struct Spending<'a> {
     pub(super) names_generation: bool,
 }
 
-impl<'a> Spending<'a> {
+impl<'a> SpendContext<'a> {
     pub(super) fn new(
         row: &'a Connection,
         app: &'a App,
@@ -72,65 +72,71 @@ impl<'a> Spending<'a> {
 }
 
 impl Refresher {
-    pub(super) async fn renew(&self, spending: Spending<'_>, report: &mut Report) -> FlightResult {
-        let Spending {
+    pub(super) async fn refresh_under_lease(
+        &self,
+        context: SpendContext<'_>,
+        attempt_log: &mut AttemptLog,
+    ) -> RefreshResult {
+        let SpendContext {
             row, app, lease, ..
-        } = spending;
-        // Whoever had the lease may have been answered.
+        } = context;
+        // The last holder of the lease may have got a response.
         let mut in_doubt = self.doubt(row.in_doubt || lease.taken_over);
-        match self.attempts(spending, &mut in_doubt, report).await {
-            Attempt::Found(received) => self.commit(spending, received, Source::Journal).await,
-            Attempt::Overtaken(Some(current)) if current.generation == row.generation => {
+        match self.attempts(context, &mut in_doubt, attempt_log).await {
+            Attempt::FoundInJournal(received) => {
+                self.commit(context, received, Source::Journal).await
+            }
+            Attempt::LeaseLost(Some(current)) if current.generation == row.generation => {
                 Err(ended(&current).unwrap_or(RefreshError::Busy))
             }
-            Attempt::Overtaken(Some(current)) => adopt(*current),
-            Attempt::Overtaken(None) => Err(RefreshError::NotFound),
-            Attempt::Unreadable(error) => self.unreadable(spending, error).await,
-            Attempt::Refused(error) => Err(error.into()),
-            Attempt::TooLate => {
+            Attempt::LeaseLost(Some(current)) => adopt(*current),
+            Attempt::LeaseLost(None) => Err(RefreshError::NotFound),
+            Attempt::JournalUnreadable(error) => self.unreadable(context, error).await,
+            Attempt::StoreRefused(error) => Err(error.into()),
+            Attempt::DeadlinePassed => {
                 self.release(row, lease).await;
                 Err(RefreshError::Busy)
             }
-            Attempt::Answered(Ok(received)) => {
-                self.guard.granted(app);
-                let result = self.commit(spending, received, Source::Provider).await;
+            Attempt::Response(Ok(received)) => {
+                self.guard.record_success(app);
+                let result = self.commit(context, received, Source::Provider).await;
                 if let (Ok(Outcome::Refreshed(row)), Some(last)) =
-                    (&result, report.attempts.last_mut())
+                    (&result, attempt_log.attempts.last_mut())
                 {
                     last.generation_after = Some(row.generation);
                 }
                 result
             }
-            Attempt::Answered(Err(TokenError::InvalidGrant)) if in_doubt => {
-                // The last holder may have been frozen, and have written down its answer since the last look.
-                match self.look(spending).await {
-                    Ok(Some(received)) => self.commit(spending, received, Source::Journal).await,
-                    Ok(None) => self.rejected(spending, in_doubt).await,
-                    Err(error) => self.unreadable(spending, error).await,
+            Attempt::Response(Err(TokenError::InvalidGrant)) if in_doubt => {
+                // The last holder may have been frozen, and have journaled its response since the last search.
+                match self.find_journaled_response(context).await {
+                    Ok(Some(received)) => self.commit(context, received, Source::Journal).await,
+                    Ok(None) => self.on_invalid_grant(context, in_doubt).await,
+                    Err(error) => self.unreadable(context, error).await,
                 }
             }
-            Attempt::Answered(Err(TokenError::InvalidGrant)) => {
-                self.rejected(spending, in_doubt).await
+            Attempt::Response(Err(TokenError::InvalidGrant)) => {
+                self.on_invalid_grant(context, in_doubt).await
             }
-            Attempt::Answered(Err(error)) => self.failed(spending, error, in_doubt).await,
+            Attempt::Response(Err(error)) => self.failed(context, error, in_doubt).await,
         }
     }
 
-    /// One attempt, and one more each where nobody knows what the first did, and where the provider knows us by our other
+    /// One attempt, and one more each where the result of the first is unknown, and where the provider knows us by our other
     /// secret alone.
     pub(super) async fn attempts(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         in_doubt: &mut bool,
-        report: &mut Report,
+        attempt_log: &mut AttemptLog,
     ) -> Attempt {
-        let (mut secret, mut other) = self.guard.secrets(spending.app);
+        let (mut secret, mut other) = self.guard.secrets(context.app);
         let mut asked_again = false;
         let mut last = None;
         loop {
-            let attempt = self.attempt(spending, secret, *in_doubt, report).await;
+            let attempt = self.attempt(context, secret, *in_doubt, attempt_log).await;
             match (&attempt, other) {
-                (Attempt::Answered(Err(TokenError::Unknown(unknown))), _) => {
+                (Attempt::Response(Err(TokenError::Unknown(unknown))), _) => {
                     *in_doubt = self.doubt(true);
                     // A provider that allows for lost answers does so for seconds: now or never.
                     if asked_again || is_told_to_wait(unknown) || self.is_stopping() {
@@ -138,16 +144,16 @@ impl Refresher {
                     }
                     asked_again = true;
                 }
-                // Nothing was looked at but who we are.
+                // The provider checked our credentials only.
                 (
-                    Attempt::Answered(Err(TokenError::ClientRefused("invalid_client"))),
+                    Attempt::Response(Err(TokenError::ClientRefused("invalid_client"))),
                     Some(second),
                 ) => {
                     (secret, other) = (second, None);
                 }
-                (Attempt::TooLate, _) => return last.unwrap_or(attempt),
-                (Attempt::Answered(Ok(_) | Err(TokenError::InvalidGrant)), _) => {
-                    self.guard.known_by(spending.app, secret);
+                (Attempt::DeadlinePassed, _) => return last.unwrap_or(attempt),
+                (Attempt::Response(Ok(_) | Err(TokenError::InvalidGrant)), _) => {
+                    self.guard.record_accepted_secret(context.app, secret);
                     return attempt;
                 }
                 _ => return attempt,
@@ -159,17 +165,17 @@ impl Refresher {
     /// Looks, and then calls.
     async fn attempt(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         secret: &Secret,
         in_doubt: bool,
-        report: &mut Report,
+        attempt_log: &mut AttemptLog,
     ) -> Attempt {
-        let Spending { row, lease, .. } = spending;
-        let looked_at = self.clock.monotonic();
-        match self.look(spending).await {
-            Ok(Some(received)) => return Attempt::Found(received),
+        let SpendContext { row, lease, .. } = context;
+        let searched_at = self.clock.monotonic();
+        match self.find_journaled_response(context).await {
+            Ok(Some(received)) => return Attempt::FoundInJournal(received),
             Ok(None) => {}
-            Err(error) if in_doubt => return Attempt::Unreadable(error),
+            Err(error) if in_doubt => return Attempt::JournalUnreadable(error),
             Err(error) => tracing::warn!(
                 connection.id = %row.id,
                 "spending without a look into the journals: {:#}", anyhow::Error::from(error)
@@ -179,32 +185,32 @@ impl Refresher {
             // A disk that takes nothing keeps an answer out of the journal, but not out of the row.
             let current = match self.reread(row).await {
                 Ok(current) => current,
-                Err(error) => return Attempt::Refused(error),
+                Err(error) => return Attempt::StoreRefused(error),
             };
             let is_mine = current
                 .as_ref()
                 .is_some_and(|row| row.lease_owner.as_deref() == Some(&lease.owner));
             if !is_mine {
-                return Attempt::Overtaken(current.map(Box::new));
+                return Attempt::LeaseLost(current.map(Box::new));
             }
         }
         if !self.may_call(lease) {
-            return Attempt::TooLate;
+            return Attempt::DeadlinePassed;
         }
-        let looked_at = in_doubt.then_some(looked_at);
-        Attempt::Answered(self.call(spending, secret, looked_at, report).await)
+        let searched_at = in_doubt.then_some(searched_at);
+        Attempt::Response(self.call(context, secret, searched_at, attempt_log).await)
     }
 
     /// The provider's answer to this very token, if a journal in reach has it.
-    pub(super) async fn look(
+    pub(super) async fn find_journaled_response(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
     ) -> Result<Option<Received>, JournalError> {
-        let Spending { row, token, .. } = spending;
+        let SpendContext { row, token, .. } = context;
         if !self.rules.keep(Rule::SearchJournals) {
             return Ok(None);
         }
-        let usable = |answer| received(answer, spending.app);
+        let usable = |answer| received(answer, context.app);
         self.journal
             .find(&row.id, row.generation, token, usable)
             .await
@@ -213,26 +219,26 @@ impl Refresher {
     /// One call of the token endpoint; what came of it is recorded if it reached the provider.
     async fn call(
         &self,
-        spending: Spending<'_>,
+        context: SpendContext<'_>,
         secret: &Secret,
-        looked_at: Option<Duration>,
-        report: &mut Report,
+        searched_at: Option<Duration>,
+        attempt_log: &mut AttemptLog,
     ) -> Result<Received, TokenError> {
-        let Spending {
+        let SpendContext {
             row,
             app,
             token,
             lease,
             trigger,
             ..
-        } = spending;
+        } = context;
         let (started_at, started) = (self.clock.now(), self.clock.monotonic());
         let answer = spend(
             &self.client,
             app,
             secret,
             token,
-            self.in_time(lease, looked_at),
+            self.before_deadline(lease, searched_at),
         )
         .await;
         let took = self.clock.monotonic().saturating_sub(started);
@@ -240,7 +246,7 @@ impl Refresher {
         let mut journaled = false;
         let answer = match answer {
             Ok(answer) if answer.status.is_success() => {
-                journaled = self.write_down(spending, at, &answer.body).await;
+                journaled = self.journal_response(context, at, &answer.body).await;
                 let tokens = answer.interpret(&app.provider);
                 if tokens.is_err() {
                     self.journal.keep_unread(&row.id, row.generation, token);
@@ -253,7 +259,7 @@ impl Refresher {
         metrics::histogram!("pipekeeper_refresh_duration_seconds", "provider" => app.provider.key.clone())
             .record(took.as_secs_f64());
         if !matches!(answer, Err(TokenError::NotSent(_))) {
-            report.attempts.push(RefreshLogEntry {
+            attempt_log.attempts.push(RefreshLogEntry {
                 connection_id: row.id.clone(),
                 started_at,
                 trigger: trigger.as_str().to_owned(),
@@ -265,7 +271,7 @@ impl Refresher {
                 generation_before: row.generation,
                 generation_after: None,
                 duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
-                error: answer.as_ref().err().map(word_of),
+                error: answer.as_ref().err().map(error_code),
             });
         }
         answer.map(|tokens| Received {
@@ -276,8 +282,13 @@ impl Refresher {
     }
 
     /// Makes an answer durable, before anything can go wrong with it. If the disk does not take it, the database may.
-    async fn write_down(&self, spending: Spending<'_>, at: Timestamp, body: &TokenBody) -> bool {
-        let Spending { row, token, .. } = spending;
+    async fn journal_response(
+        &self,
+        context: SpendContext<'_>,
+        at: Timestamp,
+        body: &TokenBody,
+    ) -> bool {
+        let SpendContext { row, token, .. } = context;
         let worked = self.journal.healthy();
         let written = self
             .journal

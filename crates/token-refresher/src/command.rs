@@ -1,5 +1,5 @@
-//! The door as a process opens it: a slot of its own among the journals, the vault, the apps, the client. The service's and
-//! a command's are the same one: any number of processes may have it open.
+//! How a process opens the refresher: with its own journal slot, the vault, the apps and the HTTP client. Services and commands
+//! open it alike; any number of processes may.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -43,8 +43,8 @@ pub(crate) fn open(
     )))
 }
 
-/// How long a command that takes many connections waits for one refresh.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+/// How long a command that refreshes many connections waits for each.
+pub(crate) const REFRESH_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The app of an operator's `--app KEY`.
 pub(crate) fn app_named<'a>(apps: &'a Apps, key: &str) -> anyhow::Result<&'a Arc<App>> {
@@ -52,15 +52,15 @@ pub(crate) fn app_named<'a>(apps: &'a Apps, key: &str) -> anyhow::Result<&'a Arc
         .with_context(|| format!("no app `{key}` is configured"))
 }
 
-/// The door of a command: no sweep, no webhook, and an end that waits for what is under way.
+/// The refresher of a command: without sweep and webhook. `close` waits for what is under way.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct CommandRefresher {
     refresher: Arc<Refresher>,
     tasks: Tasks,
     grace: Duration,
 }
 
-impl Door {
+impl CommandRefresher {
     pub(crate) async fn open(config: &Loaded<TokenRefresher>) -> anyhow::Result<Self> {
         let store = config.open_current_store().await?;
         let tasks = Tasks::here();
@@ -82,7 +82,7 @@ impl Door {
     }
 }
 
-impl Deref for Door {
+impl Deref for CommandRefresher {
     type Target = Arc<Refresher>;
 
     fn deref(&self) -> &Self::Target {
