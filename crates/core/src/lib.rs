@@ -16,6 +16,8 @@ pub mod provider;
 pub mod random;
 pub mod secret;
 pub mod store;
+pub mod tasks;
+pub mod terminal;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 pub mod vault;

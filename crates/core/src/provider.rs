@@ -379,6 +379,11 @@ pub enum AppUse {
 #[derive(Debug, Clone)]
 pub struct Apps(Vec<Arc<App>>);
 
+/// An app that an operator named, and that the configuration does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("no app `{0}` is configured")]
+pub struct NoSuchApp(String);
+
 impl Apps {
     /// Reads `[apps.*]` and the `[providers.*]` they name; every problem goes to the loader.
     pub fn load(loader: &mut Loader, purpose: AppUse) -> Self {
@@ -538,6 +543,12 @@ impl Apps {
     /// The app registered under this name.
     pub fn named(&self, key: &str) -> Option<&Arc<App>> {
         self.0.iter().find(|app| app.key == key)
+    }
+
+    /// # Errors
+    /// No app has this key in the configuration.
+    pub fn get(&self, key: &str) -> Result<&Arc<App>, NoSuchApp> {
+        self.named(key).ok_or_else(|| NoSuchApp(key.to_owned()))
     }
 
     /// The app that rows with this key belong to.

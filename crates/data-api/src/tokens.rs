@@ -17,11 +17,11 @@ use pipekeeper_core::lifetime::{due_at, minted_at, renewal_due_of};
 use pipekeeper_core::oauth::bearer;
 use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps, RefreshPolicy};
 use pipekeeper_core::store::{Connection, Selection, Store, StoreError};
+use pipekeeper_core::tasks::Tasks;
 use pipekeeper_core::vault::Vault;
 use pipekeeper_core::webhook::{RefreshRefusal, Refresher, Trace};
 use pipekeeper_service::Context;
 use pipekeeper_service::selection::Selected;
-use pipekeeper_service::tasks::Tasks;
 use reqwest::header::HeaderValue;
 use tracing::Instrument as _;
 

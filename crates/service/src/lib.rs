@@ -13,7 +13,6 @@ pub mod refresher;
 mod run;
 pub mod selection;
 pub mod server;
-pub mod tasks;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod test_util;

@@ -26,7 +26,7 @@ use crate::config::{Common, Http};
 use crate::edge::{ALSO_HEAD, Edge, edge, no_route};
 use crate::health::{Degraded, Ready, SchemaTooNew, await_schema, healthz, lacks, readyz};
 use crate::listener::{admit_no_more, bind};
-use crate::tasks::Tasks;
+use pipekeeper_core::tasks::Tasks;
 
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

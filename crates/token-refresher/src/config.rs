@@ -1,14 +1,13 @@
-//! `[refresh]`, `[journal]`, `[sweep]`, `[old_table]` and `[webhook]`, checked: timings that must hold do hold before anything starts.
+//! `[journal]` and `[webhook]`, checked; [`Timing`] and [`OldTable`] check their own sections.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pipekeeper_core::config::Loader;
-use pipekeeper_core::http_client::Limits;
 use pipekeeper_core::provider::{AppUse, Apps};
-use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Store, TableName};
 use pipekeeper_core::vault::Vault;
+use pipekeeper_n8n::OldTable;
+use pipekeeper_refresh::Timing;
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::config::vault;
 use serde::Deserialize;
@@ -29,35 +28,6 @@ pub struct Config {
 pub(crate) struct JournalSection {
     pub(crate) directory: PathBuf,
     pub(crate) kept: Duration,
-}
-
-/// Between the end of the last call that a lease allows and the end of the lease: what was answered gets into the journal,
-/// where the next holder of the lease searches for it.
-pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(2);
-
-/// The times that the protocol keeps.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Timing {
-    pub(crate) call_timeout: Duration,
-    pub(crate) lease: Duration,
-    pub(crate) orphan_grace: Duration,
-    pub(crate) minted_recently: Duration,
-    pub(crate) default_deadline: Duration,
-    pub(crate) max_concurrent_calls: usize,
-    pub(crate) log_kept: Duration,
-    pub(crate) sweep_every: Duration,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRefresh {
-    timeout_secs: u16,
-    lease_secs: u16,
-    orphan_grace_secs: u16,
-    minted_recently_secs: u16,
-    default_deadline_secs: u16,
-    max_concurrent_calls: u16,
-    log_days: u16,
 }
 
 impl Config {
@@ -97,150 +67,6 @@ impl JournalSection {
         Self {
             directory: raw.directory,
             kept: Duration::from_hours(raw.keep_hours.into()),
-        }
-    }
-}
-
-/// `[old_table]`: where n8n's workflows keep their tokens.
-#[derive(Debug, Clone)]
-pub(crate) struct OldTable {
-    /// Empty where there is none.
-    pub(crate) url: Secret,
-    /// `None` beside a problem alone.
-    pub(crate) table: Option<TableName>,
-    pub(crate) mirror: bool,
-    pub(crate) api_domain: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOldTable {
-    url: Secret,
-    url_file: String,
-    table: String,
-    mirror: bool,
-    api_domain: String,
-}
-
-impl OldTable {
-    fn load(loader: &mut Loader) -> Self {
-        let Some(raw) = loader.section::<RawOldTable>("old_table") else {
-            return Self {
-                url: Secret::default(),
-                table: None,
-                mirror: false,
-                api_domain: String::new(),
-            };
-        };
-        let url = loader.secret("old_table.url", raw.url, &raw.url_file);
-        if url.is_empty() {
-            if raw.mirror {
-                loader.problem(
-                    "old_table.mirror",
-                    "is on, and old_table.url does not say where the table is",
-                );
-            }
-        } else if let Err(error) = Store::check_url(&url) {
-            loader.problem("old_table.url", &error.to_string());
-        }
-        let table = raw.table.parse::<TableName>();
-        if let Err(error) = &table {
-            loader.problem("old_table.table", &error.to_string());
-        }
-        Self {
-            url,
-            table: table.ok(),
-            mirror: raw.mirror,
-            api_domain: raw.api_domain,
-        }
-    }
-}
-
-/// What `[http]` says beside what every service reads of it.
-#[derive(Debug, Deserialize)]
-struct RawGrace {
-    shutdown_grace_secs: u16,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSweep {
-    every_secs: u16,
-}
-
-/// `[sweep]`.
-fn sweep_every(loader: &mut Loader) -> Duration {
-    let every = loader
-        .section::<RawSweep>("sweep")
-        .map_or(1, |sweep| sweep.every_secs);
-    if every == 0 {
-        loader.problem("sweep.every_secs", "is 0");
-    }
-    Duration::from_secs(every.into())
-}
-
-impl Timing {
-    fn load(loader: &mut Loader) -> Self {
-        let raw = loader
-            .section::<RawRefresh>("refresh")
-            .unwrap_or(RawRefresh {
-                timeout_secs: 1,
-                lease_secs: 5,
-                orphan_grace_secs: 0,
-                minted_recently_secs: 0,
-                default_deadline_secs: 1,
-                max_concurrent_calls: 1,
-                log_days: 1,
-            });
-        let secs = |secs: u16| Duration::from_secs(secs.into());
-        if raw.timeout_secs == 0 {
-            loader.problem("refresh.timeout_secs", "is 0");
-        }
-        if raw.log_days == 0 {
-            loader.problem("refresh.log_days", "is 0");
-        }
-        // A stopping process ends the calls that it has begun.
-        let grace = loader.section::<RawGrace>("http");
-        if grace.is_some_and(|http| {
-            secs(http.shutdown_grace_secs) < secs(raw.timeout_secs) + LEASE_MARGIN
-        }) {
-            loader.problem(
-                "http.shutdown_grace_secs",
-                "is less than refresh.timeout_secs and two seconds: a stopping process would cut off the calls it has begun",
-            );
-        }
-        if raw.max_concurrent_calls == 0 {
-            loader.problem("refresh.max_concurrent_calls", "is 0");
-        }
-        // A lease that ends before its holder's calls do would let a second process spend the same token.
-        if secs(raw.lease_secs) <= secs(raw.timeout_secs) * 2 + LEASE_MARGIN {
-            loader.problem(
-                "refresh.lease_secs",
-                "is not more than twice refresh.timeout_secs and two seconds: an unanswered call is made once more",
-            );
-        }
-        if raw.default_deadline_secs > 60 {
-            loader.problem(
-                "refresh.default_deadline_secs",
-                "is more than 60: no caller is kept longer",
-            );
-        }
-        Self {
-            call_timeout: secs(raw.timeout_secs),
-            lease: secs(raw.lease_secs),
-            orphan_grace: secs(raw.orphan_grace_secs),
-            minted_recently: secs(raw.minted_recently_secs),
-            default_deadline: secs(raw.default_deadline_secs),
-            max_concurrent_calls: raw.max_concurrent_calls.into(),
-            log_kept: Duration::from_hours(24 * u64::from(raw.log_days)),
-            sweep_every: sweep_every(loader),
-        }
-    }
-
-    pub(crate) fn call_limits(&self) -> Limits {
-        Limits {
-            connect: self.call_timeout.min(Duration::from_secs(3)),
-            total: self.call_timeout,
         }
     }
 }

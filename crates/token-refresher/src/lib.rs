@@ -1,39 +1,27 @@
 #![doc = include_str!("../README.md")]
 
-mod columns;
-mod command;
+mod commands;
 mod config;
-mod connections;
-mod figures;
-mod hand_back;
-mod import;
-mod journal;
-mod mirror;
-mod old_row;
-mod recheck;
-mod refresh;
+mod gauges;
 mod routes;
-mod rules;
-mod spend;
-mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::LocalBoxFuture;
+use anyhow::Context as _;
+use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::config::Loader;
+use pipekeeper_core::http_client;
 use pipekeeper_core::vault::Vault;
+use pipekeeper_n8n::mirror::Mirror;
+use pipekeeper_refresh::{Dependencies, Disk, Journal, MachineDisk, Refresher, Rules};
 use pipekeeper_service::caller::WebhookSection;
 use pipekeeper_service::{Context, Loaded, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-pub use crate::journal::{Disk, MachineDisk, SegmentFile};
-pub use crate::rules::{Rule, Rules};
+pub use crate::commands::Command;
 
 use crate::config::Config;
-use crate::mirror::Mirror;
-use crate::refresh::Refresher;
 
 /// How often old lines of `refresh_log` and of the journal are cleared away.
 const TRIM_EVERY: Duration = Duration::from_hours(1);
@@ -50,22 +38,35 @@ const REPORT_EVERY: Duration = Duration::from_mins(1);
 /// How often the old table is looked at, while it is a mirror.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
 
-/// What it does on the command line, beside serving.
-#[derive(Debug, Clone, clap::Subcommand)]
-pub enum Command {
-    /// Have connections refreshed that the provider refused: perhaps it was our mistake
-    Recheck {
-        /// The app's key in the configuration; all of them by default
-        #[arg(long)]
-        app: Option<String>,
-    },
-    /// Look at single connections, refresh or disconnect them
-    #[command(subcommand)]
-    Connections(connections::Connections),
-    /// Take over the grants of n8n's table, of its CSV or JSON export, or of the CRM integration's documents
-    Import(import::Arguments),
-    /// Give the grants that came from n8n's table back to it, and spend them no more
-    HandBack(hand_back::Arguments),
+/// Takes a slot in the journal's directory; spawns nothing.
+pub(crate) fn open(
+    config: &Config,
+    context: &Context,
+    parts: Parts,
+) -> anyhow::Result<Arc<Refresher>> {
+    let client = http_client::build(config.timing.call_limits())?;
+    let vault = config.vault.clone().context("no encryption.keys")?;
+    let journal = Journal::open(
+        parts.disk,
+        &config.journal.directory,
+        config.journal.kept,
+        vault.clone(),
+        SharedClock::clone(&context.clock),
+    )?;
+    let dependencies = Dependencies {
+        store: context.store.clone(),
+        clock: SharedClock::clone(&context.clock),
+        tasks: context.tasks.clone(),
+        vault,
+        apps: config.apps.clone(),
+        client,
+        journal,
+    };
+    Ok(Arc::new(Refresher::new(
+        dependencies,
+        config.timing,
+        parts.rules,
+    )))
 }
 
 /// Runs a task of the refresher periodically.
@@ -109,7 +110,7 @@ impl Default for Parts {
 impl TokenRefresher {
     /// [`Service::build`], with other parts than the product's.
     pub fn build_with(config: Config, context: &Context, parts: Parts) -> anyhow::Result<Self> {
-        let refresher = command::open(&config, context, parts)?;
+        let refresher = open(&config, context, parts)?;
         let log_kept = config.timing.log_kept;
         context.every(TRIM_EVERY, move |context| async move {
             let before = context.clock.now().saturating_sub(log_kept);
@@ -128,7 +129,7 @@ impl TokenRefresher {
             |refresher| async move { refresher.keep_continuity().await.map(drop) },
         );
         every(context, REPORT_EVERY, &refresher, |refresher| async move {
-            refresher.report().await
+            gauges::report(&refresher).await
         });
         every(
             context,
@@ -186,18 +187,7 @@ impl Service for TokenRefresher {
     }
 
     async fn command(command: Command, config: Loaded<Self>) -> anyhow::Result<String> {
-        // On the heap, and without their types: nested as deep as they are, these are too much for the compiler in one piece.
-        let work: LocalBoxFuture<'static, anyhow::Result<String>> = match command {
-            Command::Recheck { app } => {
-                async move { recheck::recheck(app.as_deref(), config).await }.boxed_local()
-            }
-            Command::Connections(connections) => {
-                async move { connections.run(config).await }.boxed_local()
-            }
-            Command::Import(arguments) => import::import(arguments, config).boxed_local(),
-            Command::HandBack(arguments) => hand_back::hand_back(arguments, config).boxed_local(),
-        };
-        work.await
+        command.run(config).await
     }
 
     fn routes(routes: &mut ServiceConfig<'_>) {

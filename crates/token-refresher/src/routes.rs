@@ -9,6 +9,8 @@ use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{Connection, HANDED_BACK, Selection, Selector};
 use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
+use pipekeeper_n8n::mirror::{Mirror, MirrorError, WereCurrent};
+use pipekeeper_refresh::{Outcome, RefreshError, Trigger};
 use pipekeeper_service::body;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::selection::{self, Selected, select};
@@ -16,8 +18,6 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::TokenRefresher;
-use crate::mirror::{Mirror, MirrorError, WereCurrent};
-use crate::refresh::{Outcome, RefreshError, Trigger};
 
 /// The body, JSON or form; numbers are taken as text.
 #[derive(ToSchema)]

@@ -2,5 +2,3 @@
 
 #[cfg(test)]
 mod cli;
-#[cfg(test)]
-mod model;

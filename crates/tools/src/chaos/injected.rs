@@ -11,9 +11,10 @@ use actix_web::web::{self, Data};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::vault::Vault;
+use pipekeeper_refresh::Rules;
 use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use serde::Deserialize;
-use token_refresher::{Parts, Rules, TokenRefresher};
+use token_refresher::{Parts, TokenRefresher};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use self::clock::OffsetClock;

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use clap::ValueEnum;
-use token_refresher::{Rule, Rules};
+use pipekeeper_refresh::{Rule, Rules};
 
 use super::checker;
 

@@ -149,7 +149,7 @@ fn links_and_files() {
         "no heading #nothing",
     );
     tells(
-        "`crates/core/src/store.rs`, `token-refresher/src/spend.rs`, `config.default.toml`",
+        "`crates/core/src/store.rs`, `refresh/src/token_request.rs`, `config.default.toml`",
         "`crates/core/src/storage.rs`",
         "no file crates/core/src/storage.rs",
     );

@@ -216,7 +216,7 @@ pub(crate) async fn hand_back_that_was_killed_is_ended_by_the_next(backend: Back
         .await
         .expect("row 1", "is being handed back");
 
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
 
     said.expect("1", "handed back");
     let row = place.home.connections().await.remove(0);

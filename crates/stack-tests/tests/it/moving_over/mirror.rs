@@ -245,7 +245,7 @@ pub(crate) async fn same_person_who_installs_again_through_n8n_replaces_our_toke
     place.takes_over(1).await;
     place.says("n8n still refreshes").await;
     assert_eq!(place.home.connections().await.len(), ours);
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1", "handed back");
     let handed = place.home.tokens(1);
     assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
@@ -291,7 +291,7 @@ pub(crate) async fn other_person_who_installs_through_n8n_gets_a_connection_of_t
     .await;
     let answer = place.client.refresh(&json!({"appId": ALIAS})).await;
     answer.unwrap().expect(200);
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1", "handed back");
     said.expect("-", "has no row in the old table, and stays here");
     let handed = place.home.tokens(1);
@@ -314,7 +314,7 @@ pub(crate) async fn expired_tokens_of_a_changed_row_wait_for_the_import(backend:
     assert_eq!(crate::support::refreshes(&place.client).await, spent);
     assert_eq!(place.home.tokens(1), anew);
     let said = place
-        .done(&["hand-back", "--apply", "--app", "pipedrive"])
+        .done(&["rollback-to-n8n", "--apply", "--app", "pipedrive"])
         .await;
     said.expect(
         "1",
@@ -327,7 +327,7 @@ pub(crate) async fn expired_tokens_of_a_changed_row_wait_for_the_import(backend:
     })
     .await;
     assert!(place.api_takes(&place.home.tokens(1).access).await);
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1", "handed back");
     let handed = place.home.tokens(1);
     assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
@@ -345,7 +345,7 @@ pub(crate) async fn import_takes_the_new_tokens_of_a_row_that_it_knows(backend: 
     let said = place.import(&["--apply", "--refresh"]).await;
 
     said.expect("row 1", "taken over and refreshed");
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1", "handed back");
     let handed = place.home.tokens(1);
     assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);

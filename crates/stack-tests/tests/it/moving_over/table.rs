@@ -245,7 +245,7 @@ pub(crate) async fn row_that_no_update_changes_is_named(backend: Backend) {
 
     place.says("an UPDATE changes no row").await;
 
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect(
         "1",
         "is not handed back, and goes on here: row 1 can't be written",

@@ -36,7 +36,7 @@ pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_w
         place.client.refresh(&body).await.unwrap().expect(200);
     }
     let (ours, old) = (place.home.our_rows().await, place.home.old_rows());
-    let dry = place.done(&["hand-back"]).await;
+    let dry = place.done(&["rollback-to-n8n"]).await;
     dry.expect("1, 3", "is handed back");
     assert!(
         dry.out.ends_with("Nothing was written: --apply does it.\n"),
@@ -48,11 +48,11 @@ pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_w
     );
 
     let one = place
-        .done(&["hand-back", "--app", "pipedrive", "--apply"])
+        .done(&["rollback-to-n8n", "--app", "pipedrive", "--apply"])
         .await;
     one.expect("1, 3", "handed back");
     assert!(!one.out.contains("second"), "{one:#?}");
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("2, 4", "handed back");
 
     for (id, app, company) in [(1, FIRST, 1), (2, SECOND, 2)] {
@@ -82,7 +82,7 @@ pub(crate) async fn after_the_way_back_the_old_table_has_the_newest_tokens_and_w
         }
     }
     place.done(&["recheck"]).await;
-    let again = place.done(&["hand-back", "--apply"]).await;
+    let again = place.done(&["rollback-to-n8n", "--apply"]).await;
     assert_eq!(again.out, "Nothing came from App_tok.\n");
     assert_eq!(place.home.our_rows().await, ours);
     assert_eq!(refreshes(&place.client).await, spent, "we spend none");
@@ -128,7 +128,7 @@ pub(crate) async fn token_in_doubt_is_not_handed_back(backend: Backend) {
     let outage = json!({"on": "token", "fault": "500", "times": 0});
     crate::support::fault(&place.client, outage).await;
 
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
 
     said.expect(
         "1",
@@ -138,7 +138,7 @@ pub(crate) async fn token_in_doubt_is_not_handed_back(backend: Backend) {
     crate::support::clear_faults(&place.client).await;
     let ready = "UPDATE connections SET retry_at = NULL";
     place.home.ours.lines(ready).unwrap();
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1", "handed back");
     let handed = place.home.tokens(1);
     assert_eq!(fingerprint(&handed.refresh), place.newest(FIRST, 1).await);
@@ -155,11 +155,11 @@ pub(crate) async fn connection_without_a_row_stays_here(backend: Backend) {
     place
         .home
         .old(&format!("DELETE FROM {}", place.home.table()));
-    let gone = place.done(&["hand-back", "--apply"]).await;
+    let gone = place.done(&["rollback-to-n8n", "--apply"]).await;
     gone.expect("1", "is not handed back, and goes on here: row 1 is gone");
 
     place.home.ours.lines("DELETE FROM imports").unwrap();
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
 
     said.expect("-", "has no row in the old table, and stays here");
     let rows = place.home.connections().await;
@@ -183,7 +183,10 @@ pub(crate) async fn row_that_cannot_take_the_tokens_is_not_handed_back(backend: 
         spoil(&place.home);
         let before = (place.home.our_rows().await, place.home.old_rows());
 
-        for arguments in [["hand-back"].as_slice(), &["hand-back", "--apply"]] {
+        for arguments in [
+            ["rollback-to-n8n"].as_slice(),
+            &["rollback-to-n8n", "--apply"],
+        ] {
             let said = place.done(arguments).await;
 
             said.expect("1", "is not handed back, and goes on here: row 1");
@@ -212,7 +215,7 @@ pub(crate) async fn tokens_are_kept_until_each_row_has_them(backend: Backend) {
     home.old(
         "CREATE TRIGGER refuse BEFORE UPDATE ON App_tok WHEN NEW.id = 3 BEGIN SELECT RAISE(ABORT, 'read only'); END",
     );
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1, 3", "is not handed back, and goes on here: row 3");
     let row = home.connections().await.remove(0);
     assert_eq!(row.state, ConnectionState::Active);
@@ -221,11 +224,11 @@ pub(crate) async fn tokens_are_kept_until_each_row_has_them(backend: Backend) {
     let (store, now) = (home.ours.store(), SystemClock::shared().now());
     let stopped = store.connection_hand_back(&row.id, row.generation, now);
     assert!(stopped.await.unwrap());
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
     said.expect("1, 3", "is stopped, and not handed back yet: row 3");
     assert!(!home.connections().await[0].refresh_token.is_wiped());
     home.old("DROP TRIGGER refuse");
-    let said = place.done(&["hand-back", "--apply"]).await;
+    let said = place.done(&["rollback-to-n8n", "--apply"]).await;
 
     said.expect("3", "handed back");
     assert!(home.connections().await[0].refresh_token.is_wiped());

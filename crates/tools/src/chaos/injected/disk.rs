@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pipekeeper_core::clock::SharedClock;
+use pipekeeper_refresh::{Disk, MachineDisk, SegmentFile};
 use serde::{Deserialize, Serialize};
-use token_refresher::{Disk, MachineDisk, SegmentFile};
 
 use crate::chaos::event_log::Micros;
 use crate::chaos::sabotage::DiskMode;

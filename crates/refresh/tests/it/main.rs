@@ -1,0 +1,4 @@
+//! The protocol as a model.
+
+#[cfg(test)]
+mod model;
