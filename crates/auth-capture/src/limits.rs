@@ -206,7 +206,8 @@ fn bits(address: IpAddr) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use pipekeeper_core::clock::{ManualClock, Timestamp};
+    use pipekeeper_core::clock::Timestamp;
+    use pipekeeper_testing::ManualClock;
 
     use super::*;
 

@@ -155,54 +155,6 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until a test turns it.
-#[cfg(feature = "test-util")]
-#[derive(Debug)]
-pub struct ManualClock {
-    now: std::sync::Mutex<(Timestamp, Duration)>,
-}
-
-#[cfg(feature = "test-util")]
-impl ManualClock {
-    pub fn at(now: Timestamp) -> Arc<Self> {
-        Arc::new(Self {
-            now: std::sync::Mutex::new((now, Duration::ZERO)),
-        })
-    }
-
-    /// Lets time pass on both clocks.
-    pub fn advance(&self, by: Duration) {
-        let mut now = self.now.lock().expect("no test panics while it holds this");
-        now.0 = now.0.saturating_add(by);
-        now.1 += by;
-    }
-
-    /// Sets the wall clock alone, as an operator or NTP does.
-    pub fn set_wall(&self, to: Timestamp) {
-        self.now
-            .lock()
-            .expect("no test panics while it holds this")
-            .0 = to;
-    }
-}
-
-#[cfg(feature = "test-util")]
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        self.now
-            .lock()
-            .expect("no test panics while it holds this")
-            .0
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.now
-            .lock()
-            .expect("no test panics while it holds this")
-            .1
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,5 @@ pub mod secret;
 pub mod store;
 pub mod tasks;
 pub mod terminal;
-#[cfg(feature = "test-util")]
-pub mod test_util;
 pub mod vault;
 pub mod webhook;

@@ -30,8 +30,7 @@ mod outages;
 mod page_marks;
 mod pool;
 mod postgres;
-#[cfg(feature = "test-util")]
-mod query_log;
+mod query_observer;
 mod refresh_log;
 mod retry;
 mod role;
@@ -59,8 +58,7 @@ pub use logins::{Login, NewLogin};
 pub use migrate::Schema;
 pub use obstacle::Obstacle;
 pub use page_marks::PageMark;
-#[cfg(feature = "test-util")]
-pub use query_log::QueryLog;
+pub use query_observer::QueryObserver;
 pub use refresh_log::RefreshLogEntry;
 pub use role::{Role, RoleError};
 pub use selection::{Selection, Selector};
@@ -79,6 +77,8 @@ pub struct StoreOptions {
     pub query_timeout: Duration,
     /// Which database this is, in the log.
     pub name: &'static str,
+    /// Is shown each query, for tests of what is sent.
+    pub query_observer: Option<QueryObserver>,
 }
 
 impl Default for StoreOptions {
@@ -88,6 +88,7 @@ impl Default for StoreOptions {
             acquire_timeout: Duration::from_secs(5),
             query_timeout: Duration::from_secs(10),
             name: "the database",
+            query_observer: None,
         }
     }
 }
@@ -140,8 +141,7 @@ pub struct Store {
     acquire_timeout: Duration,
     query_timeout: Duration,
     outages: Arc<Outages>,
-    #[cfg(feature = "test-util")]
-    query_log: Option<QueryLog>,
+    query_observer: Option<QueryObserver>,
 }
 
 impl fmt::Debug for Store {
@@ -185,9 +185,8 @@ macro_rules! on_conn {
             };
             let mut answer = {
                 let $conn = &mut ***lent.object();
-                #[cfg(feature = "test-util")]
-                if let Some(log) = &$store.query_log {
-                    ::diesel_async::AsyncConnection::set_instrumentation($conn, log.clone());
+                if let Some(observer) = &$store.query_observer {
+                    ::diesel_async::AsyncConnection::set_instrumentation($conn, observer.clone());
                 }
                 ::tokio::time::timeout($store.query_timeout, async { $query.await })
                     .await
@@ -235,8 +234,7 @@ impl Store {
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
             outages: Arc::new(Outages::of(options.name)),
-            #[cfg(feature = "test-util")]
-            query_log: None,
+            query_observer: options.query_observer.clone(),
         })
     }
 

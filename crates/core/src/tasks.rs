@@ -38,7 +38,6 @@ impl Tasks {
     }
 
     /// Waits until nothing is under way.
-    #[cfg(feature = "test-util")]
     pub async fn idle(&self) {
         self.tracker.close();
         self.tracker.wait().await;

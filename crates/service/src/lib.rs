@@ -14,8 +14,6 @@ mod run;
 pub mod selection;
 pub mod server;
 pub mod telemetry;
-#[cfg(feature = "test-util")]
-pub mod test_util;
 
 pub use edge::{record, trace};
 pub use run::main;

@@ -3,4 +3,4 @@
 pub mod stack;
 
 pub use stack::{Setup, Stack};
-pub use tools::client::{Answer, Client};
+pub use up::client::{Answer, Client};

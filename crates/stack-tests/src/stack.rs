@@ -9,14 +9,14 @@ use pipekeeper_core::config::Sources;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Store};
-use pipekeeper_core::test_util::{Gate, TestDatabase, TestDirectory};
 use pipekeeper_service::{Loaded, Server, Service};
+use pipekeeper_testing::{Gate, TestDatabase, TestDirectory};
 use token_refresher::TokenRefresher;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tools::client::Client;
-use tools::processes::{stand_in, variable};
-use tools::tasks::in_background;
+use up::client::Client;
+use up::processes::{stand_in, variable};
+use up::tasks::in_background;
 
 /// Nothing listens there: tests take the callback's query from the simulator's redirect themselves.
 pub const REDIRECT_URL: &str = "http://127.0.0.1:1/webhook/pipedrive/callback";

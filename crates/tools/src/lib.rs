@@ -5,10 +5,6 @@
 )]
 
 pub mod chaos;
-pub mod client;
 pub mod dice;
 pub mod load;
 pub mod measured;
-pub mod processes;
-pub mod story;
-pub mod tasks;

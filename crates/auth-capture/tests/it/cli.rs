@@ -1,11 +1,11 @@
 //! The command line.
 
 use auth_capture::AuthCapture;
-use pipekeeper_service::test_util::Program;
+use pipekeeper_testing::service::Program;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_auth-capture");
 
-pipekeeper_service::promises_of_a_service!(AuthCapture, BINARY);
+pipekeeper_testing::promises_of_a_service!(AuthCapture, BINARY);
 
 #[test]
 fn the_api_describes_itself() {

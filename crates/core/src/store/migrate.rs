@@ -51,38 +51,16 @@ struct Said {
     yes: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Direction {
-    Up,
-    #[cfg(feature = "test-util")]
-    Down,
-    /// This version and all later ones.
-    #[cfg(feature = "test-util")]
-    From(&'static str),
-}
-
 /// One process at a time: diesel takes no lock of its own, and of several that start at once most would fail.
 macro_rules! run {
-    ($direction:expr, $lock:expr, $connection:expr, $migrations:expr) => {{
-        let (direction, lock, connection) = ($direction, $lock, $connection);
+    ($lock:expr, $connection:expr, $migrations:expr) => {{
+        let (lock, connection) = ($lock, $connection);
         // Diesel's harness is synchronous, and refuses to run on a runtime of one thread.
         let done = tokio::task::spawn_blocking(move || {
             let mut harness = AsyncMigrationHarness::new(connection);
-            let count = match direction {
-                Direction::Up => harness
-                    .run_pending_migrations($migrations)
-                    .map(|versions| versions.len()),
-                #[cfg(feature = "test-util")]
-                Direction::Down => harness
-                    .revert_all_migrations($migrations)
-                    .map(|versions| versions.len()),
-                #[cfg(feature = "test-util")]
-                Direction::From(first) => revert_from(first, || {
-                    harness
-                        .revert_last_migration($migrations)
-                        .map(|version| version.to_string())
-                }),
-            };
+            let count = harness
+                .run_pending_migrations($migrations)
+                .map(|versions| versions.len());
             drop(lock);
             count
         });
@@ -95,19 +73,23 @@ macro_rules! run {
 impl Store {
     /// Runs what has not run yet, and says how many that were. Several processes may call it at once.
     pub async fn migrate(&self) -> Result<usize, StoreError> {
-        self.run(Direction::Up).await
-    }
-
-    /// Takes every migration back, and with them every row.
-    #[cfg(feature = "test-util")]
-    pub async fn revert_all(&self) -> Result<usize, StoreError> {
-        self.run(Direction::Down).await
-    }
-
-    /// Takes this version and all later ones back.
-    #[cfg(feature = "test-util")]
-    pub async fn revert_from(&self, first: &'static str) -> Result<usize, StoreError> {
-        self.run(Direction::From(first)).await
+        match &self.pools {
+            Pools::Postgres(_, settings) => {
+                let lock = in_time(lock_postgres(settings)).await?;
+                let connection = pool::connect_postgres(settings).await?;
+                run!(lock, connection, POSTGRES)
+            }
+            Pools::Mysql(_, opts) => {
+                let lock = in_time(lock_mysql(opts)).await?;
+                let connection = pool::connect_mysql(opts).await?;
+                run!(lock, connection, MYSQL)
+            }
+            Pools::Sqlite(_, file) => {
+                let lock = in_time(lock_sqlite(file)).await?;
+                let connection = pool::connect_sqlite(file).await?;
+                run!(lock, connection, SQLITE)
+            }
+        }
     }
 
     /// Compares the schema with this program's; changes nothing.
@@ -157,26 +139,6 @@ impl Store {
         });
         let said = on_conn!(self, |conn| question.clone().load::<Said>(conn))?;
         Ok(is_yes(&said))
-    }
-
-    async fn run(&self, direction: Direction) -> Result<usize, StoreError> {
-        match &self.pools {
-            Pools::Postgres(_, settings) => {
-                let lock = in_time(lock_postgres(settings)).await?;
-                let connection = pool::connect_postgres(settings).await?;
-                run!(direction, lock, connection, POSTGRES)
-            }
-            Pools::Mysql(_, opts) => {
-                let lock = in_time(lock_mysql(opts)).await?;
-                let connection = pool::connect_mysql(opts).await?;
-                run!(direction, lock, connection, MYSQL)
-            }
-            Pools::Sqlite(_, file) => {
-                let lock = in_time(lock_sqlite(file)).await?;
-                let connection = pool::connect_sqlite(file).await?;
-                run!(direction, lock, connection, SQLITE)
-            }
-        }
     }
 }
 
@@ -234,19 +196,6 @@ async fn in_time<L>(locking: impl Future<Output = Result<L, StoreError>>) -> Res
         Ok(locked) => locked,
         Err(elapsed) => Err(StoreError::unavailable(elapsed)),
     }
-}
-
-/// Takes one version back after the other until this one is.
-#[cfg(feature = "test-util")]
-fn revert_from<E>(
-    first: &str,
-    mut revert_last: impl FnMut() -> Result<String, E>,
-) -> Result<usize, E> {
-    let mut count = 1;
-    while revert_last()? != first {
-        count += 1;
-    }
-    Ok(count)
 }
 
 fn is_yes(said: &[Said]) -> bool {

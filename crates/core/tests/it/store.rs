@@ -38,24 +38,27 @@ mod tls;
 /// One test per case and backend: `sqlite::lease_is_exclusive`.
 macro_rules! contract {
     (every backend: $($cases:tt)+) => {
-        contract!(@stamp sqlite Sqlite $($cases)+);
-        contract!(@stamp postgres Postgres $($cases)+);
-        contract!(@stamp mysql Mysql $($cases)+);
+        contract!(@stamp sqlite on_sqlite (pipekeeper_core::store::Backend::Sqlite) $($cases)+);
+        contract!(@stamp postgres on_postgres (pipekeeper_core::store::Backend::Postgres) $($cases)+);
+        contract!(@stamp mysql on_mysql (pipekeeper_core::store::Backend::Mysql) $($cases)+);
     };
     (every server: $($cases:tt)+) => {
-        contract!(@stamp postgres_server Postgres $($cases)+);
-        contract!(@stamp mysql_server Mysql $($cases)+);
+        contract!(@stamp postgres_server on_postgres (pipekeeper_core::store::Backend::Postgres) $($cases)+);
+        contract!(@stamp mysql_server on_mysql (pipekeeper_core::store::Backend::Mysql) $($cases)+);
     };
-    (@stamp $module:ident $backend:ident $($file:ident { $($case:ident)+ })+) => {
+    (postgres alone: $($cases:tt)+) => {
+        contract!(@stamp postgres_alone on_postgres () $($cases)+);
+    };
+    (mysql alone: $($cases:tt)+) => {
+        contract!(@stamp mysql_alone on_mysql () $($cases)+);
+    };
+    (@stamp $module:ident $on:ident $backend:tt $($file:ident { $($case:ident)+ })+) => {
         mod $module {
-            use pipekeeper_core::store::Backend;
-            use pipekeeper_core::test_util::is_asked_for;
-
             $($(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    if is_asked_for(Backend::$backend) {
-                        super::$file::$case(Backend::$backend).await;
+                pipekeeper_testing::$on! {
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $case() {
+                        super::$file::$case $backend .await;
                     }
                 }
             )+)+
@@ -179,7 +182,46 @@ contract! { every backend:
     }
 }
 
+contract! { postgres alone:
+    conflicts {
+        a_session_that_postgres_ends_is_a_lost_connection
+        no_isolation_level_of_postgres_reaches_a_caller
+    }
+    odd_defaults {
+        options_of_a_url_reach_the_server
+    }
+    pooler {
+        the_stores_promises_hold_behind_a_pooler_without_named_statements
+        the_stores_promises_hold_behind_a_pooler_as_it_comes
+    }
+    read_only {
+        a_default_of_postgres_that_forbids_writes_is_told_without_a_request
+    }
+    role {
+        an_owner_without_all_rights_can_make_the_role
+    }
+    supabase {
+        visitors_read_and_delete_nothing
+        rights_without_a_policy_show_no_rows
+    }
+    tls {
+        postgres_is_held_to_its_sslmode
+    }
+}
+
+contract! { mysql alone:
+    odd_defaults {
+        sessions_of_mysql_are_what_we_make_them
+    }
+    tls {
+        mysql_is_held_to_its_tls_parameters
+    }
+}
+
 contract! { every server:
+    tls {
+        a_server_without_tls_is_told_of_when_tls_is_asked_for
+    }
     outages {
         store_recovers_from_a_cut_by_itself
         a_heartbeat_tells_of_a_lost_connection

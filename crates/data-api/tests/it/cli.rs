@@ -1,11 +1,11 @@
 //! The command line.
 
 use data_api::DataApi;
-use pipekeeper_service::test_util::Program;
+use pipekeeper_testing::service::Program;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_data-api");
 
-pipekeeper_service::promises_of_a_service!(DataApi, BINARY);
+pipekeeper_testing::promises_of_a_service!(DataApi, BINARY);
 
 #[test]
 fn the_api_describes_itself() {

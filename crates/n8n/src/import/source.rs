@@ -277,7 +277,7 @@ fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use pipekeeper_core::test_util::TestDirectory;
+    use pipekeeper_testing::TestDirectory;
 
     use super::*;
 

@@ -3,9 +3,9 @@ use std::fs;
 use std::pin::Pin;
 use std::task::Poll;
 
-use pipekeeper_core::clock::{Clock as _, ManualClock};
+use pipekeeper_core::clock::Clock as _;
 use pipekeeper_core::crypto::Keyring;
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::{ManualClock, TestDirectory};
 
 use super::disk::forgetful::Trouble;
 use super::*;

@@ -1,14 +1,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pipekeeper_core::clock::{Clock, ManualClock};
+use pipekeeper_core::clock::Clock;
 use pipekeeper_core::config::{Loader, Sources};
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::AppUse;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Revocation};
-use pipekeeper_core::test_util::{self, TestDatabase, TestDirectory};
 use pipekeeper_core::vault::SealedTo;
+use pipekeeper_testing::{self as testing, ManualClock, TestDatabase, TestDirectory};
 use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
@@ -356,7 +356,7 @@ impl World {
                         .enable_all()
                         .build()
                         .unwrap()
-                        .block_on(async { deed(test_util::open(&url), id).await });
+                        .block_on(async { deed(testing::open(&url), id).await });
                 });
             });
         }

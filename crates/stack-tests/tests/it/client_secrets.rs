@@ -4,7 +4,7 @@ use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::{Answer, Setup, Stack};
-use tools::client::CALLBACK;
+use up::client::CALLBACK;
 
 use crate::support::{row, settings};
 

@@ -1,20 +1,18 @@
-//! What docker-compose.yml promises, with the images that it builds and real containers: where `TEST_COMPOSE` asks for it.
-//! `TEST_COMPOSE=1` builds the images first, `TEST_COMPOSE=built` takes those that are there.
+//! What docker-compose.yml promises, with the images that it builds and real containers. Tests that need Compose are ignored
+//! unless `--ignored` asks for them; `TEST_COMPOSE=built` takes the images that are there instead of building them.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Once;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client};
 use tokio_util::sync::CancellationToken;
-use tools::client::{CALLBACK, PERSON, REFRESH};
-use tools::processes::SERVICES;
-use tools::story;
-use tools::tasks::in_background;
+use up::client::{CALLBACK, PERSON, REFRESH};
+use up::processes::SERVICES;
+use up::story;
+use up::tasks::in_background;
 
 use crate::support::{EMAIL, HANGS, NAME, crowd, expire, refreshes, root, settings, until};
 
@@ -24,20 +22,7 @@ mod load;
 mod project;
 mod slow;
 
-use project::{Project, variable};
-
-/// Where it is not the run says so, once.
-fn is_asked_for() -> bool {
-    static SAID: Once = Once::new();
-    let asked = variable("TEST_COMPOSE").is_some();
-    if !asked {
-        SAID.call_once(|| {
-            let note = "\nTEST_COMPOSE is not set: the tests of docker-compose.yml do nothing\n";
-            drop(std::io::stderr().write_all(note.as_bytes()));
-        });
-    }
-    asked
-}
+use project::Project;
 
 async fn told(client: &Client) {
     let mut told = Vec::new();
@@ -111,10 +96,8 @@ fn images_are_named_by_exact_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn demo_comes_up_without_any_configuration() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&["sim"]);
 
     project.compose(&["up", "--detach"]);
@@ -166,10 +149,8 @@ async fn one_address_stays_one_whatever_it_calls_itself(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn without_a_registration_and_a_simulator_it_says_what_is_missing() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&[]);
 
     let ended = project.try_compose(&["up", "--detach"]);
@@ -190,10 +171,8 @@ async fn without_a_registration_and_a_simulator_it_says_what_is_missing() {
 
 /// Without a certificate nobody else is let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn an_edge_that_is_open_to_the_network_needs_a_domain() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::with_env(
         &["--profile", "sim"],
         &[("EDGE_ADDRESS", "0.0.0.0"), ("PIPE_DRIVE_CLIENT_ID", "cid")],
@@ -213,10 +192,8 @@ async fn an_edge_that_is_open_to_the_network_needs_a_domain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn a_domain_is_served_over_tls() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&["edge"]);
     let adapt = ["caddy", "adapt", "--config", "/etc/caddy/Caddyfile"];
     let mut arguments = vec![
@@ -242,10 +219,8 @@ async fn a_domain_is_served_over_tls() {
 
 /// With the `.env` that `scripts/env` makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn killed_refresher_and_database_come_back_and_nothing_is_lost() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::with_env(
         &["--database", "postgres", "--profile", "sim"],
         &[("PIPEKEEPER_EDGE_REFRESH", "on")],
@@ -315,10 +290,8 @@ async fn killed_refresher_and_database_come_back_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn three_data_apis_and_two_refreshers_cost_one_refresh() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&["sim"]);
     let scales = ["--scale", "data-api=3", "--scale", "token-refresher=2"];
     project.compose(&[&["up", "--detach"], &scales[..]].concat());
@@ -347,10 +320,8 @@ async fn three_data_apis_and_two_refreshers_cost_one_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn mysql_beside_the_services_holds_the_story() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::with_env(&["--database", "mysql", "--profile", "sim"], &[]);
 
     project.compose(&["up", "--detach"]);
@@ -362,10 +333,8 @@ async fn mysql_beside_the_services_holds_the_story() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn everything_behind_edge_restarts_one_by_one_and_no_request_fails() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&["sim"]);
     project.compose(&["up", "--detach"]);
     project.healthy().await;
@@ -391,10 +360,8 @@ async fn everything_behind_edge_restarts_one_by_one_and_no_request_fails() {
 
 /// Neither memory nor time runs out: who does not go on is turned away, and the others are served then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Compose: scripts/test runs it"]
 async fn senders_that_do_not_go_on_bring_nothing_down() {
-    if !is_asked_for() {
-        return;
-    }
     let project = Project::bare(&["sim"]);
     project.compose(&["up", "--detach"]);
     project.healthy().await;

@@ -14,8 +14,8 @@ use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
 use stack_tests::{Answer, Client, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tools::client::CALLBACK;
-use tools::tasks::in_background;
+use up::client::CALLBACK;
+use up::tasks::in_background;
 use url::Url;
 
 use crate::logins::logged_in;

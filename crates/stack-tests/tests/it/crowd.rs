@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use pipekeeper_core::oauth::basic_auth;
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::TestDirectory;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tools::client::PERSON;
 use tools::load;
-use tools::processes::{Plan, Processes, free_base_port};
+use up::client::PERSON;
+use up::processes::{Plan, Processes, free_base_port};
 
 const CALLERS: usize = 3000;
 const DATA_APIS: [&str; 3] = ["data-api", "data-api-2", "data-api-3"];

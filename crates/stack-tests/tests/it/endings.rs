@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use tools::tasks::in_background;
+use up::tasks::in_background;
 
 use crate::support::{
     EMAIL, NAME, connected, expire, hold_refresh, panics_in_services, refreshes, row, settings,

@@ -12,8 +12,8 @@ use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::Client;
 use tokio::task::JoinSet;
-use tools::client::shows_a_token;
 use tools::dice::Dice;
+use up::client::shows_a_token;
 
 use self::requests::{Known, Request, Route};
 use self::wire::{Reply, Wire};

@@ -15,7 +15,7 @@ use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
 use stack_tests::{Answer, Client, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tools::tasks::in_background;
+use up::tasks::in_background;
 use url::{Url, form_urlencoded};
 
 use crate::support::{EMAIL, books, clear_faults, connected, fault, row, settings, until};

@@ -55,24 +55,23 @@ mod up;
 /// One test per case and backend: `sqlite::fifty_callers_cost_one_refresh`.
 macro_rules! promises {
     (every backend: $($cases:tt)+) => {
-        promises!(@stamp sqlite Sqlite $($cases)+);
-        promises!(@stamp postgres Postgres $($cases)+);
-        promises!(@stamp mysql Mysql $($cases)+);
+        promises!(@stamp sqlite on_sqlite Sqlite $($cases)+);
+        promises!(@stamp postgres on_postgres Postgres $($cases)+);
+        promises!(@stamp mysql on_mysql Mysql $($cases)+);
     };
     (every server: $($cases:tt)+) => {
-        promises!(@stamp postgres_server Postgres $($cases)+);
-        promises!(@stamp mysql_server Mysql $($cases)+);
+        promises!(@stamp postgres_server on_postgres Postgres $($cases)+);
+        promises!(@stamp mysql_server on_mysql Mysql $($cases)+);
     };
-    (@stamp $module:ident $backend:ident $($file:ident { $($case:ident)+ })+) => {
+    (@stamp $module:ident $on:ident $backend:ident $($file:ident { $($case:ident)+ })+) => {
         #[cfg(test)]
         mod $module {
             use pipekeeper_core::store::Backend;
-            use pipekeeper_core::test_util::is_asked_for;
 
             $($(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    if is_asked_for(Backend::$backend) {
+                pipekeeper_testing::$on! {
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $case() {
                         Box::pin(crate::$file::$case(Backend::$backend)).await;
                     }
                 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::TestDirectory;
 use serde_json::{Value, json};
-use tools::client::Client;
-use tools::processes::{Plan, Processes, free_base_port};
+use up::client::Client;
+use up::processes::{Plan, Processes, free_base_port};
 
 use crate::support::{EMAIL, until_ok};
 

@@ -4,11 +4,11 @@ use std::process::Stdio;
 
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Backend, Store};
-use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
 use pipekeeper_core::vault::Vault;
+use pipekeeper_testing::{TestDatabase, TestDirectory};
 use serde_json::{Value, json};
-use tools::client::{Client, shows_a_token};
-use tools::processes::{Plan, Processes, free_base_port};
+use up::client::{Client, shows_a_token};
+use up::processes::{Plan, Processes, free_base_port};
 
 use crate::support::{EMAIL, books, fault, id_of, refreshes, until};
 

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 
 use pipekeeper_core::store::{AppKey, Backend};
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::TestDirectory;
 use serde_json::{Value, json};
 use stack_tests::{Answer, Setup, Stack};
-use tools::client::REFRESH;
-use tools::tasks::in_background;
+use up::client::REFRESH;
+use up::tasks::in_background;
 
 use crate::logins::{OPERATOR, begin, consented};
 use crate::support::{

@@ -4,7 +4,7 @@ use pipekeeper_core::store::Backend;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
-use tools::client::PERSON;
+use up::client::PERSON;
 
 use crate::support::{EMAIL, NAME, connected};
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use pipedrive_sim::DEFAULT_CLIENT_SECRET;
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::{TestDatabase, TestDirectory, is_asked_for};
+use pipekeeper_testing::{TestDatabase, TestDirectory, on_postgres};
 use serde_json::json;
-use tools::client::shows_a_token;
-use tools::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
-use tools::tasks::in_background;
+use up::client::shows_a_token;
+use up::processes::{Plan, Processes, SERVICES, SIMULATOR, free_base_port};
+use up::tasks::in_background;
 
 use crate::support::{EMAIL, NAME, books, crowd, expire, refreshes, settings, until};
 
@@ -18,9 +18,9 @@ async fn two_of_each_process_cost_one_refresh_on_sqlite() {
     Box::pin(two_of_each_process_cost_one_refresh(Backend::Sqlite)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_of_each_process_cost_one_refresh_on_postgres() {
-    if is_asked_for(Backend::Postgres) {
+on_postgres! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_of_each_process_cost_one_refresh_on_postgres() {
         Box::pin(two_of_each_process_cost_one_refresh(Backend::Postgres)).await;
     }
 }

@@ -4,7 +4,7 @@ use pipekeeper_core::store::Backend;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Setup, Stack};
-use tools::client::REFRESH;
+use up::client::REFRESH;
 
 use crate::logins::logged_in;
 use crate::support::{connected, refreshes, row, until, until_ok};

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tools::tasks::in_background;
+use up::tasks::in_background;
 
 pub(crate) const EMAIL: &str = "jane@example.com";
 pub(crate) const NAME: &str = "Jane Doe";

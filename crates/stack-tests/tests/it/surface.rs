@@ -7,7 +7,7 @@ use serde_json::json;
 use stack_tests::{Answer, Client, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tools::client::{CALLBACK, PERSON, REFRESH};
+use up::client::{CALLBACK, PERSON, REFRESH};
 
 use crate::support::{EMAIL, HANGS, NAME, connected};
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use stack_tests::{Answer, Client, Stack};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tools::client::{CALLBACK, REFRESH};
-use tools::tasks::in_background;
+use up::client::{CALLBACK, REFRESH};
+use up::tasks::in_background;
 
 use crate::support::{
     EMAIL, NAME, clear_faults, connected, fault, hold_refresh_at, refreshes, row, until,

@@ -8,13 +8,13 @@ use std::process::{Output, Stdio};
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::AppKey;
-use pipekeeper_core::test_util::{self, TestDirectory};
+use pipekeeper_testing::{self as testing, TestDirectory};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
-use tools::processes::{Plan, free_base_port, sibling};
-use tools::tasks::in_background;
+use up::processes::{Plan, free_base_port, sibling};
+use up::tasks::in_background;
 
 use crate::support::{HANGS, hold_refresh, until};
 
@@ -196,7 +196,7 @@ async fn ctrl_c_in_a_terminal_loses_no_refresh() {
         caller.refresh(&body).await
     });
     let database = format!("sqlite:{}", data.path().join("pipekeeper.db").display());
-    let store = test_util::open(&Secret::new(database));
+    let store = testing::open(&Secret::new(database));
     let app = AppKey {
         platform: "Pipedrive".to_owned(),
         app_id: client.client_id.clone(),

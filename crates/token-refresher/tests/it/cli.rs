@@ -1,11 +1,11 @@
 //! The command line.
 
-use pipekeeper_service::test_util::Program;
+use pipekeeper_testing::service::Program;
 use token_refresher::TokenRefresher;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_token-refresher");
 
-pipekeeper_service::promises_of_a_service!(TokenRefresher, BINARY);
+pipekeeper_testing::promises_of_a_service!(TokenRefresher, BINARY);
 
 #[test]
 fn the_api_describes_itself() {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::event_log::{Event, Micros, Severed};
 use super::schedule::Notice;
 use super::world::World;
-use crate::client::{Client, fingerprint};
+use up::client::{Client, fingerprint};
 
 /// How often a consent or a disconnect is tried again that something kept from being stored.
 const TRIES: u32 = 60;

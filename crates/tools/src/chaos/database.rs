@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Store};
-use pipekeeper_core::test_util::{Gate, TestDatabase, WriteLock};
+use pipekeeper_testing::{Gate, TestDatabase, WriteLock};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::event_log::{Event, EventLog};

@@ -244,7 +244,7 @@ fn quietly(command: &mut Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pipekeeper_core::test_util::TestDirectory;
+    use pipekeeper_testing::TestDirectory;
 
     use super::*;
 

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::account::{Account, Row};
 use super::event_log::Micros;
 use super::world::{DATA_APIS, REFRESHERS, World};
-use crate::client::{Answer, Client};
 use crate::dice::Dice;
+use up::client::{Answer, Client};
 
 const EMAIL: &str = "jane@example.com";
 

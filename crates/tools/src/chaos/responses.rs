@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::event_log::Micros;
 use super::injected::{Note, Noted};
-use crate::client::fingerprint;
+use up::client::fingerprint;
 
 /// What the disks did with responses, by the fingerprint of the refresh token in them.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -222,7 +222,7 @@ mod tests {
     use pipekeeper_core::connection::ConnectionId;
     use pipekeeper_core::crypto::Keyring;
     use pipekeeper_core::secret::Secret;
-    use pipekeeper_core::test_util::TestDirectory;
+    use pipekeeper_testing::TestDirectory;
     use serde_json::json;
 
     use super::*;

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::event_log::{Event, EventLog, Life, Signal};
-use crate::client::Client;
-use crate::processes::Plan;
+use up::client::Client;
+use up::processes::Plan;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -25,8 +25,8 @@ use super::schedule::{Outage, Restarted, Targets};
 use super::supervisor::Supervisor;
 use super::trigger::{Hit, Trigger};
 use super::{CALL_TIMEOUT_SECS, LEASE_SECS, ORPHAN_GRACE_SECS, Options, Program};
-use crate::client::Client;
-use crate::processes::{Plan, SIMULATOR, free_base_port, variable};
+use up::client::Client;
+use up::processes::{Plan, SIMULATOR, free_base_port, variable};
 
 /// Access tokens live so long.
 const ACCESS_TTL_SECS: u16 = 4;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::TestDirectory;
 use tokio::sync::Mutex;
 use tools::chaos::sabotage::Sabotage;
 use tools::chaos::{Options, Outcome, Program, run};

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::admin_url;
+use pipekeeper_testing::admin_url;
 
 /// Runs one test in so many processes at once, with that variable set. All of them have to pass it.
 #[track_caller]

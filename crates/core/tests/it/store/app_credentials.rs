@@ -1,5 +1,5 @@
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 use tokio::task::JoinSet;
 
 use super::{app, at, other_app};

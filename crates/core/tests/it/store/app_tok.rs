@@ -1,7 +1,7 @@
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppTok, AppTokRow, Backend, RowTokens, RowWrite};
-use pipekeeper_core::test_util::{TestDatabase, role_name};
+use pipekeeper_testing::{TestDatabase, role_name};
 
 use super::at;
 

@@ -5,8 +5,8 @@ use pipekeeper_core::granted::Granted;
 use pipekeeper_core::oauth::{ID_MAX_BYTES, Identity};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, NewConnection, Revocation};
-use pipekeeper_core::test_util::TestDatabase;
 use pipekeeper_core::vault::Vault;
+use pipekeeper_testing::TestDatabase;
 
 use super::{at, commit, consent, failure, get, insert, sealed};
 

@@ -2,7 +2,7 @@
 
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::{Backend, Obstacle, RefreshLogEntry, Store, StoreError};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 use tokio::task::JoinSet;
 
 use super::{at, commit, consent, get, insert};
@@ -130,11 +130,7 @@ pub(crate) async fn other_errors_are_not_repeated(backend: Backend) {
 }
 
 /// Postgres ends the session with an error whose code is none of those for a lost connection.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_postgres_ends_is_a_lost_connection() {
-    if !pipekeeper_core::test_util::is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn a_session_that_postgres_ends_is_a_lost_connection() {
     let database = TestDatabase::migrated(Backend::Postgres).await;
     let store = database.store();
     let id = insert(&store, consent("acme", "jane")).await;
@@ -156,11 +152,7 @@ async fn a_session_that_postgres_ends_is_a_lost_connection() {
 }
 
 /// Each level of isolation that an administrator may have made the default.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_isolation_level_of_postgres_reaches_a_caller() {
-    if !pipekeeper_core::test_util::is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn no_isolation_level_of_postgres_reaches_a_caller() {
     for level in ["read committed", "repeatable read", "serializable"] {
         let database = TestDatabase::migrated(Backend::Postgres).await;
         let name = database

@@ -2,7 +2,7 @@
 
 use pipekeeper_core::connection::ConnectionState::Active;
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{at, commit, consent, failure, get, insert};
 

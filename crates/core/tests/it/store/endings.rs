@@ -3,7 +3,7 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired, Revoked};
 use pipekeeper_core::store::{Backend, Revocation, never};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, commit, consent, failure, get, insert, sealed};
 

@@ -1,6 +1,6 @@
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{Backend, DueFor, HANDED_BACK, Import};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{at, commit, consent, failure, get, insert};
 

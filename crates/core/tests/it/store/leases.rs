@@ -1,6 +1,6 @@
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired};
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 use tokio::task::JoinSet;
 
 use super::{at, consent, failure, get, insert};

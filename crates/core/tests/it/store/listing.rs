@@ -4,7 +4,7 @@ use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{
     AppKey, Backend, Consent, Listing, NewConnection, Overview, Revocation, Store,
 };
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::migrations::overview_columns;
 use super::{app, at, consent, insert, name, other_app};

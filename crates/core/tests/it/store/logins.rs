@@ -2,7 +2,7 @@ use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{
     Backend, Claim, Login, NewCallback, NewLogin, PlacedConsent, PlacedRow, Store,
 };
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 use tokio::task::JoinSet;
 
 use super::{app, at, consent, name, sealed};

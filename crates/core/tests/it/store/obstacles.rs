@@ -6,7 +6,7 @@ use std::iter::successors;
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Obstacle, StoreError};
-use pipekeeper_core::test_util::{TestDatabase, TestDirectory, is_asked_for, open, role_name};
+use pipekeeper_testing::{TestDatabase, TestDirectory, open, role_name};
 use url::Url;
 
 use super::at;
@@ -143,9 +143,6 @@ pub(crate) async fn a_host_that_answers_nothing_is_told_of(backend: Backend) {
 
 #[tokio::test]
 async fn what_keeps_a_file_from_being_used_is_told() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     let directory = TestDirectory::create();
     let inside = |name: &str| format!("{}/{name}", directory.path().display());
     std::fs::write(inside("letter.txt"), "Dear Jane, this is no database.").unwrap();

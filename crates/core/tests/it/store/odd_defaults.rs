@@ -5,15 +5,11 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{
     AppTok, Backend, DueFor, NewConnection, Obstacle, RowTokens, RowWrite,
 };
-use pipekeeper_core::test_util::{OddDefaults, TestDatabase, is_asked_for, open};
+use pipekeeper_testing::{OddDefaults, TestDatabase, open};
 
 use super::{app, at, consent, get, insert};
 
-#[tokio::test]
-async fn sessions_of_mysql_are_what_we_make_them() {
-    if !is_asked_for(Backend::Mysql) {
-        return;
-    }
+pub(super) async fn sessions_of_mysql_are_what_we_make_them() {
     let server = OddDefaults::start();
     // For an administrator `init_connect` is not run.
     let urls = [
@@ -100,11 +96,7 @@ async fn read_only_is_told(server: &OddDefaults, url: &Secret) {
 }
 
 /// `options` of a Postgres URL: the tables are made where the search path leads.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn options_of_a_url_reach_the_server() {
-    if !is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn options_of_a_url_reach_the_server() {
     let database = TestDatabase::create(Backend::Postgres);
     database.lines("CREATE SCHEMA tools").unwrap();
     let url = database.url().expose().to_owned();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Beat, Store, StoreError, StoreOptions};
-use pipekeeper_core::test_util::{TestDatabase, open, patient};
+use pipekeeper_testing::{TestDatabase, open, patient};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 

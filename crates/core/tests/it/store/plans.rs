@@ -5,10 +5,9 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired};
 use pipekeeper_core::store::{
-    AppKey, Backend, DueFor, Listing, QueryLog, RefreshLogEntry, Revocation, Selector,
-    SpendFailure, Store,
+    AppKey, Backend, DueFor, Listing, RefreshLogEntry, Revocation, Selector, SpendFailure, Store,
 };
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::{QueryLog, TestDatabase};
 
 use self::plan::Plan;
 use super::{app, at, commit, name, other_app};
@@ -41,7 +40,7 @@ impl Explained {
              SELECT platform, app_id, '', id, company_id, user_id, 'login', authorized_at FROM connections \
              WHERE app_id = '57db0bab2932f657' AND account_id = 'account-777'";
         database.lines(defaults).unwrap();
-        let (store, log) = database.store().logged();
+        let (store, log) = database.logged_store();
         let attempts: Vec<_> = (0..3000).map(attempt).collect();
         store.refresh_log_insert(&attempts).await.unwrap();
         Self {

@@ -2,7 +2,7 @@
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Obstacle};
-use pipekeeper_core::test_util::{BY_WAY_OF, Pooler, TestDatabase, is_asked_for, open};
+use pipekeeper_testing::{BY_WAY_OF, Pooler, TestDatabase, open};
 use url::Url;
 
 use super::again::promises_hold;
@@ -18,37 +18,31 @@ const LEFT_OUT: [&str; 6] = [
     "store::postgres_server::what",
 ];
 
-#[tokio::test]
-async fn the_stores_promises_hold_behind_a_pooler_without_named_statements() {
-    if is_asked_for(Backend::Postgres) {
-        let pooler = Pooler::start(Some(0));
-        let all = ["store::postgres::", "store::postgres_server::"];
-        let by_way_of = (BY_WAY_OF, pooler.url());
-        let count = promises_hold(Backend::Postgres, by_way_of, &all, &LEFT_OUT);
-        assert!(count >= 50, "{count}");
-    }
+pub(super) async fn the_stores_promises_hold_behind_a_pooler_without_named_statements() {
+    let pooler = Pooler::start(Some(0));
+    let all = ["store::postgres::", "store::postgres_server::"];
+    let by_way_of = (BY_WAY_OF, pooler.url());
+    let count = promises_hold(Backend::Postgres, by_way_of, &all, &LEFT_OUT);
+    assert!(count >= 50, "{count}");
 }
 
 /// Those that send a lot at once.
-#[tokio::test]
-async fn the_stores_promises_hold_behind_a_pooler_as_it_comes() {
-    if is_asked_for(Backend::Postgres) {
-        let pooler = Pooler::start(None);
-        let some = [
-            "store::postgres::six_processes",
-            "store::postgres::lease_is",
-            "store::postgres::login_is",
-            "store::postgres::of_several",
-            "store::postgres::orphan",
-            "store::postgres::pages",
-            "store::postgres_server::",
-        ];
-        let by_way_of = (BY_WAY_OF, pooler.url());
-        let count = promises_hold(Backend::Postgres, by_way_of, &some, &LEFT_OUT);
-        assert!(count >= 9, "{count}");
-        the_users_whole_name_arrives(&pooler).await;
-        its_refusals_are_told_apart(&pooler).await;
-    }
+pub(super) async fn the_stores_promises_hold_behind_a_pooler_as_it_comes() {
+    let pooler = Pooler::start(None);
+    let some = [
+        "store::postgres::six_processes",
+        "store::postgres::lease_is",
+        "store::postgres::login_is",
+        "store::postgres::of_several",
+        "store::postgres::orphan",
+        "store::postgres::pages",
+        "store::postgres_server::",
+    ];
+    let by_way_of = (BY_WAY_OF, pooler.url());
+    let count = promises_hold(Backend::Postgres, by_way_of, &some, &LEFT_OUT);
+    assert!(count >= 9, "{count}");
+    the_users_whole_name_arrives(&pooler).await;
+    its_refusals_are_told_apart(&pooler).await;
 }
 
 /// Supabase's poolers tell projects apart by what stands behind its dot.

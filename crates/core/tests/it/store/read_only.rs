@@ -1,7 +1,7 @@
 //! A database that answers and takes no writes.
 
 use pipekeeper_core::store::{Backend, Obstacle, Store};
-use pipekeeper_core::test_util::{TestDatabase, admin_url, is_asked_for, open};
+use pipekeeper_testing::{TestDatabase, admin_url, open};
 
 use super::{at, consent, get, insert};
 
@@ -46,11 +46,7 @@ pub(crate) async fn a_full_disk_is_told_from_a_database_that_is_away(backend: Ba
     .await;
 }
 
-#[tokio::test]
-async fn a_default_of_postgres_that_forbids_writes_is_told_without_a_request() {
-    if !is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn a_default_of_postgres_that_forbids_writes_is_told_without_a_request() {
     let database = TestDatabase::migrated(Backend::Postgres).await;
     let name = database
         .lines("SELECT current_database()")

@@ -1,6 +1,6 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Backend, PageMark, RefreshLogEntry};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::at;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Backend, Beat, Obstacle, Store};
-use pipekeeper_core::test_util::{TestDatabase, WriteLock, is_asked_for};
+use pipekeeper_testing::{TestDatabase, WriteLock};
 
 use super::{at, consent, get, insert};
 
@@ -65,9 +65,6 @@ impl Replaced {
 
 #[tokio::test]
 async fn a_replaced_file_is_opened_and_the_old_one_is_left_alone() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     let replaced = Replaced::new().await;
     let Replaced {
         store,
@@ -108,9 +105,6 @@ async fn a_replaced_file_is_opened_and_the_old_one_is_left_alone() {
 
 #[tokio::test]
 async fn a_replaced_file_is_another_database_to_the_heartbeat() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     let replaced = Replaced::new().await;
     let mut heartbeat = replaced.store.heartbeat();
     for _ in 0..2 {
@@ -125,9 +119,6 @@ async fn a_replaced_file_is_another_database_to_the_heartbeat() {
 
 #[tokio::test]
 async fn a_write_that_went_to_the_old_file_is_not_told_to_have_taken_effect() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     let replaced = Replaced::new().await;
     let lock = WriteLock::take(&replaced.path).unwrap();
     let writing = replaced
@@ -151,9 +142,6 @@ async fn a_write_that_went_to_the_old_file_is_not_told_to_have_taken_effect() {
 
 #[tokio::test]
 async fn a_file_that_is_gone_is_missed_and_no_empty_one_takes_its_place() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     let replaced = Replaced::new().await;
     let Replaced {
         store, path, first, ..

@@ -2,7 +2,7 @@ use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::store::{
     AppKey, Backend, Connection, Consent, NewConnection, Sealed, StoreError, never,
 };
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, consent, get, insert, name};
 

@@ -4,7 +4,7 @@ use pipekeeper_core::store::{
     AppKey, Backend, Consent, NewConnection, NewDefault, PlacedConsent, PlacedRow, RemovedRow,
     Revocation, Selection, Selector, Store, StoreError,
 };
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, consent, get, insert, name, sealed};
 
@@ -400,7 +400,7 @@ pub(crate) async fn migration_keeps_what_callers_got(backend: Backend) {
     use ConnectionState::{Active, ReauthRequired, Revoked};
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
-    store.revert_from("0009").await.unwrap();
+    database.revert_from("0009");
     let cases: [Migrated; 9] = [
         (
             &[(LOGIN, 1, Active)],

@@ -3,7 +3,7 @@
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, RefreshLogEntry, Store};
-use pipekeeper_core::test_util::{TestDatabase, is_asked_for, open};
+use pipekeeper_testing::{TestDatabase, open};
 use tokio::task::JoinSet;
 
 use super::again::at_once;
@@ -18,9 +18,6 @@ const ROUNDS: i64 = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_write_one_file_and_no_write_is_lost() {
-    if !is_asked_for(Backend::Sqlite) {
-        return;
-    }
     #[expect(clippy::disallowed_methods, reason = "how a child learns its database")]
     let child = std::env::var(CHILD);
     if let Ok(url) = child {

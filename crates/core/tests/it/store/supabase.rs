@@ -1,7 +1,7 @@
 //! On a Postgres that grants as much by default as Supabase's does.
 
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::{TestDatabase, is_asked_for};
+use pipekeeper_testing::TestDatabase;
 
 use super::{consent, insert};
 
@@ -30,11 +30,7 @@ fn role(database: &TestDatabase, name: &str) {
         .unwrap();
 }
 
-#[tokio::test]
-async fn visitors_read_and_delete_nothing() {
-    if !is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn visitors_read_and_delete_nothing() {
     let database = TestDatabase::create(Backend::Postgres);
     for visitor in ["anon", "authenticated"] {
         role(&database, visitor);
@@ -71,11 +67,7 @@ async fn visitors_read_and_delete_nothing() {
     assert_eq!(database.lines("SELECT 1 FROM connections").unwrap(), ["1"]);
 }
 
-#[tokio::test]
-async fn rights_without_a_policy_show_no_rows() {
-    if !is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn rights_without_a_policy_show_no_rows() {
     let database = TestDatabase::migrated(Backend::Postgres).await;
     insert(&database.store(), consent("acme", "jane")).await;
     role(&database, "pipekeeper_test_reader");

@@ -1,6 +1,6 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{Backend, Consent, DueFor, NewConnection, Revocation, Sealed};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, consent, get, insert, other_app, sealed};
 

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, Obstacle};
-use pipekeeper_core::test_util::{
-    TestDatabase, TestDirectory, TlsFiles, TlsServer, is_asked_for, open,
-};
+use pipekeeper_testing::{TestDatabase, TestDirectory, TlsFiles, TlsServer, open};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
@@ -101,11 +99,7 @@ impl Fixture {
 const NAME: &str = "localhost";
 const ADDRESS: &str = "127.0.0.1";
 
-#[tokio::test]
-async fn postgres_is_held_to_its_sslmode() {
-    if !is_asked_for(Backend::Postgres) {
-        return;
-    }
+pub(super) async fn postgres_is_held_to_its_sslmode() {
     let fixture = Fixture::start(Backend::Postgres);
     for query in [
         "sslmode=disable",
@@ -185,11 +179,7 @@ async fn encrypts_as_asked(fixture: &Fixture) {
     }
 }
 
-#[tokio::test]
-async fn mysql_is_held_to_its_tls_parameters() {
-    if !is_asked_for(Backend::Mysql) {
-        return;
-    }
+pub(super) async fn mysql_is_held_to_its_tls_parameters() {
     let fixture = Fixture::start(Backend::Mysql);
     for query in [
         "",
@@ -225,31 +215,26 @@ async fn mysql_is_held_to_its_tls_parameters() {
 }
 
 /// The servers that the other tests share have no TLS.
-#[tokio::test]
-async fn a_server_without_tls_is_told_of_when_tls_is_asked_for() {
-    for (backend, asked) in [
-        (Backend::Postgres, "sslmode=require"),
-        (Backend::Mysql, "require_ssl=true"),
-    ] {
-        if !is_asked_for(backend) {
-            continue;
-        }
-        let database = TestDatabase::create(backend);
-        let has_tls = match backend {
-            Backend::Postgres => "SHOW ssl",
-            _ => "SELECT @@have_ssl",
-        };
-        let said = database.lines(has_tls).unwrap();
-        if said == ["on"] || said == ["YES"] {
-            // A server of one's own.
-            continue;
-        }
-        let mut url = url::Url::parse(database.url().expose()).unwrap();
-        url.set_query(Some(asked));
-
-        let error = open(&Secret::new(url.into())).ping().await.unwrap_err();
-
-        assert_eq!(error.obstacle(), Some(Obstacle::TlsMissing), "{error:?}");
-        database.store().ping().await.unwrap();
+pub(super) async fn a_server_without_tls_is_told_of_when_tls_is_asked_for(backend: Backend) {
+    let asked = match backend {
+        Backend::Postgres => "sslmode=require",
+        _ => "require_ssl=true",
+    };
+    let database = TestDatabase::create(backend);
+    let has_tls = match backend {
+        Backend::Postgres => "SHOW ssl",
+        _ => "SELECT @@have_ssl",
+    };
+    let said = database.lines(has_tls).unwrap();
+    if said == ["on"] || said == ["YES"] {
+        // A server of one's own.
+        return;
     }
+    let mut url = url::Url::parse(database.url().expose()).unwrap();
+    url.set_query(Some(asked));
+
+    let error = open(&Secret::new(url.into())).ping().await.unwrap_err();
+
+    assert_eq!(error.obstacle(), Some(Obstacle::TlsMissing), "{error:?}");
+    database.store().ping().await.unwrap();
 }

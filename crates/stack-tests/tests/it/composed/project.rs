@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use pipedrive_sim::DEFAULT_CLIENT_ID;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::test_util::TestDirectory;
+use pipekeeper_testing::TestDirectory;
 use serde_json::Value;
 use stack_tests::Client;
-use tools::processes::free_base_port;
+use up::processes::free_base_port;
 
 use crate::support::root;
 

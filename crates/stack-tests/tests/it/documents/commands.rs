@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use tools::processes::{SERVICES, sibling};
+use up::processes::{SERVICES, sibling};
 
 /// What `--help` says of a command.
 #[derive(Debug, Default, Clone)]

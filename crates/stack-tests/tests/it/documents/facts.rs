@@ -7,7 +7,7 @@ use std::process::Command;
 
 use pipekeeper_service::Service;
 use serde_json::Value;
-use tools::processes::{SERVICES, SIMULATOR, sibling};
+use up::processes::{SERVICES, SIMULATOR, sibling};
 
 use super::commands::{Commands, Help};
 use super::markdown::{Document, Table};

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use stack_tests::stack::REDIRECT_URL;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tools::client::fingerprint;
-use tools::processes::{SERVICES, sibling, stand_in, variable};
+use up::client::fingerprint;
+use up::processes::{SERVICES, sibling, stand_in, variable};
 
 use super::mirror::aged;
 use super::n8n::{CREDENTIAL, N8n, RefreshUrl};
 use super::place::Home;
 use super::{ALIAS, Place};
-use crate::support::{EMAIL, NAME, settings};
+use crate::support::{EMAIL, NAME, settings, until};
 
 /// The path of n8n's refresh webhook.
 const REFRESH_ID: &str = "937a8843-a28a-400a-b473-bdc598366fa0";
@@ -205,11 +205,15 @@ pub(crate) async fn guide_is_walked_as_it_is_printed(backend: Backend) {
     let [(GAP, why)] = failures.as_slice() else {
         panic!("{failures:#?}");
     };
-    assert!(why.contains("CONNECTION_NOT_FOUND"), "{why}");
+    // At its very end the row may not be written yet.
+    let is_named = ["CONNECTION_NOT_FOUND", "\"reason\":\"old_table\""]
+        .iter()
+        .any(|part| why.contains(part));
+    assert!(is_named, "{why}");
     assert_eq!(place.reused().await, 0);
 }
 
-/// Between the save in n8n and the end of the import.
+/// Between the save in n8n and the first write of the mirror, right after the import.
 const GAP: &str = "5. One save in n8n";
 
 async fn walk(place: &Place, n8n: &N8n<'_>, backend: Backend) {
@@ -237,6 +241,10 @@ async fn walk(place: &Place, n8n: &N8n<'_>, backend: Backend) {
                 }
                 ("6. Take over, at once", 1) => {
                     assert!(said.contains("1 taken over."), "{said}");
+                    until("the row has the newest token", || async {
+                        place.api_takes(&place.home.tokens(1).access).await
+                    })
+                    .await;
                     n8n.begin(heading);
                     works_with_a_new_token(place, n8n).await;
                     others_install_through_the_old_callback(place, n8n).await;

@@ -6,7 +6,7 @@ use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::store::{AppKey, Backend, Connection, HANDED_BACK, Selection, Selector};
 use serde_json::json;
-use tools::client::fingerprint;
+use up::client::fingerprint;
 
 use super::Place;
 use crate::support::{clear_faults, fault, until};

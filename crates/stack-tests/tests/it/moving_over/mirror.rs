@@ -3,7 +3,7 @@ use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
 use tokio::process::Child;
-use tools::client::fingerprint;
+use up::client::fingerprint;
 
 use super::{ALIAS, Place};
 use crate::support::{settings, until};

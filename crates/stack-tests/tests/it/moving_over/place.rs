@@ -8,12 +8,12 @@ use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, Options, Simulator
 use pipekeeper_core::crypto::{Keyring, sha256_hex};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppKey, Backend, Connection, Import};
-use pipekeeper_core::test_util::{TestDatabase, TestDirectory};
+use pipekeeper_testing::{TestDatabase, TestDirectory};
 use serde_json::{Value, json};
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL, two_apps};
 use tokio::process::{Child, Command};
-use tools::client::{Answer, Client, shows_a_token};
-use tools::processes::{free_base_port, sibling, stand_in, variable};
+use up::client::{Answer, Client, shows_a_token};
+use up::processes::{free_base_port, sibling, stand_in, variable};
 
 use crate::support::settings;
 

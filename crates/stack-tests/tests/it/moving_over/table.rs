@@ -4,7 +4,7 @@ use pipedrive_sim::DEFAULT_CLIENT_ID as FIRST;
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::role_name;
+use pipekeeper_testing::role_name;
 
 use super::{ALIAS, Place, Tokens};
 

@@ -4,7 +4,7 @@ use pipekeeper_core::connection::ConnectionState;
 use pipekeeper_core::store::{Backend, HANDED_BACK};
 use serde_json::json;
 use stack_tests::stack::OTHER_APP as SECOND;
-use tools::client::fingerprint;
+use up::client::fingerprint;
 
 use super::place::{Home, Place};
 use crate::support::refreshes;

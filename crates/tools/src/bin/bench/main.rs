@@ -8,9 +8,9 @@ use clap::{Parser, ValueEnum};
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use tools::client::{Client, PERSON, REFRESH};
 use tools::load;
-use tools::processes::Plan;
+use up::client::{Client, PERSON, REFRESH};
+use up::processes::Plan;
 
 mod person;
 mod provider;

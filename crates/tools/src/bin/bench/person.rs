@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tools::client::Client;
 use tools::load::{self, Until};
 use tools::measured::{Table, per_second};
-use tools::processes::{Plan, Processes};
+use up::client::Client;
+use up::processes::{Plan, Processes};
 
 use super::{caption, host_of, millis, request_for, said_of};
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use pipekeeper_core::random;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tools::tasks::in_background;
+use up::tasks::in_background;
 
 pub(super) struct Provider {
     pub(super) url: String,

@@ -12,16 +12,16 @@ use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::{ConnectionId, ConnectionState};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Store};
-use pipekeeper_core::test_util::{self, TestDatabase};
 use pipekeeper_core::vault::{SealedTo, Vault};
 use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
+use pipekeeper_testing::{self as testing, TestDatabase};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tools::client::{Client, REFRESH};
 use tools::load::{self, Measured};
 use tools::measured::{Table, backend_name, per_second, two_digits};
-use tools::processes::{Plan, Processes};
+use up::client::{Client, REFRESH};
+use up::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::{basic, caption, host_of, millis, now};
@@ -94,7 +94,7 @@ pub(super) fn inside(plan: &Plan) -> anyhow::Result<(Store, Vault)> {
         .database_url
         .as_ref()
         .context("a plan with a database")?;
-    Ok((test_util::open(url), plan.vault()?))
+    Ok((testing::open(url), plan.vault()?))
 }
 
 /// Connections whose tokens have ended.

@@ -8,12 +8,12 @@ use anyhow::Context as _;
 use pipekeeper_core::clock::SystemClock;
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::store::{AppKey, Backend};
-use pipekeeper_core::test_util::TestDatabase;
+use pipekeeper_testing::TestDatabase;
 use serde_json::json;
-use tools::client::{Client, REFRESH};
 use tools::load::{self, Measured, Until};
 use tools::measured::{Table, backend_name, grouped, per_second, two_digits};
-use tools::processes::{Plan, Processes};
+use up::client::{Client, REFRESH};
+use up::processes::{Plan, Processes};
 
 use super::provider::Provider;
 use super::refresh::{connections, inside};

@@ -5,7 +5,7 @@ use std::io;
 use anyhow::{Context as _, anyhow};
 use tools::load::{self, Until};
 use tools::measured::{Table, grouped};
-use tools::processes::{Plan, Processes, SERVICES};
+use up::processes::{Plan, Processes, SERVICES};
 
 use super::{caption, megabytes, millis, now, request_for};
 

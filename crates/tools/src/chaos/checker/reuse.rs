@@ -279,7 +279,11 @@ impl<'a> History<'a> {
         if let Some(why) = why {
             return Ok(Cause::TriedAgain(why));
         }
-        if until < since + BACK_OFF_US {
+        // A back-off is a time on a wall clock to every process but the one that has set it.
+        let is_clock_wrong = [refused, again]
+            .iter()
+            .any(|call| self.timeline.had_wrong_clock(call));
+        if until < since + BACK_OFF_US && !is_clock_wrong {
             return Err(format!(
                 "it had been refused {} ms before, and no back-off was kept",
                 millis(until - since)

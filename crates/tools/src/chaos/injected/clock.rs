@@ -65,8 +65,7 @@ impl Clock for OffsetClock {
 
 #[cfg(test)]
 mod tests {
-    use pipekeeper_core::clock::ManualClock;
-    use pipekeeper_core::test_util::TestDirectory;
+    use pipekeeper_testing::{ManualClock, TestDirectory};
 
     use super::*;
 

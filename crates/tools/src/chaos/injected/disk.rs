@@ -154,7 +154,7 @@ mod tests {
     use std::fs;
 
     use pipekeeper_core::clock::SystemClock;
-    use pipekeeper_core::test_util::TestDirectory;
+    use pipekeeper_testing::TestDirectory;
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! What is sent to each route.
 
 use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
-use tools::client::{CALLBACK, PERSON, REFRESH};
 use tools::dice::Dice;
+use up::client::{CALLBACK, PERSON, REFRESH};
 
 use super::Known;
 use super::draft::Draft;

@@ -398,13 +398,24 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
     run.breaks(Rule::ReuseHasCause, "no back-off was kept");
 
     // Many were refused, and it had not seen that others are given tokens.
-    let mut run = tried_again(1_100);
-    for company in 102..105 {
-        let token = format!("of {company}");
-        run.call(7 * SECOND, "three", &token, "invalid_grant")
-            .company_id = Some(company);
-    }
+    let not_believed = |pause| {
+        let mut run = tried_again(pause);
+        for company in 102..105 {
+            let token = format!("of {company}");
+            run.call(7 * SECOND, "three", &token, "invalid_grant")
+                .company_id = Some(company);
+        }
+        run
+    };
+    assert_eq!(not_believed(1_100).holds().reuses.len(), 2);
+    let mut run = not_believed(200);
+    run.breaks(Rule::ReuseHasCause, "no back-off was kept");
+    // To a clock that is ahead the back-off is over.
+    let offset_ms = 3_300_000;
+    let process = "two".to_owned();
+    run.event(7 * SECOND, Event::Clock { process, offset_ms });
     assert_eq!(run.holds().reuses.len(), 2);
+    let mut run = not_believed(1_100);
     // Not for ever.
     for pause in 3..9 {
         run.call((8 + pause) * SECOND, "two", "t3", "reuse");

@@ -6,7 +6,7 @@ use diesel::sql_types::{Nullable, Text};
 use mysql_async::prelude::Queryable as _;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::store::Backend;
+use pipekeeper_core::store::Backend;
 
 /// What diesel can read without knowing the query.
 #[derive(QueryableByName)]

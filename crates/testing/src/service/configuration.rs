@@ -5,7 +5,7 @@ use std::fs;
 use pipekeeper_core::config::Sources;
 
 use super::{Home, MARKER, Program, as_variables, set, taken_port, variable};
-use crate::server::{Loaded, Service};
+use pipekeeper_service::{Loaded, Service};
 
 impl<S: Service + std::fmt::Debug> Program<S> {
     pub fn every_problem_is_listed_at_once(&self) {

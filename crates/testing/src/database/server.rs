@@ -13,7 +13,7 @@ use url::Url;
 
 use super::sql::on_own_runtime;
 use super::variable;
-use crate::store::Backend;
+use pipekeeper_core::store::Backend;
 
 #[derive(Debug)]
 pub(super) struct Server {

@@ -1,24 +1,25 @@
-//! Throw-away databases for tests, on the backends that `TEST_BACKENDS` names.
+//! Throw-away databases for tests.
 //!
-//! `TEST_BACKENDS=sqlite,postgres,mysql` (default `sqlite`). One server per test process, started in a container when it
+//! One server per test process, started in a container when it
 //! is first needed (or the one at `TEST_POSTGRES_URL`, `TEST_MYSQL_URL`, as a user who may create databases), and on it
 //! one database per test, dropped at its end. `TEST_MYSQL_IMAGE` names another image than `mariadb:11.8`. A backend that is named and can't be had fails the test.
 
-use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use url::Url;
 
-use crate::secret::Secret;
-use crate::store::{Backend, Role, Store, StoreOptions};
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::{Backend, Role, Store, StoreOptions};
+
+use crate::QueryLog;
 
 mod full_disk;
 mod gate;
 mod lock;
+mod migrations;
 mod odd_defaults;
 mod pooler;
 mod seed;
@@ -41,32 +42,6 @@ pub const BY_WAY_OF: &str = "TEST_BY_WAY_OF";
 
 /// Set in processes that a test starts of itself: stores have the role that `migrate --role` makes.
 pub const AS_ROLE: &str = "TEST_AS_ROLE";
-
-/// Whether `TEST_BACKENDS` names this backend. Where it does not the run says so, once: no test is left out in silence.
-pub fn is_asked_for(backend: Backend) -> bool {
-    static SAID: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    let asked = backends().contains(&backend);
-    let mut said = SAID.lock().expect("no holder panics");
-    if !asked && said.insert(backend.as_str()) {
-        // Past the test harness, which shows what a test prints only when it fails.
-        let note = format!("\nTEST_BACKENDS does not name {backend}: its tests do nothing\n");
-        drop(std::io::stderr().write_all(note.as_bytes()));
-    }
-    asked
-}
-
-/// What `TEST_BACKENDS` names.
-pub fn backends() -> Vec<Backend> {
-    variable("TEST_BACKENDS")
-        .as_deref()
-        .unwrap_or("sqlite")
-        .split(',')
-        .map(|word| {
-            let backend = word.trim().parse();
-            backend.unwrap_or_else(|_| unreachable!("TEST_BACKENDS names `{word}`"))
-        })
-        .collect()
-}
 
 /// An empty database of its own, gone when this is dropped.
 #[derive(Debug)]
@@ -187,6 +162,17 @@ impl TestDatabase {
         open(&self.url())
     }
 
+    /// A store, and the queries that it sends.
+    pub fn logged_store(&self) -> (Store, QueryLog) {
+        let log = QueryLog::default();
+        let options = StoreOptions {
+            query_observer: Some(log.observer()),
+            ..patient()
+        };
+        let store = Store::open(&self.url(), &options).expect("a database URL that can be used");
+        (store, log)
+    }
+
     /// A way to this database that can be cut, for all but `SQLite`.
     pub fn gate(&self) -> Gate {
         Gate::before(self.url().expose())
@@ -268,7 +254,7 @@ pub fn admin_url(backend: Backend) -> Secret {
 fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let random = u32::from_be_bytes(crate::random::bytes());
+    let random = u32::from_be_bytes(pipekeeper_core::random::bytes());
     format!(
         "pipekeeper_test_{}_{count}_{random:08x}",
         std::process::id()
@@ -277,7 +263,10 @@ fn unique_name() -> String {
 
 /// Roles belong to the server, and have short names on `MySQL`.
 pub fn role_name() -> String {
-    format!("role_{:08x}", u32::from_be_bytes(crate::random::bytes()))
+    format!(
+        "role_{:08x}",
+        u32::from_be_bytes(pipekeeper_core::random::bytes())
+    )
 }
 
 fn with(url: &str, change: impl FnOnce(&mut Url)) -> String {

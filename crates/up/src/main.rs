@@ -8,9 +8,9 @@ use anyhow::bail;
 use clap::Parser;
 use pipekeeper_core::secret::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tools::client::{PERSON, REFRESH};
-use tools::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
-use tools::story;
+use up::client::{PERSON, REFRESH};
+use up::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
+use up::story;
 
 /// Starts the stack and keeps it running until Ctrl-C.
 #[derive(Debug, Parser)]

@@ -1,7 +1,7 @@
 //! A database whose disk is full, as far as updates of `connections` tell.
 
 use super::TestDatabase;
-use crate::store::Backend;
+use pipekeeper_core::store::Backend;
 
 /// What the database says when it can't extend a file, said by a trigger.
 fn statements(backend: Backend) -> (Vec<&'static str>, &'static str) {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::TestDatabase;
-use crate::clock::Timestamp;
-use crate::store::{AppKey, Backend, never};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::store::{AppKey, Backend, never};
 
 const DAY: i64 = 86_400;
 

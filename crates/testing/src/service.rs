@@ -16,11 +16,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::TestDatabase;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::TestDatabase;
 
-use crate::server::Service;
+use pipekeeper_service::Service;
 
 /// Stands where a secret does, and must be found nowhere else.
 const MARKER: &str = "m4rker";
@@ -55,6 +55,8 @@ macro_rules! promises_of_a_service {
             migrate_does_not_wait_for_a_mistake_to_pass
             a_service_says_what_it_waits_for
             a_role_needs_a_server
+        }
+        $crate::promises_of_a_service! { @stamp_on_postgres $service, $binary,
             migrate_goes_on_when_the_database_is_up
             migrate_makes_a_role_for_the_services
         }
@@ -62,7 +64,15 @@ macro_rules! promises_of_a_service {
     (@stamp $service:ty, $binary:expr, $($promise:ident)+) => { $(
         #[test]
         fn $promise() {
-            $crate::test_util::Program::<$service>::new($binary).$promise();
+            $crate::service::Program::<$service>::new($binary).$promise();
+        }
+    )+ };
+    (@stamp_on_postgres $service:ty, $binary:expr, $($promise:ident)+) => { $(
+        $crate::on_postgres! {
+            #[test]
+            fn $promise() {
+                $crate::service::Program::<$service>::new($binary).$promise();
+            }
         }
     )+ };
 }

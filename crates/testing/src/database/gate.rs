@@ -9,7 +9,7 @@ use std::thread;
 use url::Url;
 
 use super::with;
-use crate::secret::Secret;
+use pipekeeper_core::secret::Secret;
 
 /// What happens to those who come through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

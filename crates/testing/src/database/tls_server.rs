@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::server::{Extras, Server};
 use super::sql;
-use crate::secret::Secret;
-use crate::store::Backend;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::Backend;
 
 /// PEM texts: two certificates for one key, of which the first is in use.
 #[derive(Debug)]

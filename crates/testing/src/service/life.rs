@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Home, MARKER, Program, Serving, WAIT, WAITS, as_variables, ask, get, set, taken_port};
-use crate::server::Service;
+use pipekeeper_service::Service;
 
 impl<S: Service + std::fmt::Debug> Program<S> {
     pub fn migrate_says_what_it_did(&self) {

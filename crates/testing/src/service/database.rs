@@ -4,11 +4,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 
+use crate::{TestDatabase, role_name};
 use pipekeeper_core::store::Backend;
-use pipekeeper_core::test_util::{TestDatabase, is_asked_for, role_name};
 
 use super::{Home, MARKER, Program, Serving, Settings, WAIT, WAITS, as_variables, set, taken_port};
-use crate::server::Service;
+use pipekeeper_service::Service;
 
 const WAITING: &str = "waiting for the database: ";
 
@@ -89,9 +89,6 @@ impl<S: Service + std::fmt::Debug> Program<S> {
     }
 
     pub fn migrate_goes_on_when_the_database_is_up(&self) {
-        if !is_asked_for(Backend::Postgres) {
-            return;
-        }
         let home = Home::new();
         let database = TestDatabase::create(Backend::Postgres);
         let gate = database.gate();
@@ -117,9 +114,6 @@ impl<S: Service + std::fmt::Debug> Program<S> {
     }
 
     pub fn migrate_makes_a_role_for_the_services(&self) {
-        if !is_asked_for(Backend::Postgres) {
-            return;
-        }
         let home = Home::new();
         let database = TestDatabase::create(Backend::Postgres);
         let name = role_name();

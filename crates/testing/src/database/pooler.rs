@@ -8,8 +8,8 @@ use testcontainers::{GenericImage, ImageExt as _};
 use super::server::{Extras, Reaper, start};
 use super::sql::{self, on_own_runtime};
 use super::{TestDatabase, shared_server, with};
-use crate::secret::Secret;
-use crate::store::Backend;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::Backend;
 
 /// As Supabase's poolers have it: a user with a project's name in it.
 const USER: &str = "postgres.abcdefgh";

@@ -2,8 +2,8 @@
 
 use super::server::{Extras, Server};
 use super::{sql, with};
-use crate::secret::Secret;
-use crate::store::Backend;
+use pipekeeper_core::secret::Secret;
+use pipekeeper_core::store::Backend;
 
 /// Each of these is some administrator's choice.
 const DEFAULTS: [&str; 6] = [
