@@ -7,7 +7,7 @@ use pipekeeper_core::placement::AllowedCompanies;
 use pipekeeper_core::provider::{AppUse, Apps};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::vault::Vault;
-use pipekeeper_service::caller::Credentials;
+use pipekeeper_service::auth::{Authenticator, Credentials};
 use pipekeeper_service::config::vault;
 use pipekeeper_service::refresher::RefresherSection;
 use serde::Deserialize;
@@ -34,7 +34,7 @@ pub(crate) struct Login {
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) store_patience: Duration,
     /// Who may name the account that a login is for.
-    pub(crate) operator: Option<Credentials>,
+    pub(crate) operator: Option<Authenticator>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,12 +107,12 @@ impl Login {
         let operator = if password.is_empty() {
             None
         } else {
-            Some(Credentials::checked(
+            Some(Authenticator::new(Credentials::checked(
                 loader,
                 "login.operator_user",
                 raw.operator_user,
                 password,
-            ))
+            )))
         };
         Self {
             allow_marketplace_installs: raw.allow_marketplace_installs,

@@ -4,24 +4,23 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{AccountName, ConnectionId, ConnectionState};
-use pipekeeper_core::granted::Granted;
+use pipekeeper_core::connection::{AccountName, Connection, ConnectionId, ConnectionState};
+use pipekeeper_core::granted::{Consent, PlainGrant};
 use pipekeeper_core::oauth::{self, ID_MAX_BYTES, Identity, IdentityError, TokenError, Tokens};
 use pipekeeper_core::placement::{
     self, Arrival, DefaultReason, Owner, Placement, Refusal, RefusedTokens, Removal, Rows,
     default_reason,
 };
 use pipekeeper_core::provider::{ApiDomain, App};
+use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{
-    Connection, Consent, NewDefault, PlacedConsent, PlacedRow, RemovedRow, StoreError,
-};
+use pipekeeper_core::store::{NewDefault, PlacedConsent, PlacedRow, RemovedRow, StoreError};
 use pipekeeper_service::problem::{Code, Problem};
 use pipekeeper_service::record;
 use serde::{Deserialize, Serialize};
 
 use crate::AuthCapture;
-use crate::consent::patiently;
+use crate::login::Origin;
 
 /// A provider that has just issued a token may need a moment before it knows it everywhere.
 const IDENTITY_TRIES: u32 = 3;
@@ -36,18 +35,6 @@ pub(crate) struct Grant {
     pub(crate) received_at: Duration,
     /// The id of its callback.
     pub(crate) callback: String,
-}
-
-/// What led to a consent.
-#[derive(Debug, Clone)]
-pub(crate) enum Origin {
-    /// A login in which an authenticated caller named the account and its owner.
-    Login {
-        account_id: AccountName,
-        owner: AccountName,
-    },
-    /// Anything else. It is filed under the provider's ids.
-    Install,
 }
 
 /// A consent that became a connection, as it is shown: no token, no lease.
@@ -554,7 +541,7 @@ fn consent(
     app: &App,
     arrived: &Arrived,
 ) -> Consent {
-    let granted = Granted {
+    let granted = PlainGrant {
         identity: &arrived.identity,
         access_token: &arrived.tokens.access_token,
         refresh_token: &arrived.refresh_token,
@@ -658,5 +645,32 @@ fn refused(refusal: Refusal<'_>) -> Problem {
             Code::DifferentCompany,
             "This account is already connected as another user; disconnect it first.",
         ),
+    }
+}
+
+/// Tries again while the database is away.
+pub(crate) async fn patiently<T, F>(
+    service: &AuthCapture,
+    give_up: Duration,
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let clock = &service.context.clock;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_unavailable() && clock.monotonic() < give_up => {
+                // The store logs the outage.
+                tracing::debug!(
+                    "holding {what} until the database is back: {:#}",
+                    anyhow::Error::from(error)
+                );
+                let pause = random::between(Duration::from_millis(200), Duration::from_millis(600));
+                tokio::time::sleep(pause).await;
+            }
+            done => return done,
+        }
     }
 }

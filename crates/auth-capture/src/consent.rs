@@ -1,7 +1,7 @@
 //! The callback: what the provider says of a consent becomes a connection, once.
 //!
 //! An authorization code must not be exchanged twice (RFC 6749 §4.1.2): providers end the grant then. But browsers load a page
-//! again, fetch it ahead, or ask twice at once. So the code is claimed in the database before it is exchanged; whoever comes
+//! again, fetch it ahead, or ask twice at once. So the code is claimed in the database before it is exchanged; anyone who comes
 //! with it again waits for the result and is told the same.
 
 use std::convert::Infallible;
@@ -14,17 +14,14 @@ use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Callback, Claim, NewCallback, StoreError};
+use pipekeeper_core::store::{Callback, Claim, NewCallback};
 use pipekeeper_service::problem::{Code, Problem, StoredProblem};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
 use crate::AuthCapture;
-use crate::connect::{Connected, Grant, Origin, connect};
-use crate::login::{self, Returned};
-
-/// How long a callback that comes again is told the same.
-pub(crate) const REPEATED_FOR: Duration = Duration::from_mins(10);
+use crate::connect::{Connected, Grant, connect, patiently};
+use crate::login::{self, Origin, REPEATED_FOR, Returned};
 
 /// How often a claimer shows that it is alive.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
@@ -205,7 +202,7 @@ async fn exchange_once(
         store.callback_claim(&claim, now).await
     });
     match claimed.await? {
-        Claim::Granted => {}
+        Claim::PlainGrant => {}
         Claim::Taken(seen) => {
             drop(turn);
             return result_of(service, *seen, &claim).await;
@@ -287,9 +284,14 @@ async fn result_of(
     let mut alive_at = clock.monotonic();
     loop {
         if let Some(finished_at) = seen.finished_at {
-            let told = service.vault.result(&seen)?;
-            let told = told.filter(|_| clock.now().saturating_since(finished_at) < REPEATED_FOR);
-            let told = told.and_then(|told| serde_json::from_slice::<Told>(&told).ok());
+            let is_recent = clock.now().saturating_since(finished_at) < REPEATED_FOR;
+            let told = match seen.result.as_ref().filter(|_| is_recent) {
+                Some(sealed) => {
+                    let told = service.vault.result(&seen.id, sealed)?;
+                    serde_json::from_slice::<Told>(&told).ok()
+                }
+                None => None,
+            };
             return told.map_or_else(|| Err(used()), Told::again);
         }
         if clock.monotonic().saturating_sub(alive_at) > SILENT_FOR {
@@ -316,33 +318,6 @@ fn used() -> Problem {
         Code::LoginInvalid,
         "Pipedrive's code was used already; start again if the account is not connected.",
     )
-}
-
-/// Tries again while the database is away.
-pub(crate) async fn patiently<T, F>(
-    service: &AuthCapture,
-    give_up: Duration,
-    what: &str,
-    attempt: impl Fn() -> F,
-) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let clock = &service.context.clock;
-    loop {
-        match attempt().await {
-            Err(error) if error.is_unavailable() && clock.monotonic() < give_up => {
-                // The store logs the outage.
-                tracing::debug!(
-                    "holding {what} until the database is back: {:#}",
-                    anyhow::Error::from(error)
-                );
-                let pause = random::between(Duration::from_millis(200), Duration::from_millis(600));
-                tokio::time::sleep(pause).await;
-            }
-            done => return done,
-        }
-    }
 }
 
 /// What the provider sends back in place of a code (RFC 6749 §4.1.2.1; Pipedrive's own word is `user_denied`).

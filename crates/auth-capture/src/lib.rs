@@ -16,8 +16,8 @@ use anyhow::Context as _;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::Apps;
+use pipekeeper_core::refresher_client::RefresherClient;
 use pipekeeper_core::vault::Vault;
-use pipekeeper_core::webhook::Refresher;
 use pipekeeper_service::{Context, Loaded, NoCommand, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -42,7 +42,7 @@ pub struct AuthCapture {
     vault: Vault,
     login: config::Login,
     client: reqwest::Client,
-    refresher: Refresher,
+    refresher: RefresherClient,
     installs: InstallLimits,
 }
 

@@ -4,7 +4,7 @@
 //! A login in which an authenticated caller names the account is a row. One that anyone can start writes nothing: what would
 //! be in the row is sealed into the state itself. The state of a row is sealed, too: it is looked up only if it is one of ours,
 //! so that invented states cost no query. All states of ours have a prefix, so that one that is no good any more is told from
-//! the state of a team's own install link. That each is good for one callback is the doing of [`crate::consent`].
+//! the state of a team's own install link. That each is good for one callback is checked by `consent`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use actix_web::cookie::{Cookie, SameSite, time};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::AccountName;
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::oauth::authorization_url;
 use pipekeeper_core::provider::{App, AppChoice};
@@ -24,7 +25,6 @@ use pipekeeper_service::problem::{Code, Problem};
 use url::Url;
 
 use crate::AuthCapture;
-use crate::connect::Origin;
 
 /// Every state of ours begins so.
 const PREFIX: &str = "pipekeeper.";
@@ -34,6 +34,21 @@ const STORED: &str = "pipekeeper.login.";
 
 /// That of a login that is nowhere else.
 const SEALED: &str = "pipekeeper.sealed.";
+
+/// How long a callback that comes again is told the same.
+pub(crate) const REPEATED_FOR: Duration = Duration::from_mins(10);
+
+/// What led to a consent.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// A login in which an authenticated caller named the account and its owner.
+    Login {
+        account_id: AccountName,
+        owner: AccountName,
+    },
+    /// Anything else. It is filed under the provider's ids.
+    Install,
+}
 
 /// How long a user has for giving consent.
 const LOGIN_LIFE: Duration = Duration::from_mins(10);
@@ -162,7 +177,13 @@ async fn find(
         else {
             return Ok(None);
         };
-        let verifier = service.vault.verifier(&stored)?;
+        let verifier = stored.verifier.as_ref();
+        let verifier = verifier.map(|sealed| {
+            service
+                .vault
+                .verifier(&stored.state_hash, &app.app_key(), sealed)
+        });
+        let verifier = verifier.transpose()?;
         let origin = match (stored.account_id, stored.owner) {
             (Some(account_id), Some(owner)) => Origin::Login { account_id, owner },
             _ => return Ok(None),
@@ -255,7 +276,7 @@ fn binding_of(app: &App, request: &HttpRequest) -> Option<String> {
 
 /// It outlives the login: a callback that comes again is told the same again.
 fn binding_cookie(app: &App, binding: String) -> Cookie<'static> {
-    let life = LOGIN_LIFE + crate::consent::REPEATED_FOR;
+    let life = LOGIN_LIFE + REPEATED_FOR;
     let life = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
     Cookie::build(cookie_name(app), binding)
         .path("/")

@@ -9,15 +9,15 @@ use pipekeeper_core::connection::AccountName;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_service::accept::accepts_by_name;
+use pipekeeper_service::auth;
 use pipekeeper_service::body::{self, Fields, unusable};
-use pipekeeper_service::caller;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
 use pipekeeper_service::trace;
 use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use crate::connect::Origin;
+use crate::login::Origin;
 use crate::uninstall::{Uninstalled, uninstall};
 use crate::{AuthCapture, consent, login, page};
 
@@ -192,13 +192,15 @@ fn origin(
         };
     };
     match &service.login.operator {
-        Some(operator) => operator.check(request)?,
+        Some(operator) => {
+            operator.authenticate(request)?;
+        }
         None => {
             return Err(Problem::new(
                 Code::Unauthorized,
                 "Only the operator names accounts, and login.operator_password is not set.",
             )
-            .challenge());
+            .challenge(auth::BASIC_CHALLENGE));
         }
     }
     let name = |field: &str, text: &str| {
@@ -259,7 +261,7 @@ async fn answer_notice(
             Code::Unauthorized,
             "Send the app's client id and secret as HTTP Basic credentials.",
         )
-        .challenge()
+        .challenge(auth::BASIC_CHALLENGE)
     })?;
     let body = body::read(payload).await?;
     let notice = Fields::of(body::json(&body)?)?;
@@ -273,7 +275,7 @@ async fn answer_notice(
 
 /// The app whose credentials these are, by either secret; all are compared, so that the time taken tells nothing.
 fn client_of<'a>(service: &'a AuthCapture, request: &HttpRequest) -> Option<&'a Arc<App>> {
-    let (client_id, secret) = caller::basic(request)?;
+    let (client_id, secret) = auth::basic(request)?;
     let mut found = None;
     for app in service.apps.iter() {
         let knows_secret = app.client_secrets().fold(false, |knows, own| {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::connection::{Connection, ConnectionState};
 use pipekeeper_core::placement::UNINSTALLED;
 use pipekeeper_core::provider::App;
-use pipekeeper_core::store::{Connection, Revocation};
-use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshRefusal, Trace};
+use pipekeeper_core::refresher_client::{REFUSED_AFTER_RENEWAL, RefreshClientError, Trace};
+use pipekeeper_core::store::Revocation;
 use pipekeeper_service::body::Fields;
 use pipekeeper_service::problem::{Code, Problem};
 
@@ -129,11 +129,11 @@ async fn is_accepted(
             .await;
         match refreshed {
             Ok(_) => return Ok(true),
-            Err(RefreshRefusal::Invalidated(said)) if said.state != ConnectionState::Active => {
+            Err(RefreshClientError::Invalidated(said)) if said.state != ConnectionState::Active => {
                 return Ok(false);
             }
             // The refresh of a moment ago has a successor a moment later.
-            Err(RefreshRefusal::Failed {
+            Err(RefreshClientError::Failed {
                 reason: Some(reason),
                 retry_after: Some(wait),
                 ..

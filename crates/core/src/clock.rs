@@ -12,6 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
+    /// The last instant that all three databases hold: due then = never due.
+    pub fn far_future() -> Self {
+        Self::from_unix_micros(253_402_300_799_999_999).expect("the year 9999 exists")
+    }
+
     /// Cuts to microseconds, so that a value read back equals the one written.
     pub fn new(at: DateTime<Utc>) -> Self {
         Self(at.trunc_subsecs(6))

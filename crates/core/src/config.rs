@@ -9,12 +9,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-use crate::provider;
 use crate::secret::Secret;
 
 mod text;
 
 use text::Use;
+
+/// The providers that ship, below everything else.
+const SHIPPED_PROVIDERS: &str = include_str!("../providers.toml");
 
 /// Variables that ported deployments already have, and the keys they stand for.
 const ALIASES: [(&str, &str); 4] = [
@@ -76,7 +78,7 @@ impl Loader {
     /// Where a source can't be read or is not TOML: then there is nothing to look at key by key.
     pub fn new(sources: &Sources) -> Result<Self, Problems> {
         let defaults = Config::builder()
-            .add_source(File::from_str(provider::SHIPPED, FileFormat::Toml))
+            .add_source(File::from_str(SHIPPED_PROVIDERS, FileFormat::Toml))
             .add_source(File::from_str(sources.defaults, FileFormat::Toml))
             .build()
             .map_err(|error| Problems(vec![problem_of(&error)]))?;

@@ -3,7 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use diesel::mysql::Mysql;
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel::sqlite::Sqlite;
 use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::schema::connections;
+use crate::sealed::Sealed;
 
 /// Our name for a connection: `UUIDv7` text, so that ids sort by birth.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -144,6 +152,64 @@ impl FromStr for ConnectionState {
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no connection state")]
 pub struct UnknownState(String);
+
+/// Why a connection is `revoked` whose tokens went back to the table that they came from.
+pub const HANDED_BACK: &str = "handed_back";
+
+/// n8n's `Platform` (the provider's `platform`) and `AppId` (the OAuth client id).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppKey {
+    pub platform: String,
+    pub app_id: String,
+}
+
+/// One row; tokens sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = connections, check_for_backend(Pg, Mysql, Sqlite))]
+pub struct Connection {
+    pub id: ConnectionId,
+    pub platform: String,
+    pub app_id: String,
+    pub account_id: AccountName,
+    pub owner: AccountName,
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+    pub api_domain: String,
+    pub scope: String,
+    pub access_token: Sealed,
+    pub refresh_token: Sealed,
+    pub expires_at: Timestamp,
+    pub refreshed_at: Option<Timestamp>,
+    pub authorized_at: Timestamp,
+    pub idle_deadline: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
+    pub generation: i64,
+    pub state: ConnectionState,
+    pub state_reason: Option<String>,
+    pub state_since: Timestamp,
+    pub in_doubt: bool,
+    pub lease_owner: Option<String>,
+    pub due_at: Timestamp,
+    pub early_renewals: i32,
+    pub failures: i32,
+    pub retry_at: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub revoke_pending: bool,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Connection {
+    pub fn app(&self) -> AppKey {
+        AppKey {
+            platform: self.platform.clone(),
+            app_id: self.app_id.clone(),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -28,7 +28,7 @@ const FINGERPRINT_KEY: &[u8] = b"pipekeeper token fingerprint 1";
 
 /// Where a sealed value lives; all of it is authenticated.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct AadContext<'a> {
     pub table: &'a str,
     pub column: &'a str,
     pub id: &'a str,
@@ -107,7 +107,7 @@ impl Keyring {
         ))
     }
 
-    pub fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Vec<u8> {
+    pub fn seal(&self, context: &AadContext<'_>, plaintext: &[u8]) -> Vec<u8> {
         let key = &self.sealing;
         let nonce = random::bytes::<NONCE_BYTES>();
         let ciphertext = key
@@ -116,7 +116,7 @@ impl Keyring {
                 &XNonce::from(nonce),
                 Payload {
                     msg: plaintext,
-                    aad: &associated_data(place, &key.id),
+                    aad: &associated_data(context, &key.id),
                 },
             )
             .expect("fails only beyond 256 GiB");
@@ -144,8 +144,8 @@ impl Keyring {
 
     /// # Errors
     /// As [`Keyring::open_bytes`]; what is no text is [`OpenError::Malformed`].
-    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Secret, OpenError> {
-        let mut plaintext = self.open_bytes(place, sealed)?;
+    pub fn open(&self, context: &AadContext<'_>, sealed: &[u8]) -> Result<Secret, OpenError> {
+        let mut plaintext = self.open_bytes(context, sealed)?;
         match String::from_utf8(std::mem::take(&mut *plaintext)) {
             Ok(text) => Ok(Secret::new(text)),
             Err(not_text) => {
@@ -159,7 +159,7 @@ impl Keyring {
     /// A key that is not in the ring is named; anything else that does not open is [`OpenError::Tampered`].
     pub fn open_bytes(
         &self,
-        place: &Place<'_>,
+        context: &AadContext<'_>,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (key_id, nonce, ciphertext) = split(sealed).ok_or(OpenError::Malformed)?;
@@ -172,7 +172,7 @@ impl Keyring {
                 &XNonce::from(nonce),
                 Payload {
                     msg: ciphertext,
-                    aad: &associated_data(place, key_id),
+                    aad: &associated_data(context, key_id),
                 },
             )
             .map(Zeroizing::new)
@@ -242,16 +242,16 @@ fn mac(key: &[u8]) -> Hmac<Sha256> {
 }
 
 /// Every part carries its length, so that no two places give the same bytes.
-fn associated_data(place: &Place<'_>, key_id: &str) -> Vec<u8> {
+fn associated_data(context: &AadContext<'_>, key_id: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     for part in [
-        place.table,
-        place.column,
-        place.id,
-        place.platform,
-        place.app_id,
-        place.account_id,
-        place.owner,
+        context.table,
+        context.column,
+        context.id,
+        context.platform,
+        context.app_id,
+        context.account_id,
+        context.owner,
         key_id,
     ] {
         out.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -315,7 +315,7 @@ pub fn pkce_challenge(verifier: &str) -> String {
 mod tests {
     use super::*;
 
-    const PLACE: Place<'static> = Place {
+    const CONTEXT: AadContext<'static> = AadContext {
         table: "connections",
         column: "refresh_token",
         id: "c1",
@@ -332,48 +332,51 @@ mod tests {
     #[test]
     fn what_was_sealed_opens_and_never_looks_the_same() {
         let ring = ring("k1");
-        let (one, two) = (ring.seal(&PLACE, b"token"), ring.seal(&PLACE, b"token"));
+        let (one, two) = (ring.seal(&CONTEXT, b"token"), ring.seal(&CONTEXT, b"token"));
         assert_ne!(one, two);
-        assert_eq!(ring.open(&PLACE, &one).unwrap().expose(), "token");
+        assert_eq!(ring.open(&CONTEXT, &one).unwrap().expose(), "token");
     }
 
     #[test]
     fn a_value_moved_to_another_row_column_or_tenant_does_not_open() {
         let ring = ring("k1");
-        let sealed = ring.seal(&PLACE, b"token");
+        let sealed = ring.seal(&CONTEXT, b"token");
         let moved = [
-            Place {
+            AadContext {
                 table: "logins",
-                ..PLACE
+                ..CONTEXT
             },
-            Place {
+            AadContext {
                 column: "access_token",
-                ..PLACE
+                ..CONTEXT
             },
-            Place { id: "c2", ..PLACE },
-            Place {
+            AadContext {
+                id: "c2",
+                ..CONTEXT
+            },
+            AadContext {
                 platform: "Other",
-                ..PLACE
+                ..CONTEXT
             },
-            Place {
+            AadContext {
                 app_id: "app2",
-                ..PLACE
+                ..CONTEXT
             },
-            Place {
+            AadContext {
                 account_id: "acm",
                 owner: "ejane",
-                ..PLACE
+                ..CONTEXT
             },
-            Place {
+            AadContext {
                 owner: "joe",
-                ..PLACE
+                ..CONTEXT
             },
         ];
-        for place in moved {
+        for context in moved {
             assert_eq!(
-                ring.open(&place, &sealed).unwrap_err(),
+                ring.open(&context, &sealed).unwrap_err(),
                 OpenError::Tampered,
-                "{place:?}"
+                "{context:?}"
             );
         }
     }
@@ -381,13 +384,13 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let ring = ring("k1");
-        let sealed = ring.seal(&PLACE, b"token");
+        let sealed = ring.seal(&CONTEXT, b"token");
         for index in 0..sealed.len() {
             let mut broken = sealed.clone();
             broken[index] ^= 1;
-            assert!(ring.open(&PLACE, &broken).is_err(), "byte {index}");
+            assert!(ring.open(&CONTEXT, &broken).is_err(), "byte {index}");
             assert!(
-                ring.open(&PLACE, &sealed[..index]).is_err(),
+                ring.open(&CONTEXT, &sealed[..index]).is_err(),
                 "cut at {index}"
             );
         }
@@ -396,10 +399,10 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_come_back_as_they_were() {
         let ring = ring("k1");
-        let sealed = ring.seal(&PLACE, b"\xff\x00");
-        assert_eq!(*ring.open_bytes(&PLACE, &sealed).unwrap(), b"\xff\x00");
+        let sealed = ring.seal(&CONTEXT, b"\xff\x00");
+        assert_eq!(*ring.open_bytes(&CONTEXT, &sealed).unwrap(), b"\xff\x00");
         assert_eq!(
-            ring.open(&PLACE, &sealed).unwrap_err(),
+            ring.open(&CONTEXT, &sealed).unwrap_err(),
             OpenError::Malformed
         );
     }
@@ -435,19 +438,19 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_itself() {
-        let sealed = ring("2025-old").seal(&PLACE, b"token");
-        let error = ring("k1").open(&PLACE, &sealed).unwrap_err();
+        let sealed = ring("2025-old").seal(&CONTEXT, b"token");
+        let error = ring("k1").open(&CONTEXT, &sealed).unwrap_err();
         assert_eq!(error, OpenError::UnknownKey("2025-old".to_owned()));
     }
 
     #[test]
     fn a_retired_key_still_opens() {
         let (old, new) = (Keyring::generate("old"), Keyring::generate("new"));
-        let sealed = Keyring::parse(&old).unwrap().seal(&PLACE, b"token");
+        let sealed = Keyring::parse(&old).unwrap().seal(&CONTEXT, b"token");
         let both = Secret::new(format!("{}, {}", new.expose(), old.expose()));
         let both = Keyring::parse(&both).unwrap();
-        assert_eq!(both.open(&PLACE, &sealed).unwrap().expose(), "token");
-        assert_eq!(&both.seal(&PLACE, b"token")[2..5], b"new");
+        assert_eq!(both.open(&CONTEXT, &sealed).unwrap().expose(), "token");
+        assert_eq!(&both.seal(&CONTEXT, b"token")[2..5], b"new");
     }
 
     #[test]
@@ -456,12 +459,12 @@ mod tests {
         let bytes: Vec<u8> = (0..32).map(|byte| 255 - byte).collect();
         let sealed = Keyring::parse(&Secret::new(format!("k:{}", STANDARD.encode(&bytes))))
             .unwrap()
-            .seal(&PLACE, b"token");
+            .seal(&CONTEXT, b"token");
         for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
             let text = engine.encode(&bytes);
             let ring = Keyring::parse(&Secret::new(format!("k:{text}"))).unwrap();
             assert_eq!(
-                ring.open(&PLACE, &sealed).unwrap().expose(),
+                ring.open(&CONTEXT, &sealed).unwrap().expose(),
                 "token",
                 "{text}"
             );

@@ -2,12 +2,12 @@
 
 use crate::clock::Timestamp;
 use crate::connection::{AccountName, ConnectionId};
-use crate::lifetime::due_at;
 use crate::oauth::Identity;
 use crate::provider::{ApiDomain, App};
+use crate::refresh_schedule::due_at;
+use crate::sealed::Sealed;
 use crate::secret::Secret;
-use crate::store::Consent;
-use crate::vault::{SealedTo, Vault};
+use crate::vault::{RowContext, Vault};
 
 /// As many characters as `MySQL`'s `TEXT`, of 65 535 bytes, holds whatever they are.
 const TEXT_MAX_CHARS: usize = 65_535 / 4;
@@ -26,7 +26,7 @@ pub fn fit_for_column(text: &str) -> String {
 
 /// Tokens, and whose they are; not yet sealed to the row that keeps them.
 #[derive(Debug)]
-pub struct Granted<'a> {
+pub struct PlainGrant<'a> {
     pub identity: &'a Identity,
     pub access_token: &'a Secret,
     pub refresh_token: &'a Secret,
@@ -39,7 +39,7 @@ pub struct Granted<'a> {
     pub last_used_at: Option<Timestamp>,
 }
 
-impl Granted<'_> {
+impl PlainGrant<'_> {
     /// What the row `id` is to hold, kept by this tenant and user.
     pub fn sealed(
         &self,
@@ -49,7 +49,7 @@ impl Granted<'_> {
         (account_id, owner): (AccountName, AccountName),
     ) -> Consent {
         let at = self.authorized_at;
-        let to = SealedTo {
+        let to = RowContext {
             id,
             app: &app.app_key(),
             account_id: &account_id,
@@ -81,4 +81,24 @@ impl Granted<'_> {
             due_at: due_at(app, at, self.expires_at, self.last_used_at, at),
         }
     }
+}
+
+/// What a login or an install gives: who keeps it, who consented upstream, and the tokens.
+#[derive(Debug, Clone)]
+pub struct Consent {
+    pub account_id: AccountName,
+    pub owner: AccountName,
+    pub company_id: String,
+    pub company_domain: String,
+    pub company_name: String,
+    pub user_id: String,
+    pub user_name: String,
+    pub api_domain: String,
+    pub scope: String,
+    pub access_token: Sealed,
+    pub refresh_token: Sealed,
+    pub expires_at: Timestamp,
+    pub authorized_at: Timestamp,
+    pub idle_deadline: Option<Timestamp>,
+    pub due_at: Timestamp,
 }

@@ -7,9 +7,8 @@
 //! Callers that name only an app, or only an account, get its default connection. [`default_reason`] says when a connection
 //! becomes it. A connection that strangers can make must never change what existing callers get.
 
-use crate::connection::ConnectionState;
+use crate::connection::{Connection, ConnectionState, HANDED_BACK};
 use crate::oauth::Identity;
-use crate::store::{Connection, HANDED_BACK};
 
 /// Why a connection is `revoked` whose person has removed the app at the provider.
 pub const UNINSTALLED: &str = "uninstalled";

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use crate::config::{Loader, problem_of};
+use crate::connection::AppKey;
 use crate::secret::Secret;
-use crate::store::AppKey;
 
 mod policy;
 
@@ -17,9 +17,6 @@ pub use policy::RefreshPolicy;
 
 /// The provider that this is made for.
 const PIPEDRIVE: &str = "pipedrive";
-
-/// The entries that ship: [`Loader`] reads them below everything else.
-pub const SHIPPED: &str = include_str!("../providers.toml");
 
 /// An OAuth 2.0 authorization-code provider (RFC 6749 §4.1).
 #[derive(Debug, Clone)]

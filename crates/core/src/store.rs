@@ -16,16 +16,17 @@ mod app_credentials;
 mod app_tok;
 mod callbacks;
 mod connections;
+mod deadlines;
 mod default_connections;
+mod diagnosis;
+mod disconnect;
 mod error;
-mod figures;
 mod heartbeat;
 mod imports;
 mod leases;
 mod listing;
 mod logins;
 mod migrate;
-mod obstacle;
 mod outages;
 mod page_marks;
 mod pool;
@@ -34,37 +35,33 @@ mod query_observer;
 mod refresh_log;
 mod retry;
 mod role;
-mod schema;
 mod selection;
 mod sqlite_file;
 mod sweep;
-mod target;
-mod types;
+mod url;
+mod url_parameters;
 
 pub use app_tok::{AppTok, AppTokRow, BadTableName, RowTokens, RowWrite, TableName, usable};
 pub use callbacks::{Callback, Claim, NewCallback};
-pub use connections::{
-    AppKey, Commit, Connection, Consent, NewConnection, PlacedConsent, PlacedRow, RemovedRow,
-    Revocation,
-};
+pub use connections::{Commit, NewConnection, PlacedConsent, PlacedRow, RemovedRow, Revocation};
+pub use deadlines::IdleDeadlines;
 pub use default_connections::{DefaultConnection, NewDefault};
+pub use diagnosis::Diagnosis;
+pub use disconnect::{Disconnected, disconnect};
 pub use error::StoreError;
-pub use figures::IdleDeadlines;
 pub use heartbeat::{Beat, Heartbeat};
-pub use imports::{HANDED_BACK, Import};
+pub use imports::Import;
 pub use leases::SpendFailure;
 pub use listing::{Listing, Overview, Page};
 pub use logins::{Login, NewLogin};
 pub use migrate::Schema;
-pub use obstacle::Obstacle;
 pub use page_marks::PageMark;
 pub use query_observer::QueryObserver;
 pub use refresh_log::RefreshLogEntry;
 pub use role::{Role, RoleError};
 pub use selection::{Selection, Selector};
 pub use sweep::DueFor;
-pub use target::UrlError;
-pub use types::{Sealed, never};
+pub use url_parameters::UrlError;
 
 /// How many connections a store holds, and how long it waits.
 #[derive(Debug, Clone)]
@@ -137,7 +134,7 @@ impl fmt::Display for Backend {
 #[derive(Clone)]
 pub struct Store {
     pools: pool::Pools,
-    events: heartbeat::PoolEvents,
+    events: pool::PoolEvents,
     acquire_timeout: Duration,
     query_timeout: Duration,
     outages: Arc<Outages>,
@@ -177,8 +174,8 @@ macro_rules! on_conn {
     (@run $store:expr, $pool:expr, $conn:ident, $query:expr) => {{
         let mut attempts = $crate::store::retry::Attempts::begin();
         let result = loop {
-            let mut lent = match $store.lend($pool.get()).await {
-                Ok(made) => $crate::store::pool::Lent::new(made, |object| {
+            let mut lent = match $store.check_out($pool.get()).await {
+                Ok(made) => $crate::store::pool::CheckedOut::new(made, |object| {
                     drop(::deadpool::managed::Object::take(object));
                 }),
                 Err(error) => break Err(error),
@@ -200,7 +197,7 @@ macro_rules! on_conn {
                 Err(error) => $crate::store::error::Useless::after(error),
             };
             match useless {
-                $crate::store::error::Useless::None => lent.give_back(),
+                $crate::store::error::Useless::None => lent.return_to_pool(),
                 $crate::store::error::Useless::This => drop(lent),
                 $crate::store::error::Useless::All => {
                     $store.events.happened();
@@ -227,9 +224,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`], which says nothing of the URL's contents.
     pub fn open(url: &Secret, options: &StoreOptions) -> Result<Self, StoreError> {
-        let events = heartbeat::PoolEvents::default();
+        let events = pool::PoolEvents::default();
         Ok(Self {
-            pools: pool::Pools::new(target::Target::parse(url)?, options, &events)?,
+            pools: pool::Pools::new(url::Target::parse(url)?, options, &events)?,
             events,
             acquire_timeout: options.acquire_timeout,
             query_timeout: options.query_timeout,
@@ -240,7 +237,7 @@ impl Store {
 
     /// Whether [`Store::open`] would take this URL.
     pub fn check_url(url: &Secret) -> Result<(), UrlError> {
-        target::Target::parse(url).map(drop)
+        url::Target::parse(url).map(drop)
     }
 
     pub fn backend(&self) -> Backend {
@@ -253,7 +250,7 @@ impl Store {
 
     /// Why writes are refused by a database that answers: what was seen last of them, and on a server an attempt that
     /// changes nothing.
-    pub async fn refuses_writes(&self) -> Option<Obstacle> {
+    pub async fn refuses_writes(&self) -> Option<Diagnosis> {
         if self.backend() != Backend::Sqlite {
             // Its error is noted.
             let _noted = self.app_credentials_touch_none().await;
@@ -276,7 +273,7 @@ impl Store {
         result
     }
 
-    async fn lend<C>(
+    async fn check_out<C>(
         &self,
         getting: impl Future<Output = Result<C, deadpool::managed::PoolError<error::ConnectError>>>,
     ) -> Result<C, StoreError> {

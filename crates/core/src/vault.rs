@@ -3,22 +3,22 @@
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
-use crate::connection::{AccountName, ConnectionId};
+use crate::connection::{AccountName, AppKey, Connection, ConnectionId};
 use crate::content_coding::ContentCoding;
-use crate::crypto::{Fingerprint, Keyring, OpenError, Place};
+use crate::crypto::{AadContext, Fingerprint, Keyring, OpenError};
+use crate::sealed::Sealed;
 use crate::secret::Secret;
-use crate::store::{AppKey, Callback, Connection, Login, Sealed};
 
 /// The row that tokens are sealed to.
 #[derive(Debug, Clone, Copy)]
-pub struct SealedTo<'a> {
+pub struct RowContext<'a> {
     pub id: &'a ConnectionId,
     pub app: &'a AppKey,
     pub account_id: &'a AccountName,
     pub owner: &'a AccountName,
 }
 
-impl<'a> SealedTo<'a> {
+impl<'a> RowContext<'a> {
     /// `app` is the row's own.
     pub fn of(row: &'a Connection, app: &'a AppKey) -> Self {
         Self {
@@ -29,8 +29,8 @@ impl<'a> SealedTo<'a> {
         }
     }
 
-    fn place(&self, column: &'a str) -> Place<'a> {
-        Place {
+    fn context(&self, column: &'a str) -> AadContext<'a> {
+        AadContext {
             table: "connections",
             column,
             id: self.id.as_str(),
@@ -44,7 +44,7 @@ impl<'a> SealedTo<'a> {
 
 /// What an answer of a token endpoint answers: one token, spent at one generation of its connection.
 #[derive(Debug, Clone, Copy)]
-pub struct AnswerTo<'a> {
+pub struct JournalContext<'a> {
     pub id: &'a ConnectionId,
     pub generation: i64,
     pub spent: Fingerprint,
@@ -53,8 +53,8 @@ pub struct AnswerTo<'a> {
     pub coding: &'a ContentCoding,
 }
 
-impl AnswerTo<'_> {
-    /// The id of its place: without white space in any of its parts, no two answers have the same one.
+impl JournalContext<'_> {
+    /// The id of its context: without white space in any of its parts, no two answers have the same one.
     fn name(self) -> String {
         let (id, generation, spent) = (self.id, self.generation, self.spent);
         let received_at = self.received_at.unix_micros();
@@ -76,22 +76,22 @@ impl Vault {
         Self(keyring)
     }
 
-    pub fn seal_access_token(&self, to: SealedTo<'_>, token: &Secret) -> Sealed {
+    pub fn seal_access_token(&self, to: RowContext<'_>, token: &Secret) -> Sealed {
         self.0
-            .seal(&to.place("access_token"), token.expose().as_bytes())
+            .seal(&to.context("access_token"), token.expose().as_bytes())
             .into()
     }
 
-    pub fn seal_refresh_token(&self, to: SealedTo<'_>, token: &Secret) -> Sealed {
+    pub fn seal_refresh_token(&self, to: RowContext<'_>, token: &Secret) -> Sealed {
         self.0
-            .seal(&to.place("refresh_token"), token.expose().as_bytes())
+            .seal(&to.context("refresh_token"), token.expose().as_bytes())
             .into()
     }
 
     pub fn access_token(&self, row: &Connection) -> Result<Secret, OpenError> {
         let app = row.app();
         self.0.open(
-            &SealedTo::of(row, &app).place("access_token"),
+            &RowContext::of(row, &app).context("access_token"),
             row.access_token.as_bytes(),
         )
     }
@@ -99,7 +99,7 @@ impl Vault {
     pub fn refresh_token(&self, row: &Connection) -> Result<Secret, OpenError> {
         let app = row.app();
         self.0.open(
-            &SealedTo::of(row, &app).place("refresh_token"),
+            &RowContext::of(row, &app).context("refresh_token"),
             row.refresh_token.as_bytes(),
         )
     }
@@ -119,27 +119,32 @@ impl Vault {
     }
 
     /// The body of a token endpoint's answer, for the journal.
-    pub fn seal_answer(&self, to: AnswerTo<'_>, body: &[u8]) -> Vec<u8> {
-        self.0.seal(&answer_place(&to.name()), body)
+    pub fn seal_answer(&self, to: JournalContext<'_>, body: &[u8]) -> Vec<u8> {
+        self.0.seal(&answer_context(&to.name()), body)
     }
 
-    pub fn answer(&self, to: AnswerTo<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        self.0.open_bytes(&answer_place(&to.name()), sealed)
+    pub fn answer(
+        &self,
+        to: JournalContext<'_>,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.0.open_bytes(&answer_context(&to.name()), sealed)
     }
 
     /// A login's PKCE verifier (RFC 7636 §4.1).
     pub fn seal_verifier(&self, state_hash: &str, app: &AppKey, verifier: &Secret) -> Sealed {
-        let place = verifier_place(state_hash, &app.platform, &app.app_id);
-        self.0.seal(&place, verifier.expose().as_bytes()).into()
+        let context = verifier_context(state_hash, &app.platform, &app.app_id);
+        self.0.seal(&context, verifier.expose().as_bytes()).into()
     }
 
-    pub fn verifier(&self, login: &Login) -> Result<Option<Secret>, OpenError> {
-        let place = verifier_place(&login.state_hash, &login.platform, &login.app_id);
-        login
-            .verifier
-            .as_ref()
-            .map(|sealed| self.0.open(&place, sealed.as_bytes()))
-            .transpose()
+    pub fn verifier(
+        &self,
+        state_hash: &str,
+        app: &AppKey,
+        sealed: &Sealed,
+    ) -> Result<Secret, OpenError> {
+        let context = verifier_context(state_hash, &app.platform, &app.app_id);
+        self.0.open(&context, sealed.as_bytes())
     }
 
     /// The `state` of a login that is stored nowhere else.
@@ -153,22 +158,21 @@ impl Vault {
 
     /// What a browser is told again when it repeats a callback.
     pub fn seal_result(&self, callback_id: &str, result: &[u8]) -> Sealed {
-        self.0.seal(&result_place(callback_id), result).into()
+        self.0.seal(&result_context(callback_id), result).into()
     }
 
-    /// `None` once it is wiped.
-    pub fn result(&self, callback: &Callback) -> Result<Option<Zeroizing<Vec<u8>>>, OpenError> {
-        let place = result_place(&callback.id);
-        callback
-            .result
-            .as_ref()
-            .map(|sealed| self.0.open_bytes(&place, sealed.as_bytes()))
-            .transpose()
+    pub fn result(
+        &self,
+        callback_id: &str,
+        sealed: &Sealed,
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        self.0
+            .open_bytes(&result_context(callback_id), sealed.as_bytes())
     }
 }
 
 /// It has no row: what it is bound to is in it.
-const STATE: Place<'static> = Place {
+const STATE: AadContext<'static> = AadContext {
     table: "logins",
     column: "state",
     id: "",
@@ -178,8 +182,8 @@ const STATE: Place<'static> = Place {
     owner: "",
 };
 
-fn result_place(callback_id: &str) -> Place<'_> {
-    Place {
+fn result_context(callback_id: &str) -> AadContext<'_> {
+    AadContext {
         table: "callbacks",
         column: "result",
         id: callback_id,
@@ -190,8 +194,8 @@ fn result_place(callback_id: &str) -> Place<'_> {
     }
 }
 
-fn answer_place(name: &str) -> Place<'_> {
-    Place {
+fn answer_context(name: &str) -> AadContext<'_> {
+    AadContext {
         table: "journal",
         column: "answer",
         id: name,
@@ -202,8 +206,8 @@ fn answer_place(name: &str) -> Place<'_> {
     }
 }
 
-fn verifier_place<'a>(state_hash: &'a str, platform: &'a str, app_id: &'a str) -> Place<'a> {
-    Place {
+fn verifier_context<'a>(state_hash: &'a str, platform: &'a str, app_id: &'a str) -> AadContext<'a> {
+    AadContext {
         table: "logins",
         column: "verifier",
         id: state_hash,
@@ -223,7 +227,7 @@ mod tests {
         let vault = Vault::new(Keyring::parse(&Keyring::generate("k1")).unwrap());
         let (id, other) = (ConnectionId::generate(), ConnectionId::generate());
         let (identity, gzip) = (ContentCoding::default(), ContentCoding::named("gzip"));
-        let to = AnswerTo {
+        let to = JournalContext {
             id: &id,
             generation: 7,
             spent: vault.fingerprint(&Secret::from("token")),
@@ -234,20 +238,20 @@ mod tests {
 
         assert_eq!(*vault.answer(to, &sealed).unwrap(), b"body");
         let elsewhere = [
-            AnswerTo { id: &other, ..to },
-            AnswerTo {
+            JournalContext { id: &other, ..to },
+            JournalContext {
                 generation: 8,
                 ..to
             },
-            AnswerTo {
+            JournalContext {
                 spent: vault.fingerprint(&Secret::from("other")),
                 ..to
             },
-            AnswerTo {
+            JournalContext {
                 received_at: Timestamp::from_unix_micros(2).unwrap(),
                 ..to
             },
-            AnswerTo {
+            JournalContext {
                 coding: &gzip,
                 ..to
             },

@@ -6,7 +6,7 @@ use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client::Limits;
 use pipekeeper_core::provider::{AppUse, Apps};
 use pipekeeper_core::vault::Vault;
-use pipekeeper_service::caller::WebhookSection;
+use pipekeeper_service::auth::WebhookSection;
 use pipekeeper_service::config::vault;
 use pipekeeper_service::refresher::RefresherSection;
 use serde::Deserialize;

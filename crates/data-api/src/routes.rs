@@ -5,8 +5,8 @@ use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::json;
 use pipekeeper_service::accept::accepts;
 use pipekeeper_service::body::{self, Fields, unusable};
+use pipekeeper_service::connection_selector::select;
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
-use pipekeeper_service::selection::select;
 use pipekeeper_service::trace;
 use serde::Deserialize;
 use serde_json::Value;
@@ -74,7 +74,11 @@ pub(crate) async fn person(
     service: Data<DataApi>,
     upstream: Data<Upstream>,
 ) -> Result<HttpResponse, Problem> {
-    service.config.webhook.credentials.check(&request)?;
+    service
+        .config
+        .webhook
+        .authenticator
+        .authenticate(&request)?;
     let query = Query::<PersonQuery>::from_query(request.query_string()).map_err(|error| {
         Problem::new(Code::BadRequest, format!("The query is unusable: {error}."))
     })?;
@@ -115,7 +119,7 @@ pub(crate) async fn person(
                 "The person who has this email has no name in Pipedrive.",
             ));
         }
-        Match::Nobody => {
+        Match::None => {
             return Err(Problem::new(
                 Code::PersonNotFound,
                 "No person in Pipedrive has this email.",
@@ -162,7 +166,7 @@ enum Match {
     Name(String),
     /// Someone whose name is empty, or can't be read.
     WithoutName,
-    Nobody,
+    None,
 }
 
 /// Pipedrive matches emails loosely: only a person who has this very one counts, whatever its case. A hit that can't be read
@@ -192,7 +196,7 @@ fn name_of(response: &[u8], email: &str) -> Option<Match> {
         .map(|found| found.get("name").and_then(Value::as_str))
         .peekable();
     if found.peek().is_none() {
-        return Some(Match::Nobody);
+        return Some(Match::None);
     }
     let name = found.flatten().find(|name| !trimmed(name).is_empty());
     Some(name.map_or(Match::WithoutName, |name| Match::Name(name.to_owned())))
@@ -223,7 +227,7 @@ mod tests {
         .to_string();
         for (email, found) in [
             ("jane@example.com", Match::Name("Jane".to_owned())),
-            ("ane@example.com", Match::Nobody),
+            ("ane@example.com", Match::None),
         ] {
             assert_eq!(name_of(answer.as_bytes(), email), Some(found));
         }
@@ -256,10 +260,10 @@ mod tests {
     #[test]
     fn an_empty_list_may_be_null_and_anything_else_is_no_search_response() {
         for (text, found) in [
-            (r#"{"data":null}"#, Some(Match::Nobody)),
-            (r#"{"data":{"items":null}}"#, Some(Match::Nobody)),
-            (r#"{"data":{"items":[]}}"#, Some(Match::Nobody)),
-            (r#"{"data":{}}"#, Some(Match::Nobody)),
+            (r#"{"data":null}"#, Some(Match::None)),
+            (r#"{"data":{"items":null}}"#, Some(Match::None)),
+            (r#"{"data":{"items":[]}}"#, Some(Match::None)),
+            (r#"{"data":{}}"#, Some(Match::None)),
             ("{}", None),
             (r#"{"data":[]}"#, None),
             (r#"{"data":{"items":"none"}}"#, None),

@@ -11,17 +11,17 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use moka::sync::Cache;
 use pipekeeper_core::clock::{SharedClock, Timestamp};
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{Connection, ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
-use pipekeeper_core::lifetime::{due_at, minted_at, renewal_due_of};
 use pipekeeper_core::oauth::bearer;
 use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps, RefreshPolicy};
-use pipekeeper_core::store::{Connection, Selection, Store, StoreError};
+use pipekeeper_core::refresh_schedule::{due_at, minted_at, renewal_due_of};
+use pipekeeper_core::refresher_client::{RefreshClientError, RefresherClient, Trace};
+use pipekeeper_core::store::{Selection, Store, StoreError};
 use pipekeeper_core::tasks::Tasks;
 use pipekeeper_core::vault::Vault;
-use pipekeeper_core::webhook::{RefreshRefusal, Refresher, Trace};
 use pipekeeper_service::Context;
-use pipekeeper_service::selection::Selected;
+use pipekeeper_service::connection_selector::Target;
 use reqwest::header::HeaderValue;
 use tracing::Instrument as _;
 
@@ -83,7 +83,7 @@ pub(crate) enum NoToken {
     #[error("the connection's api_domain is not one of its provider's")]
     ApiDomain,
     #[error("token-refresher gave no newer token")]
-    Refresh(#[source] Arc<RefreshRefusal>),
+    Refresh(#[source] Arc<RefreshClientError>),
 }
 
 impl From<StoreError> for NoToken {
@@ -92,11 +92,11 @@ impl From<StoreError> for NoToken {
     }
 }
 
-type Renewal = Shared<BoxFuture<'static, Result<(), Arc<RefreshRefusal>>>>;
+type Renewal = Shared<BoxFuture<'static, Result<(), Arc<RefreshClientError>>>>;
 
 /// What is known of one selection of a connection.
 #[derive(Debug, Default)]
-struct Slot {
+struct CacheEntry {
     token: Mutex<Option<Arc<Token>>>,
     /// Held while the row is read.
     reading: tokio::sync::Mutex<()>,
@@ -106,7 +106,7 @@ struct Slot {
     renewal: Mutex<Option<(Arc<Token>, Renewal)>>,
 }
 
-impl Slot {
+impl CacheEntry {
     fn token(&self) -> Option<Arc<Token>> {
         self.token
             .lock()
@@ -117,19 +117,19 @@ impl Slot {
 
 /// The tokens of all connections that callers asked for lately.
 pub(crate) struct Tokens {
-    slots: Cache<Selected, Arc<Slot>>,
+    entries: Cache<Target, Arc<CacheEntry>>,
     store: Store,
     clock: SharedClock,
     tasks: Tasks,
     vault: Vault,
     apps: Apps,
-    refresher: Arc<Refresher>,
+    refresher: Arc<RefresherClient>,
 }
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokens")
-            .field("slots", &self.slots.entry_count())
+            .field("entries", &self.entries.entry_count())
             .finish_non_exhaustive()
     }
 }
@@ -139,10 +139,10 @@ impl Tokens {
         config: &Config,
         context: Context,
         vault: Vault,
-        refresher: Refresher,
+        refresher: RefresherClient,
     ) -> Self {
         Self {
-            slots: Cache::new(config.cached_connections),
+            entries: Cache::new(config.cached_connections),
             store: context.store,
             clock: context.clock,
             tasks: context.tasks,
@@ -163,12 +163,12 @@ impl Tokens {
     /// A token that its row held no more than ten seconds ago, renewed first where its app's policy says so.
     pub(crate) async fn get(
         self: &Arc<Self>,
-        selected: &Selected,
+        selected: &Target,
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
-        let slot = self.slot(selected);
+        let entry = self.entry(selected);
         let trusted_since = self.clock.monotonic().saturating_sub(TRUSTED);
-        let token = self.known_since(&slot, selected, trusted_since).await?;
+        let token = self.known_since(&entry, selected, trusted_since).await?;
         let now = self.clock.now();
         let (is_due, has_ended) = (now >= token.renewal_due, now >= token.expires_at);
         match token.policy {
@@ -176,11 +176,11 @@ impl Tokens {
                 self.newer(selected, &token, trace).await
             }
             RefreshPolicy::BeforeExpiry if is_due => {
-                self.ask_ahead(&slot, selected, &token, trace);
+                self.ask_ahead(&entry, selected, &token, trace);
                 Ok(token)
             }
             RefreshPolicy::EveryRequest if is_due => {
-                self.newer_if_any(&slot, selected, token, trace).await
+                self.newer_if_any(&entry, selected, token, trace).await
             }
             RefreshPolicy::BeforeExpiry
             | RefreshPolicy::OnRefusal
@@ -191,13 +191,14 @@ impl Tokens {
     /// The next token if there is one to be had; else this one, which is good by the clock.
     async fn newer_if_any(
         &self,
-        slot: &Slot,
-        selected: &Selected,
+        entry: &CacheEntry,
+        selected: &Target,
         token: Arc<Token>,
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
         let asked_in_vain_at = || {
-            slot.asked_ahead_at
+            entry
+                .asked_ahead_at
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
         };
@@ -220,14 +221,14 @@ impl Tokens {
     /// Has the next token made while this one is still served.
     fn ask_ahead(
         self: &Arc<Self>,
-        slot: &Arc<Slot>,
-        selected: &Selected,
+        entry: &Arc<CacheEntry>,
+        selected: &Target,
         token: &Arc<Token>,
         trace: &Trace,
     ) {
         let now = self.clock.monotonic();
         {
-            let mut asked = slot
+            let mut asked = entry
                 .asked_ahead_at
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
@@ -236,13 +237,13 @@ impl Tokens {
             }
             *asked = Some(now);
         }
-        let renewal = self.renewal(slot, token, trace);
-        let (tokens, slot, selected) = (Arc::clone(self), Arc::clone(slot), selected.clone());
+        let renewal = self.renewal(entry, token, trace);
+        let (tokens, entry, selected) = (Arc::clone(self), Arc::clone(entry), selected.clone());
         self.tasks.spawn(async move {
             // A caller that needs a new token gets the refusal; until then the old one is good.
             if renewal.await.is_ok() {
                 let renewed_at = tokens.clock.monotonic();
-                drop(tokens.read_since(&slot, &selected, renewed_at).await);
+                drop(tokens.read_since(&entry, &selected, renewed_at).await);
             }
         });
     }
@@ -250,26 +251,26 @@ impl Tokens {
     /// The row's token, read no earlier than `since` on the monotonic clock.
     pub(crate) async fn reread(
         &self,
-        selected: &Selected,
+        selected: &Target,
         since: Duration,
     ) -> Result<Arc<Token>, NoToken> {
-        let slot = self.slot(selected);
-        self.known_since(&slot, selected, since).await
+        let entry = self.entry(selected);
+        self.known_since(&entry, selected, since).await
     }
 
     /// The row's token after token-refresher was asked for one newer than `refused`.
     pub(crate) async fn newer(
         &self,
-        selected: &Selected,
+        selected: &Target,
         refused: &Arc<Token>,
         trace: &Trace,
     ) -> Result<Arc<Token>, NoToken> {
-        let slot = self.slot(selected);
-        let another = || slot.token().filter(|token| !token.is(refused));
+        let entry = self.entry(selected);
+        let another = || entry.token().filter(|token| !token.is(refused));
         if let Some(token) = another() {
             return Ok(token);
         }
-        self.renewal(&slot, refused, trace)
+        self.renewal(&entry, refused, trace)
             .await
             .map_err(NoToken::Refresh)?;
         // What was read while the call was under way may be the refused token still.
@@ -278,27 +279,28 @@ impl Tokens {
         }
         // There is a newer one: no use for what is known without the database.
         let renewed_at = self.clock.monotonic();
-        self.read_since(&slot, selected, renewed_at).await
+        self.read_since(&entry, selected, renewed_at).await
     }
 
-    fn slot(&self, selected: &Selected) -> Arc<Slot> {
-        match self.slots.get(selected) {
-            Some(slot) => slot,
-            None => self.slots.get_with(selected.clone(), Arc::default),
+    fn entry(&self, selected: &Target) -> Arc<CacheEntry> {
+        match self.entries.get(selected) {
+            Some(entry) => entry,
+            None => self.entries.get_with(selected.clone(), Arc::default),
         }
     }
 
     /// The same, and what was read last while the database is away.
     async fn known_since(
         &self,
-        slot: &Slot,
-        selected: &Selected,
+        entry: &CacheEntry,
+        selected: &Target,
         since: Duration,
     ) -> Result<Arc<Token>, NoToken> {
-        match self.read_since(slot, selected, since).await {
+        match self.read_since(entry, selected, since).await {
             Err(NoToken::Store(error)) if error.is_unavailable() => {
                 let now = self.clock.monotonic();
-                slot.token()
+                entry
+                    .token()
                     .filter(|token| now.saturating_sub(token.read_at) < TRUSTED_WITHOUT_STORE)
                     .ok_or(NoToken::Store(error))
             }
@@ -309,15 +311,15 @@ impl Tokens {
     /// The token that the row holds, or held no earlier than that.
     async fn read_since(
         &self,
-        slot: &Slot,
-        selected: &Selected,
+        entry: &CacheEntry,
+        selected: &Target,
         since: Duration,
     ) -> Result<Arc<Token>, NoToken> {
-        let recent = || slot.token().filter(|token| token.read_at >= since);
+        let recent = || entry.token().filter(|token| token.read_at >= since);
         if let Some(token) = recent() {
             return Ok(token);
         }
-        let _one_at_a_time = slot.reading.lock().await;
+        let _one_at_a_time = entry.reading.lock().await;
         if let Some(token) = recent() {
             return Ok(token);
         }
@@ -325,19 +327,19 @@ impl Tokens {
         match self.read(selected, read_at).await {
             Ok(token) => {
                 let token = Arc::new(token);
-                *slot.token.lock().unwrap_or_else(PoisonError::into_inner) =
+                *entry.token.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(Arc::clone(&token));
                 Ok(token)
             }
             Err(NoToken::Store(error)) if error.is_unavailable() => Err(NoToken::Store(error)),
             Err(error) => {
-                *slot.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *entry.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Err(error)
             }
         }
     }
 
-    async fn read(&self, selected: &Selected, read_at: Duration) -> Result<Token, NoToken> {
+    async fn read(&self, selected: &Target, read_at: Duration) -> Result<Token, NoToken> {
         let row = match selected.find(&self.store).await? {
             Selection::One(row) => row,
             Selection::None => return Err(NoToken::NotFound),
@@ -393,8 +395,8 @@ impl Tokens {
     }
 
     /// Joins the call of token-refresher about this token, or makes it. It goes on when its callers leave.
-    fn renewal(&self, slot: &Slot, refused: &Arc<Token>, trace: &Trace) -> Renewal {
-        let mut renewal = slot.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+    fn renewal(&self, entry: &CacheEntry, refused: &Arc<Token>, trace: &Trace) -> Renewal {
+        let mut renewal = entry.renewal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((about, under_way)) = renewal.as_ref()
             && about.is(refused)
             && under_way.peek().is_none()
@@ -418,7 +420,7 @@ impl Tokens {
         let task = self.tasks.spawn(call.instrument(tracing::Span::current()));
         let joined = async {
             task.await
-                .unwrap_or_else(|_aborted| Err(Arc::new(RefreshRefusal::Aborted)))
+                .unwrap_or_else(|_aborted| Err(Arc::new(RefreshClientError::Aborted)))
         };
         let started = joined.boxed().shared();
         *renewal = Some((Arc::clone(refused), started.clone()));

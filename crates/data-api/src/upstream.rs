@@ -8,11 +8,11 @@ use pipekeeper_core::clock::SharedClock;
 use pipekeeper_core::http_client::{self, BodyError, retry_after, seconds};
 use pipekeeper_core::json;
 use pipekeeper_core::random;
-use pipekeeper_core::webhook::{
-    REFRESH_BUSY, REFUSED_AFTER_RENEWAL, RefreshRefusal, STORE_UNAVAILABLE, Trace,
+use pipekeeper_core::refresher_client::{
+    REFRESH_BUSY, REFUSED_AFTER_RENEWAL, RefreshClientError, STORE_UNAVAILABLE, Trace,
 };
+use pipekeeper_service::connection_selector::{self, Target};
 use pipekeeper_service::problem::{Code, Problem};
-use pipekeeper_service::selection::{self, Selected};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ impl Upstream {
     /// Gives back any answer but 401 and 429, whatever its status.
     pub(crate) async fn send(
         &self,
-        selected: &Selected,
+        selected: &Target,
         trace: &Trace,
         request: impl Fn(&Client, &Token) -> RequestBuilder,
     ) -> Result<Response, UpstreamError> {
@@ -279,9 +279,9 @@ impl From<UpstreamError> for Problem {
 impl From<NoToken> for Problem {
     fn from(error: NoToken) -> Self {
         match error {
-            NoToken::NotFound => selection::not_found(),
-            NoToken::Ambiguous => selection::ambiguous(),
-            NoToken::DefaultGone => selection::default_gone(),
+            NoToken::NotFound => connection_selector::not_found(),
+            NoToken::Ambiguous => connection_selector::ambiguous(),
+            NoToken::DefaultGone => connection_selector::default_gone(),
             NoToken::Ended {
                 state,
                 reason,
@@ -307,15 +307,15 @@ fn invalidated(detail: &str) -> Problem {
 }
 
 /// token-refresher's word, in the terms of a caller who asked for data.
-fn of_refusal(refusal: &RefreshRefusal) -> Problem {
+fn of_refusal(refusal: &RefreshClientError) -> Problem {
     match refusal {
-        RefreshRefusal::Invalidated(said) => {
+        RefreshClientError::Invalidated(said) => {
             invalidated("Pipedrive refuses this connection's token; connect it again.")
                 .with("state", json!(said.state))
                 .with("reason", json!(said.reason))
         }
-        RefreshRefusal::NotFound => selection::not_found(),
-        RefreshRefusal::Failed { status, code, reason, retry_after, access_token_expires_at } => {
+        RefreshClientError::NotFound => connection_selector::not_found(),
+        RefreshClientError::Failed { status, code, reason, retry_after, access_token_expires_at } => {
             let code = match code.as_str() {
                 REFRESH_BUSY => Code::RefreshBusy,
                 STORE_UNAVAILABLE => Code::StoreUnavailable,
@@ -331,11 +331,11 @@ fn of_refusal(refusal: &RefreshRefusal) -> Problem {
                 .with_time("access_token_expires_at", *access_token_expires_at)
                 .retry_after(*retry_after)
         }
-        RefreshRefusal::TurnedAway(_)
-        | RefreshRefusal::Unreachable(_)
-        | RefreshRefusal::Garbled(_)
-        | RefreshRefusal::Unreadable(_)
-        | RefreshRefusal::Aborted => Problem::new(
+        RefreshClientError::TurnedAway(_)
+        | RefreshClientError::Unreachable(_)
+        | RefreshClientError::Garbled(_)
+        | RefreshClientError::Unreadable(_)
+        | RefreshClientError::Aborted => Problem::new(
             Code::RefreshFailed,
             "token-refresher could not be asked for a new token; the operator has to look at its address and password.",
         )

@@ -4,14 +4,15 @@
 //! is; one whose access token has expired is found out by a refresh, if that is asked for. Every step can be
 //! cut short, and is taken up by the same command.
 
+mod claim;
 mod default;
+mod existing;
+mod expired;
 mod grant;
-mod provisional;
 mod source;
-mod take;
 
+pub(crate) use claim::FORMER;
 pub(crate) use default::{may_move, set as set_default};
-pub(crate) use take::FORMER;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
@@ -21,19 +22,19 @@ use std::sync::Arc;
 use anyhow::{bail, ensure};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::connection::{AppKey, ConnectionId};
 use pipekeeper_core::http_client;
 use pipekeeper_core::oauth::Identity;
 use pipekeeper_core::provider::{App, Apps};
-use pipekeeper_core::store::{AppKey, AppTok, AppTokRow};
+use pipekeeper_core::store::{AppTok, AppTokRow};
 use pipekeeper_core::terminal;
 use pipekeeper_refresh::Refresher;
 
 use crate::config::OldTable;
 use crate::named;
 
-use self::grant::{Asked, Grant};
-use self::source::Found;
+use self::grant::{Grant, IdentityCheck};
+use self::source::SourceRow;
 
 /// So many grants' owners are asked for at a time.
 const ASKED_AT_ONCE: usize = 8;
@@ -69,21 +70,21 @@ enum From {
 
 /// What is done about one row or document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Did {
+enum RowOutcome {
     /// A new connection, or an ended one anew.
-    Taken,
+    Imported,
     /// Nothing had to be done.
-    Here,
+    AlreadyImported,
     /// It belongs to no app of ours.
-    Left,
+    Skipped,
     /// The operator has to act.
-    Open,
+    NeedsAction,
 }
 
 /// A line of the report.
 #[derive(Debug, Clone)]
-struct Verdict {
-    did: Did,
+struct RowReport {
+    did: RowOutcome,
     said: String,
     identity: Option<Box<Identity>>,
     /// The app that it turned out to be of.
@@ -92,8 +93,8 @@ struct Verdict {
     connection: Option<ConnectionId>,
 }
 
-impl Verdict {
-    fn new(did: Did, said: impl Into<String>) -> Self {
+impl RowReport {
+    fn new(did: RowOutcome, said: impl Into<String>) -> Self {
         Self {
             did,
             said: said.into(),
@@ -145,7 +146,7 @@ struct Run<'a> {
 #[derive(Debug)]
 pub struct Import {
     arguments: Arguments,
-    found: Vec<Found>,
+    found: Vec<SourceRow>,
     source_table: Option<String>,
     hides_rows: bool,
     app: Option<Arc<App>>,
@@ -194,7 +195,7 @@ impl Import {
         refresher: &Arc<Refresher>,
     ) -> anyhow::Result<String> {
         // Of each that was found: the app it is of, and what is done about it.
-        let mut lines: Vec<(&str, Option<Verdict>)> = Vec::new();
+        let mut lines: Vec<(&str, Option<RowReport>)> = Vec::new();
         let mut grants = Grants::new();
         for (index, one) in self.found.iter().enumerate() {
             match grant::app_of(one, refresher.apps(), self.app.as_ref()) {
@@ -205,7 +206,7 @@ impl Import {
                         .or_insert_with(|| Grant::of(one))
                         .add(index, app);
                 }
-                Err(verdict) => lines.push(("-", Some(verdict))),
+                Err(report_of_row) => lines.push(("-", Some(report_of_row))),
             }
         }
         let run = Run {
@@ -219,9 +220,9 @@ impl Import {
             refresher,
         };
         let (decided, defaults) = run.decided_with_defaults(&self.found, grants).await?;
-        for (index, verdict) in decided {
+        for (index, report_of_row) in decided {
             if let Some((_, place)) = lines.get_mut(index) {
-                *place = Some(verdict);
+                *place = Some(report_of_row);
             }
         }
         let mut report = report(&self.found, &lines, &defaults, self.arguments.apply);
@@ -299,13 +300,13 @@ pub(crate) async fn reconcile(
                 .entry(grant::token_hash(&one))
                 .or_insert_with(|| Grant::of(&one))
                 .add(index, app),
-            Err(verdict) => decided.push((index, verdict)),
+            Err(report_of_row) => decided.push((index, report_of_row)),
         }
         found.push(one);
     }
     decided.extend(run.decided(&found, grants).await?);
     let mut reconciled = Vec::new();
-    for (index, verdict) in decided {
+    for (index, report_of_row) in decided {
         let Some((one, source_row)) = found
             .get(index)
             .and_then(|one| Some((one, one.row.clone()?)))
@@ -319,7 +320,7 @@ pub(crate) async fn reconcile(
         let hash = grant::token_hash(one);
         reconciled.push(Reconciled {
             source_row,
-            said: verdict.said,
+            said: report_of_row.said,
             is_stored: link.is_some_and(|link| link.token_hash == hash),
         });
     }
@@ -332,7 +333,7 @@ pub(crate) fn is_usable(row: &AppTokRow, apps: &Apps) -> bool {
     match grant::app_of(&one, apps, None) {
         Ok(_) => true,
         // Of several apps it may name none.
-        Err(verdict) => verdict.did == Did::Open,
+        Err(report_of_row) => report_of_row.did == RowOutcome::NeedsAction,
     }
 }
 
@@ -343,7 +344,7 @@ pub(crate) fn newest_rows(
     rows: &[AppTokRow],
     app: impl Fn(&AppTokRow) -> Option<Arc<App>>,
 ) -> Vec<(Arc<App>, String)> {
-    let mut newest: BTreeMap<String, (Arc<App>, Found)> = BTreeMap::new();
+    let mut newest: BTreeMap<String, (Arc<App>, SourceRow)> = BTreeMap::new();
     for row in rows {
         let chosen = app(row);
         let one = source::of_table(row.clone());
@@ -370,9 +371,9 @@ impl Run<'_> {
     /// What becomes of each, by its place among what was found; and lines about the default connections.
     async fn decided_with_defaults(
         mut self,
-        found: &[Found],
+        found: &[SourceRow],
         grants: Grants,
-    ) -> anyhow::Result<(Vec<(usize, Verdict)>, Vec<String>)> {
+    ) -> anyhow::Result<(Vec<(usize, RowReport)>, Vec<String>)> {
         let apps = grants.values().flat_map(|grant| grant.rows.iter().cloned());
         let apps: HashMap<usize, Arc<App>> = apps.collect();
         let decided = self.decided(found, grants).await?;
@@ -382,9 +383,9 @@ impl Run<'_> {
 
     async fn decided(
         &mut self,
-        found: &[Found],
+        found: &[SourceRow],
         grants: Grants,
-    ) -> anyhow::Result<Vec<(usize, Verdict)>> {
+    ) -> anyhow::Result<Vec<(usize, RowReport)>> {
         let mut grants: Vec<Grant> = grants.into_values().collect();
         for grant in &mut grants {
             grant.sort(found);
@@ -400,7 +401,7 @@ impl Run<'_> {
             }
         }
         let run = &*self;
-        let asked: Vec<(Grant, Asked)> = stream::iter(asking)
+        let asked: Vec<(Grant, IdentityCheck)> = stream::iter(asking)
             .map(|grant| async move {
                 let asked = run.ask(found, &grant).await;
                 (grant, asked)
@@ -411,12 +412,14 @@ impl Run<'_> {
         // Who is known before who has yet to be found out.
         let (good, rest): (Vec<_>, Vec<_>) = asked
             .into_iter()
-            .partition(|(_, asked)| matches!(asked, Asked::Known(_)));
+            .partition(|(_, asked)| matches!(asked, IdentityCheck::Known(_)));
         for (grant, asked) in good.into_iter().chain(rest) {
             let verdicts = match asked {
-                Asked::Known(known) => self.take(found, &grant, &known).boxed().await?,
-                Asked::Expired => self.take_expired(found, &grant).boxed().await?,
-                Asked::Unknown(why) => grant.all(&Verdict::new(Did::Open, why)),
+                IdentityCheck::Known(known) => self.take(found, &grant, &known).boxed().await?,
+                IdentityCheck::Expired => self.take_expired(found, &grant).boxed().await?,
+                IdentityCheck::Unknown(why) => {
+                    grant.all(&RowReport::new(RowOutcome::NeedsAction, why))
+                }
             };
             decided.extend(verdicts);
         }
@@ -443,47 +446,49 @@ impl Run<'_> {
     }
 }
 
-impl fmt::Display for Did {
+impl fmt::Display for RowOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Taken => "taken over",
-            Self::Here => "already here",
-            Self::Left => "left alone",
-            Self::Open => "open",
+            Self::Imported => "taken over",
+            Self::AlreadyImported => "already here",
+            Self::Skipped => "left alone",
+            Self::NeedsAction => "open",
         })
     }
 }
 
 fn report(
-    found: &[Found],
-    lines: &[(&str, Option<Verdict>)],
+    found: &[SourceRow],
+    lines: &[(&str, Option<RowReport>)],
     defaults: &[String],
     apply: bool,
 ) -> String {
     let mut rows = Vec::new();
-    let mut sums: BTreeMap<Did, usize> = BTreeMap::new();
-    for (one, (app, verdict)) in found.iter().zip(lines) {
-        let Some(verdict) = verdict else { continue };
-        let (company, user) = match &verdict.identity {
+    let mut sums: BTreeMap<RowOutcome, usize> = BTreeMap::new();
+    for (one, (app, report_of_row)) in found.iter().zip(lines) {
+        let Some(report_of_row) = report_of_row else {
+            continue;
+        };
+        let (company, user) = match &report_of_row.identity {
             Some(who) => (
                 named(&who.company_id, &who.company_name),
                 named(&who.user_id, &who.user_name),
             ),
             None => Default::default(),
         };
-        *sums.entry(verdict.did.clone()).or_default() += 1;
+        *sums.entry(report_of_row.did.clone()).or_default() += 1;
         rows.push([
             one.name.clone(),
             (*app).to_owned(),
             company,
             user,
-            verdict.said.clone(),
+            report_of_row.said.clone(),
         ]);
     }
     let sums: Vec<String> = sums
         .iter()
         .map(|(did, number)| match (did, apply) {
-            (Did::Taken, false) => format!("{number} to be taken over"),
+            (RowOutcome::Imported, false) => format!("{number} to be taken over"),
             _ => format!("{number} {did}"),
         })
         .collect();

@@ -14,14 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{AppKey, Connection, ConnectionId, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::http_client;
-use pipekeeper_core::lifetime::{due_at, minted_at};
 use pipekeeper_core::placement::UNINSTALLED;
-use pipekeeper_core::store::{
-    AppKey, AppTok, AppTokRow, Connection, Import, RowTokens, RowWrite, StoreError,
-};
+use pipekeeper_core::refresh_schedule::{due_at, minted_at};
+use pipekeeper_core::store::{AppTok, AppTokRow, Import, RowTokens, RowWrite, StoreError};
 use pipekeeper_refresh::Refresher;
 
 use crate::config::OldTable;
@@ -59,12 +57,12 @@ pub struct Mirror {
     client: reqwest::Client,
     refresher: Arc<Refresher>,
     /// By the row's id: the changed rows that the provider was asked about.
-    asked: Mutex<HashMap<String, Asked>>,
+    asked: Mutex<HashMap<String, IdentityCheck>>,
     /// By the row's id: until when to say that n8n still refreshes.
     still_refreshed: Mutex<BTreeMap<String, Timestamp>>,
     /// The apps that the table has rows of; `None` until it was read.
     mirrored_apps: Mutex<Option<HashSet<AppKey>>>,
-    troubles: Mutex<Troubles>,
+    degraded_reasons: Mutex<Troubles>,
     trial: Mutex<Trial>,
     /// When the next pass begins, by the monotonic clock.
     next_pass: Mutex<Duration>,
@@ -91,7 +89,7 @@ impl Troubles {
 
 /// A row whose tokens are not stored here, and why.
 #[derive(Debug)]
-struct Asked {
+struct IdentityCheck {
     /// The tokens that it held.
     row: AppTokRow,
     said: String,
@@ -169,7 +167,7 @@ impl Mirror {
             asked: Mutex::default(),
             still_refreshed: Mutex::default(),
             mirrored_apps: Mutex::default(),
-            troubles: Mutex::default(),
+            degraded_reasons: Mutex::default(),
             trial: Mutex::default(),
             next_pass: Mutex::default(),
         })))
@@ -284,7 +282,7 @@ impl Mirror {
 
     async fn pass(&self) -> Result<Duration, MirrorError> {
         let begun = self.refresher.monotonic();
-        let mut troubles = Troubles::default();
+        let mut degraded_reasons = Troubles::default();
         // The old rows before our own: what is written is never older than what it replaces.
         let rows = match self.old.rows().await {
             Ok(rows) => rows,
@@ -297,7 +295,7 @@ impl Mirror {
             }
         }
         match self.trial_write(&rows, &by_id).await {
-            Ok(why) => troubles.unwritable = why,
+            Ok(why) => degraded_reasons.unwritable = why,
             Err(error) => return Ok(self.report_unreachable(error, begun)),
         }
         let former = self.former_connections().await.map_err(MirrorError::Own)?;
@@ -339,16 +337,18 @@ impl Mirror {
                     continue;
                 }
                 if is_strangers {
-                    troubles.conflicts.insert(id.clone(), strangers(&id, &row));
+                    degraded_reasons
+                        .conflicts
+                        .insert(id.clone(), strangers(&id, &row));
                     continue;
                 }
                 match self.sync(&link, Some((seen, row))).await {
                     Ok(Synced::Current { .. } | Synced::NotMirrored | Synced::Changed) => {}
                     Ok(Synced::Conflict(why)) => {
-                        troubles.conflicts.insert(id, why);
+                        degraded_reasons.conflicts.insert(id, why);
                     }
                     Err(error @ MirrorError::Contended) => {
-                        troubles
+                        degraded_reasons
                             .conflicts
                             .insert(id.clone(), format!("row {id}: {error}"));
                     }
@@ -361,10 +361,11 @@ impl Mirror {
                 }
             }
         }
-        self.keep_defaults(&rows, &linked, &mut troubles).await?;
+        self.keep_defaults(&rows, &linked, &mut degraded_reasons)
+            .await?;
         let took = self.refresher.monotonic().saturating_sub(begun);
-        self.reconcile(changed, &mut troubles).await;
-        self.report(troubles);
+        self.reconcile(changed, &mut degraded_reasons).await;
+        self.report(degraded_reasons);
         Ok(took)
     }
 
@@ -373,7 +374,7 @@ impl Mirror {
         &self,
         rows: &[AppTokRow],
         linked: &HashMap<String, Linked>,
-        troubles: &mut Troubles,
+        degraded_reasons: &mut Troubles,
     ) -> Result<(), MirrorError> {
         let (store, apps) = (self.refresher.store(), self.refresher.apps());
         let of_row = |row: &AppTokRow| linked.get(row.id.as_deref()?);
@@ -410,13 +411,13 @@ impl Mirror {
                 .values()
                 .any(|one| one.connection.id == default.connection_id);
             if !is_linked {
-                troubles.defaults.push(format!(
+                degraded_reasons.defaults.push(format!(
                     "the default connection of the app {}, {}, has no row in the table: workflows that read the table get no new \
                      token; `import --apply --refresh` takes their row over, or `connections default` chooses its connection",
                     app.key, default.connection_id
                 ));
             } else if !linked.contains_key(&source_row) && import::may_move(&default, None) {
-                troubles.defaults.push(format!(
+                degraded_reasons.defaults.push(format!(
                     "row {source_row}, the newest of the app {}, was not imported: callers who name only the app get connection {}, \
                      of an older row; `import --apply --refresh` takes it over, or `connections default` keeps that connection",
                     app.key, default.connection_id
@@ -430,7 +431,7 @@ impl Mirror {
     async fn reconcile(
         &self,
         changed: Vec<(Import, AppTokRow, Connection)>,
-        troubles: &mut Troubles,
+        degraded_reasons: &mut Troubles,
     ) {
         let now = self.refresher.monotonic();
         let mut asking = Vec::new();
@@ -452,7 +453,7 @@ impl Mirror {
             let app = self.refresher.apps().of(&connection.app());
             match (asked, app) {
                 (Some(said), _) => {
-                    troubles.conflicts.insert(link.source_row, said);
+                    degraded_reasons.conflicts.insert(link.source_row, said);
                 }
                 (None, Some(app)) => {
                     asking.push(ChangedRow {
@@ -494,14 +495,14 @@ impl Mirror {
                     "row {source_row} holds another refresh token than was imported: {said}; `import --apply --refresh` takes it over"
                 );
                 if let Some(row) = rows.get(&source_row) {
-                    let asked = Asked {
+                    let asked = IdentityCheck {
                         row: row.clone(),
                         said: said.clone(),
                         at: now,
                     };
                     lock(&self.asked).insert(source_row.clone(), asked);
                 }
-                troubles.conflicts.insert(source_row, said);
+                degraded_reasons.conflicts.insert(source_row, said);
                 continue;
             }
             tracing::warn!("row {source_row} of the old table holds a new consent: {said}");
@@ -596,7 +597,7 @@ impl Mirror {
             Trial::DueAt(at) => now >= at,
             Trial::Done => return Ok(None),
         };
-        let last = lock(&self.troubles).unwritable.clone();
+        let last = lock(&self.degraded_reasons).unwritable.clone();
         let is_ours = |row: &&AppTokRow| {
             let id = row.id.as_deref();
             let is_only = id
@@ -624,8 +625,8 @@ impl Mirror {
 
     /// How long the pass took until then.
     fn report_unreachable(&self, error: StoreError, begun: Duration) -> Duration {
-        let mut troubles = lock(&self.troubles);
-        if !troubles.unreachable {
+        let mut degraded_reasons = lock(&self.degraded_reasons);
+        if !degraded_reasons.unreachable {
             let what = "the old table can't be kept up to date for now; refreshes go on";
             // The store logs the outage.
             if error.is_unavailable() {
@@ -634,13 +635,13 @@ impl Mirror {
                 tracing::warn!("{what}: {:#}", anyhow::Error::from(error));
             }
         }
-        troubles.unreachable = true;
+        degraded_reasons.unreachable = true;
         self.refresher.monotonic().saturating_sub(begun)
     }
 
     /// Logs what is new of it, once.
     fn report(&self, now: Troubles) {
-        let mut last = lock(&self.troubles);
+        let mut last = lock(&self.degraded_reasons);
         if last.unreachable {
             tracing::info!("the old table is kept up to date again");
         }
@@ -654,8 +655,8 @@ impl Mirror {
     }
 
     /// What works, but not as it should.
-    pub fn troubles(&self) -> Vec<String> {
-        let troubles = lock(&self.troubles);
+    pub fn degraded_reasons(&self) -> Vec<String> {
+        let degraded_reasons = lock(&self.degraded_reasons);
         let now = self.refresher.now();
         let still = lock(&self.still_refreshed);
         let still = still.iter().filter(|(_, until)| now < **until);
@@ -664,12 +665,12 @@ impl Mirror {
                 "row {id} was given another refresh token twice within an hour: n8n still refreshes; deactivate its node \"Webhook\""
             )
         });
-        let unreachable = troubles
+        let unreachable = degraded_reasons
             .unreachable
             .then(|| "its database can't be used, so that its rows are not up to date".to_owned());
         unreachable
             .into_iter()
-            .chain(troubles.of_rows().cloned())
+            .chain(degraded_reasons.of_rows().cloned())
             .chain(still)
             .map(|why| format!("old_table: {why}"))
             .collect()

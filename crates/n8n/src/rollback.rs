@@ -10,12 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{AppKey, Connection, ConnectionId, ConnectionState, HANDED_BACK};
 use pipekeeper_core::crypto::sha256_hex;
 use pipekeeper_core::provider::Apps;
-use pipekeeper_core::store::{
-    AppKey, AppTok, AppTokRow, Connection, HANDED_BACK, Import, RowTokens, RowWrite,
-};
+use pipekeeper_core::store::{AppTok, AppTokRow, Import, RowTokens, RowWrite};
 use pipekeeper_core::terminal;
 use pipekeeper_refresh::{RefreshError, Refresher, Trigger};
 

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// A Pipedrive that behaves, and misbehaves on request.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIPEKEEPER_COMMIT"), ")"))]
 struct Arguments {
     #[arg(long, default_value = "127.0.0.1:8090", global = true)]
     listen: SocketAddr,

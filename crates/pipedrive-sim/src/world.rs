@@ -13,10 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use actix_web::web::Bytes;
 use tokio::sync::watch;
 
+use crate::app::App;
 use crate::faults::Faults;
 use crate::outside::Random;
 use crate::settings::Settings;
-use crate::simulator::App;
 use books::Counters;
 use grants::Grants;
 use log::Log;

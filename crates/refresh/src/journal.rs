@@ -32,25 +32,25 @@ use pipekeeper_core::content_coding::ContentCoding;
 use pipekeeper_core::crypto::OpenError;
 use pipekeeper_core::oauth::TokenBody;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::vault::{AnswerTo, Vault};
+use pipekeeper_core::vault::{JournalContext, Vault};
 
 pub use self::disk::{Disk, MachineDisk, SegmentFile};
 
 use self::entry::{Entry, Key};
-use self::index::{Index, Open, Place};
+use self::index::{EntryLocation, Index, PendingEntry};
 use self::slot::Slot;
 use self::writer::{Origin, Writer};
 
 pub(crate) use self::kept::KeptResponse;
 
 #[cfg(test)]
-pub(crate) use self::disk::forgetful::{ForgetfulDisk, Trouble};
+pub(crate) use self::disk::faulty::{DiskFault, FaultyDisk};
 
 /// How long an answer waits for the disk before it is committed without: well within what a lease leaves for it
 /// ([`crate::timing::LEASE_MARGIN`]).
 const SYNC_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// This process's place among the journals in reach. Cheap to clone.
+/// This process's location among the journals in reach. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Journal(Arc<Inner>);
 
@@ -73,7 +73,7 @@ struct Inner {
 }
 
 /// A token endpoint's answer, opened.
-pub(crate) struct Answer {
+pub(crate) struct JournaledResponse {
     pub(crate) received_at: Timestamp,
     pub(crate) body: TokenBody,
 }
@@ -216,7 +216,7 @@ impl Journal {
         id: &ConnectionId,
         generation: i64,
         spent: &Secret,
-        change: impl Fn(&mut Open),
+        change: impl Fn(&mut PendingEntry),
     ) {
         let keys: Vec<Key> = self.keys(id, generation, spent).collect();
         let mut index = self.0.index();
@@ -233,7 +233,7 @@ impl Journal {
         id: &ConnectionId,
         generation: i64,
         spent: &Secret,
-        usable: impl Fn(Answer) -> Option<T>,
+        usable: impl Fn(JournaledResponse) -> Option<T>,
     ) -> Result<Option<T>, JournalError> {
         let keys: Vec<Key> = self.keys(id, generation, spent).collect();
         let known = self.find_known(&keys).await?;
@@ -276,7 +276,10 @@ impl Journal {
     }
 
     /// The answers under its key, at least one.
-    pub(crate) fn read(&self, unsettled: &Unsettled) -> Result<Vec<Answer>, JournalError> {
+    pub(crate) fn read(
+        &self,
+        unsettled: &Unsettled,
+    ) -> Result<Vec<JournaledResponse>, JournalError> {
         let answers = self.0.read(std::slice::from_ref(&unsettled.key))?;
         if answers.is_empty() {
             return Err(JournalError::Lost);
@@ -312,7 +315,7 @@ impl Journal {
     }
 
     /// Without looking for what others have written since the last look.
-    async fn find_known(&self, keys: &[Key]) -> Result<Vec<Answer>, JournalError> {
+    async fn find_known(&self, keys: &[Key]) -> Result<Vec<JournaledResponse>, JournalError> {
         let known = {
             let index = self.0.index();
             keys.iter().any(|key| index.knows(key.hash()))
@@ -364,15 +367,15 @@ impl Inner {
     }
 
     /// The answers to any of the keys that the index knows and that are still to be read.
-    fn read(&self, keys: &[Key]) -> Result<Vec<Answer>, JournalError> {
+    fn read(&self, keys: &[Key]) -> Result<Vec<JournaledResponse>, JournalError> {
         let mut answers = Vec::new();
         for key in keys {
-            let places = self.index().places(key.hash());
-            for place in places {
-                let Some(line) = self.line_at(&place)? else {
+            let locations = self.index().locations(key.hash());
+            for location in locations {
+                let Some(line) = self.line_at(&location)? else {
                     continue;
                 };
-                let Ok(Entry::Answer {
+                let Ok(Entry::JournaledResponse {
                     key: found,
                     received_at,
                     coding,
@@ -387,7 +390,7 @@ impl Inner {
                 let sealed = entry::sealed(&body).ok_or(OpenError::Malformed)?;
                 let to = key.answer_to(received_at, &coding);
                 let bytes = self.vault.answer(to, &sealed)?;
-                answers.push(Answer {
+                answers.push(JournaledResponse {
                     received_at,
                     body: TokenBody { coding, bytes },
                 });
@@ -397,13 +400,13 @@ impl Inner {
     }
 
     /// A whole line without its newline; `None` if it was deleted, or if the disk has changed it since.
-    fn line_at(&self, place: &Place) -> Result<Option<Vec<u8>>, JournalError> {
-        let directory = self.directory.join(&place.slot);
-        let path = directory.join(place.segment.file());
-        match segment::line_at(&path, place.offset) {
+    fn line_at(&self, location: &EntryLocation) -> Result<Option<Vec<u8>>, JournalError> {
+        let directory = self.directory.join(&location.slot);
+        let path = directory.join(location.segment.file());
+        match segment::line_at(&path, location.offset) {
             Ok(line) if entry::decode(&line).is_ok() => Ok(Some(line)),
             Ok(line) => {
-                segment::set_aside(&directory, &place.segment, place.offset, &line);
+                segment::quarantine(&directory, &location.segment, location.offset, &line);
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -444,8 +447,12 @@ impl fmt::Debug for Inner {
 }
 
 impl Key {
-    fn answer_to<'a>(&'a self, received_at: Timestamp, coding: &'a ContentCoding) -> AnswerTo<'a> {
-        AnswerTo {
+    fn answer_to<'a>(
+        &'a self,
+        received_at: Timestamp,
+        coding: &'a ContentCoding,
+    ) -> JournalContext<'a> {
+        JournalContext {
             id: &self.connection,
             generation: self.generation,
             spent: self.spent,

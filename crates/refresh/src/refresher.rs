@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{Connection, ConnectionId, ConnectionState};
 use pipekeeper_core::provider::{App, AppChoice, Apps};
 use pipekeeper_core::random;
-use pipekeeper_core::store::{Connection, Store};
+use pipekeeper_core::store::Store;
 use pipekeeper_core::tasks::Tasks;
 use pipekeeper_core::vault::Vault;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -438,13 +438,13 @@ impl Refresher {
     }
 
     /// What works, but not as it should.
-    pub fn troubles(&self) -> Vec<String> {
-        let mut troubles = self.guard.troubles();
-        troubles.extend(self.unstored.troubles());
+    pub fn degraded_reasons(&self) -> Vec<String> {
+        let mut degraded_reasons = self.guard.degraded_reasons();
+        degraded_reasons.extend(self.unstored.degraded_reasons());
         if !self.journal.healthy() {
-            troubles.push("journal: can't be written".to_owned());
+            degraded_reasons.push("journal: can't be written".to_owned());
         }
-        troubles
+        degraded_reasons
     }
 }
 

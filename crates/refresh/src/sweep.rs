@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::lifetime::{due_at_of, is_due, is_in_use};
+use pipekeeper_core::connection::Connection;
 use pipekeeper_core::provider::AppChoice;
 use pipekeeper_core::random;
-use pipekeeper_core::store::{Connection, DueFor, StoreError};
+use pipekeeper_core::refresh_schedule::{due_at_of, is_due, is_in_use};
+use pipekeeper_core::store::{DueFor, StoreError};
 use tracing::Instrument as _;
 
 use crate::refresher::{Outcome, RefreshError, Refresher, Trigger};
@@ -88,11 +89,11 @@ impl Refresher {
             .boxed();
         while let Some(did) = done.try_next().await? {
             match did {
-                Did::Refreshed => swept.refreshed += 1,
-                Did::Postponed => swept.postponed += 1,
-                Did::Revoked => swept.revoked += 1,
-                Did::Failed => swept.failed += 1,
-                Did::Nothing => {}
+                Attended::Refreshed => swept.refreshed += 1,
+                Attended::Postponed => swept.postponed += 1,
+                Attended::Revoked => swept.revoked += 1,
+                Attended::Failed => swept.failed += 1,
+                Attended::Nothing => {}
             }
         }
         Ok(swept)
@@ -123,11 +124,11 @@ impl Refresher {
         pages.try_flatten()
     }
 
-    async fn attend(self: &Arc<Self>, due_for: DueFor, row: Connection) -> Did {
+    async fn attend(self: &Arc<Self>, due_for: DueFor, row: Connection) -> Attended {
         let span =
             tracing::info_span!("sweep", connection.id = %row.id, generation = row.generation);
         if self.is_left_to_others(&row) {
-            return Did::Nothing;
+            return Attended::Nothing;
         }
         let attended = async {
             let AppChoice::One(app) = self.apps().find(Some(&row.app_id), Some(&row.platform))
@@ -155,7 +156,7 @@ impl Refresher {
             Ok(did) => did,
             Err(error) => {
                 tracing::debug!(connection.id = %row.id, "left for the next sweep: {:#}", anyhow::Error::from(error));
-                Did::Failed
+                Attended::Failed
             }
         }
     }
@@ -164,14 +165,14 @@ impl Refresher {
         self: &Arc<Self>,
         row: &Connection,
         trigger: Trigger,
-    ) -> Result<Did, StoreError> {
+    ) -> Result<Attended, StoreError> {
         let end = self
             .refresh(&row.id, Some(row.generation), trigger, REFRESH_TIMEOUT)
             .await;
         match end {
-            Ok(Outcome::Revoked(_)) => Ok(Did::Revoked),
-            Ok(Outcome::RevocationUnconfirmed(_)) => Ok(Did::Failed),
-            Ok(_) => Ok(Did::Refreshed),
+            Ok(Outcome::Revoked(_)) => Ok(Attended::Revoked),
+            Ok(Outcome::RevocationUnconfirmed(_)) => Ok(Attended::Failed),
+            Ok(_) => Ok(Attended::Refreshed),
             // The row is left as it was, and would be first in the next sweep, too.
             Err(RefreshError::ClientMisconfigured { .. }) => {
                 self.postpone(row, later(self.now())).await
@@ -180,20 +181,20 @@ impl Refresher {
             Err(RefreshError::Provider { .. }) if trigger == Trigger::Revocation => {
                 self.postpone(row, later(self.now())).await
             }
-            Err(_) => Ok(Did::Failed),
+            Err(_) => Ok(Attended::Failed),
         }
     }
 
     /// Another process may have the key or the app that this one lacks: for it the row stays due, and this one looks again
     /// later.
-    fn leave_to_others(&self, row: &Connection) -> Did {
+    fn leave_to_others(&self, row: &Connection) -> Attended {
         let now = self.monotonic();
         let mut left = self.left_to_others();
         if left.len() >= LEFT_TO_OTHERS_MAX {
             left.retain(|_, until| *until > now);
         }
         left.insert(row.id.clone(), now + random::between(LATER.0, LATER.1));
-        Did::Postponed
+        Attended::Postponed
     }
 
     fn is_left_to_others(&self, row: &Connection) -> bool {
@@ -201,16 +202,16 @@ impl Refresher {
         until.is_some_and(|until| until > self.monotonic())
     }
 
-    async fn postpone(&self, row: &Connection, until: Timestamp) -> Result<Did, StoreError> {
+    async fn postpone(&self, row: &Connection, until: Timestamp) -> Result<Attended, StoreError> {
         self.store()
             .connection_postpone(&row.id, row.generation, until)
             .await?;
-        Ok(Did::Postponed)
+        Ok(Attended::Postponed)
     }
 }
 
 /// What was done about one row.
-enum Did {
+enum Attended {
     Nothing,
     Refreshed,
     Postponed,

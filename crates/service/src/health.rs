@@ -1,6 +1,5 @@
 //! Whether the process lives, and whether it can be of use.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::{HttpResponse, get, web::Data};
@@ -10,22 +9,8 @@ use pipekeeper_core::vault::Vault;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::Edge;
+use crate::observer::{Observer, Ready};
 use crate::problem::{Code, Problem};
-
-/// Whether the database has been seen with a current schema; requests are refused until it has.
-#[derive(Debug, Default)]
-pub(crate) struct Ready(AtomicBool);
-
-impl Ready {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
 
 /// What works in a service, but not as it should.
 pub(crate) struct Degraded {
@@ -44,8 +29,8 @@ impl Degraded {
 
     async fn all(&self, store: &Store) -> Result<Vec<String>, StoreError> {
         let mut all = (self.own)();
-        if let Some(obstacle) = store.refuses_writes().await {
-            all.push(format!("{} {}", obstacle.as_str(), obstacle.advice()));
+        if let Some(diagnosis) = store.refuses_writes().await {
+            all.push(format!("{} {}", diagnosis.as_str(), diagnosis.advice()));
         }
         all.extend(self.keys(store).await?);
         Ok(all)
@@ -82,8 +67,8 @@ pub(crate) struct SchemaTooNew(pub(crate) String);
 pub(crate) fn explain(error: &anyhow::Error) -> String {
     let mut causes = error.chain();
     let store = causes.find_map(|cause| cause.downcast_ref::<StoreError>());
-    match store.and_then(StoreError::obstacle) {
-        Some(obstacle) => format!("{error:#}; {}", obstacle.advice()),
+    match store.and_then(StoreError::diagnosis) {
+        Some(diagnosis) => format!("{error:#}; {}", diagnosis.advice()),
         None => format!("{error:#}"),
     }
 }
@@ -142,12 +127,12 @@ pub(crate) async fn healthz() -> HttpResponse {
 pub(crate) async fn readyz(
     store: Data<Store>,
     service: Data<Degraded>,
-    edge: Data<Edge>,
+    observer: Data<Observer>,
 ) -> Result<HttpResponse, Problem> {
     let degraded = match store.schema_status().await {
         Ok(Schema::Current) => {
             // A caller that reads this may send the next request at once.
-            edge.ready.set();
+            observer.ready.set();
             match service.all(&store).await {
                 Ok(degraded) => {
                     let ready = json!({"status": "ready", "degraded": degraded});
@@ -158,7 +143,7 @@ pub(crate) async fn readyz(
         }
         Ok(Schema::Behind { missing }) => Problem::new(
             Code::StoreUnavailable,
-            format!("The schema is behind: run `{} migrate`.", edge.service),
+            format!("The schema is behind: run `{} migrate`.", observer.service),
         )
         .with("missing", missing),
         Ok(Schema::Newer { unknown }) => Problem::new(
@@ -174,8 +159,8 @@ pub(crate) async fn readyz(
 /// Whatever keeps the schema from being read keeps the service from being ready.
 fn unavailable(error: StoreError) -> Problem {
     let problem = |detail: &str| Problem::new(Code::StoreUnavailable, detail);
-    match error.obstacle() {
-        Some(obstacle) => problem(obstacle.as_str()).with("advice", obstacle.advice()),
+    match error.diagnosis() {
+        Some(diagnosis) => problem(diagnosis.as_str()).with("advice", diagnosis.advice()),
         None => problem("The database does not answer."),
     }
     .caused_by(error)

@@ -1,20 +1,22 @@
 #![doc = include_str!("../README.md")]
 
 pub mod accept;
+pub mod auth;
 pub mod body;
-pub mod caller;
 pub mod config;
-mod edge;
+pub mod connection_selector;
 mod health;
+mod known_paths;
 mod listener;
 pub mod metrics;
+mod middleware;
+mod observer;
 pub mod problem;
 pub mod refresher;
 mod run;
-pub mod selection;
 pub mod server;
 pub mod telemetry;
 
-pub use edge::{record, trace};
+pub use middleware::{record, trace};
 pub use run::main;
 pub use server::{Context, Loaded, NoCommand, Server, Service};

@@ -16,10 +16,10 @@ pub(crate) fn bind(addr: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Lets nobody in any more, and waits until those who came were taken by who accepts. A listening socket that is merely
+/// Lets no one in any more, and waits until those who came were taken by who accepts. A listening socket that is merely
 /// closed resets what still stands in its queue, where a request may have been sent already: a proxy in front could not tell
 /// whether it may be sent again.
-pub(crate) async fn admit_no_more(listener: TcpListener) {
+pub(crate) async fn stop_accepting(listener: TcpListener) {
     if let Err(error) = ignore_newcomers(&listener) {
         tracing::warn!("connections that are just being made may be reset: {error}");
         return;
@@ -55,7 +55,7 @@ mod tests {
         let mut in_time = TcpStream::connect(addr).unwrap();
         in_time.write_all(b"a request").unwrap();
 
-        admit_no_more(listener).await;
+        stop_accepting(listener).await;
 
         // Though the other handle still holds the socket.
         let late = TcpStream::connect(addr);

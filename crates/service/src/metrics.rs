@@ -13,6 +13,13 @@ const BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0,
 ];
 
+/// Which build this is.
+pub(crate) fn record_build(service: &'static str) {
+    metrics::gauge!("pipekeeper_build_info",
+        "service" => service, "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("PIPEKEEPER_COMMIT"))
+    .set(1.0);
+}
+
 /// The process's recorder; services that share a process (in tests) share it.
 pub fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();

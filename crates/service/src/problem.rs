@@ -12,8 +12,8 @@ use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE
 use actix_web::{HttpResponse, ResponseError};
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::crypto::OpenError;
+use pipekeeper_core::refresher_client;
 use pipekeeper_core::store::StoreError;
-use pipekeeper_core::webhook;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -56,14 +56,14 @@ impl Code {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::TooLarge => "TOO_LARGE",
-            Self::ConnectionNotFound => webhook::CONNECTION_NOT_FOUND,
+            Self::ConnectionNotFound => refresher_client::CONNECTION_NOT_FOUND,
             Self::ConnectionAmbiguous => "CONNECTION_AMBIGUOUS",
             Self::PersonNotFound => "PERSON_NOT_FOUND",
             Self::ConsentDeclined => "CONSENT_DECLINED",
             Self::LoginInvalid => "LOGIN_INVALID",
             Self::AlreadyConnected => "ALREADY_CONNECTED",
             Self::DifferentCompany => "DIFFERENT_COMPANY",
-            Self::TokenInvalidated => webhook::TOKEN_INVALIDATED,
+            Self::TokenInvalidated => refresher_client::TOKEN_INVALIDATED,
             Self::RateLimited => "RATE_LIMITED",
             Self::TooManyInstalls => "TOO_MANY_INSTALLS",
             Self::UpstreamRateLimited => "UPSTREAM_RATE_LIMITED",
@@ -72,38 +72,38 @@ impl Code {
             Self::UpstreamError => "UPSTREAM_ERROR",
             Self::UpstreamTimeout => "UPSTREAM_TIMEOUT",
             Self::RefreshFailed => "REFRESH_FAILED",
-            Self::RefreshBusy => webhook::REFRESH_BUSY,
-            Self::StoreUnavailable => webhook::STORE_UNAVAILABLE,
+            Self::RefreshBusy => refresher_client::REFRESH_BUSY,
+            Self::StoreUnavailable => refresher_client::STORE_UNAVAILABLE,
             Self::Internal => "INTERNAL",
         }
     }
 
     fn title(self) -> &'static str {
         match self {
-            Self::BadRequest => "The request can't be used as it is",
-            Self::Unauthorized => "Valid credentials are required",
-            Self::NotFound => "There is nothing at this path",
-            Self::MethodNotAllowed => "This path takes other methods",
-            Self::TooLarge => "The request body is too large",
-            Self::ConnectionNotFound => "No such connection",
-            Self::ConnectionAmbiguous => "More than one connection fits",
+            Self::BadRequest => "Invalid request",
+            Self::Unauthorized => "Unauthorized",
+            Self::NotFound => "Not found",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::TooLarge => "Request body too large",
+            Self::ConnectionNotFound => "Connection not found",
+            Self::ConnectionAmbiguous => "Ambiguous connection",
             Self::PersonNotFound => "Person not found",
-            Self::ConsentDeclined => "Consent was declined",
-            Self::LoginInvalid => "This login can't be finished",
-            Self::AlreadyConnected => "Another account holds this connection",
-            Self::DifferentCompany => "This company can't be connected here",
-            Self::TokenInvalidated => "The connection has to be authorized again",
+            Self::ConsentDeclined => "Consent declined",
+            Self::LoginInvalid => "Invalid login",
+            Self::AlreadyConnected => "Already connected",
+            Self::DifferentCompany => "Company not allowed",
+            Self::TokenInvalidated => "Authorization required",
             Self::RateLimited => "Too many requests",
-            Self::TooManyInstalls => "Too many installs at once",
-            Self::UpstreamRateLimited => "Pipedrive's rate limit is reached",
-            Self::UpstreamDailyBudget => "Pipedrive's daily budget is spent",
-            Self::UpstreamBlocked => "Pipedrive's edge blocks our requests",
-            Self::UpstreamError => "Pipedrive answered with an error",
-            Self::UpstreamTimeout => "Pipedrive did not answer in time",
-            Self::RefreshFailed => "The token could not be refreshed",
-            Self::RefreshBusy => "A refresh is under way",
-            Self::StoreUnavailable => "The database can't be used right now",
-            Self::Internal => "Something went wrong here",
+            Self::TooManyInstalls => "Too many installs",
+            Self::UpstreamRateLimited => "Upstream rate limit reached",
+            Self::UpstreamDailyBudget => "Upstream daily budget spent",
+            Self::UpstreamBlocked => "Blocked by upstream",
+            Self::UpstreamError => "Upstream error",
+            Self::UpstreamTimeout => "Upstream timeout",
+            Self::RefreshFailed => "Refresh failed",
+            Self::RefreshBusy => "Refresh in progress",
+            Self::StoreUnavailable => "Database unavailable",
+            Self::Internal => "Internal error",
         }
     }
 
@@ -177,7 +177,7 @@ pub struct Problem {
     members: Map<String, Value>,
     retry_after: Option<Duration>,
     allow: Option<String>,
-    challenge: bool,
+    challenge: Option<&'static str>,
     cause: Option<anyhow::Error>,
 }
 
@@ -191,7 +191,7 @@ impl Problem {
             members: Map::new(),
             retry_after: None,
             allow: None,
-            challenge: false,
+            challenge: None,
             cause: None,
         }
     }
@@ -231,10 +231,10 @@ impl Problem {
         self
     }
 
-    /// Asks for Basic credentials, as n8n's webhooks do.
+    /// What credentials the caller is asked for (RFC 9110 §11.6.1).
     #[must_use]
-    pub fn challenge(mut self) -> Self {
-        self.challenge = true;
+    pub fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
         self
     }
 
@@ -260,7 +260,7 @@ impl Problem {
         &self.detail
     }
 
-    /// Written once, at the edge, with the whole chain of causes; by the handler itself only where it answers with a page.
+    /// Written once, by the middleware, with the whole chain of causes; by the handler itself only where it answers with a page.
     pub fn log(&self) {
         let cause = self.cause.as_ref().map(|cause| format!("{cause:#}"));
         let (code, status, cause) = (self.code.as_str(), self.status.as_u16(), cause.as_deref());
@@ -284,7 +284,7 @@ impl Problem {
     pub(crate) fn response(&self, request_id: Option<&str>) -> HttpResponse {
         let code = self.code.as_str();
         let mut body = json!({
-            "type": format!("https://pipekeeper.dev/problems/{}", code.to_lowercase().replace('_', "-")),
+            "type": format!("urn:pipekeeper:problem:{}", code.to_lowercase().replace('_', "-")),
             "title": self.code.title(),
             "status": self.status.as_u16(),
             "detail": self.detail,
@@ -307,8 +307,8 @@ impl Problem {
         if let Some(methods) = &self.allow {
             response.insert_header((ALLOW, methods.as_str()));
         }
-        if self.challenge {
-            response.insert_header((WWW_AUTHENTICATE, r#"Basic realm="Webhook""#));
+        if let Some(challenge) = self.challenge {
+            response.insert_header((WWW_AUTHENTICATE, challenge));
         }
         response.body(body.to_string())
     }
@@ -336,8 +336,8 @@ impl Problem {
         if !error.is_unavailable() {
             return Self::new(Code::Internal, "The database refused a query.");
         }
-        let what = match error.obstacle() {
-            Some(obstacle) if obstacle.refuses_writes() => obstacle.as_str(),
+        let what = match error.diagnosis() {
+            Some(diagnosis) if diagnosis.refuses_writes() => diagnosis.as_str(),
             _ => "The database does not answer; try again shortly.",
         };
         Self::new(Code::StoreUnavailable, what).retry_after(Some(Duration::from_secs(1)))
@@ -368,8 +368,8 @@ impl From<OpenError> for Problem {
 /// The error body of every answer, for the OpenAPI document.
 #[derive(Debug, ToSchema)]
 #[schema(example = json!({
-    "type": "https://pipekeeper.dev/problems/token-invalidated",
-    "title": "The connection has to be authorized again",
+    "type": "urn:pipekeeper:problem:token-invalidated",
+    "title": "Authorization required",
     "status": 401,
     "detail": "Pipedrive no longer accepts the refresh token of this connection.",
     "instance": "urn:request:01J",

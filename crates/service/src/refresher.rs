@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pipekeeper_core::config::Loader;
 use pipekeeper_core::http_client::{self, Limits};
+use pipekeeper_core::refresher_client::RefresherClient;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::webhook::Refresher;
 use serde::Deserialize;
 use url::Url;
 
-use crate::caller::Credentials;
+use crate::auth::Credentials;
 
 /// Checked; what is optional here was a problem for the loader.
 #[derive(Debug, Clone)]
@@ -56,13 +56,13 @@ impl RefresherSection {
         }
     }
 
-    pub fn client(&self) -> anyhow::Result<Refresher> {
+    pub fn client(&self) -> anyhow::Result<RefresherClient> {
         // Longer than the deadline that is asked for: the refresher's own answer says more than a broken call.
         let limits = Limits {
             connect: Duration::from_secs(2),
             total: self.deadline + Duration::from_secs(2),
         };
-        Ok(Refresher {
+        Ok(RefresherClient {
             client: http_client::build(limits)?,
             url: self.url.clone().context("no refresher.url")?,
             user: self.credentials.user().to_owned(),

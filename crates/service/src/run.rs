@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pipekeeper_core::config::Sources;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Obstacle, Role, Schema, Store};
+use pipekeeper_core::store::{Diagnosis, Role, Schema, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -77,9 +77,20 @@ impl Migrate {
     }
 }
 
+/// `0.1.0 (5d9c1ab9a7f4)`: the version, and the commit that this was built from.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("PIPEKEEPER_COMMIT"),
+    ")"
+);
+
 /// The `main` of a service.
 pub fn main<S: Service>() -> ExitCode {
-    let command = Cli::<S::Command>::command().name(S::NAME).about(S::ABOUT);
+    let command = Cli::<S::Command>::command()
+        .name(S::NAME)
+        .about(S::ABOUT)
+        .version(VERSION);
     let cli = Cli::<S::Command>::from_arg_matches(&command.get_matches())
         .expect("clap checked the matches");
     let command = cli.command.unwrap_or(Command::Serve);
@@ -127,7 +138,8 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 async fn serve<S: Service>(config: Loaded<S>) -> anyhow::Result<()> {
     config.common.telemetry.init();
     crate::metrics::recorder();
-    tracing::info!(service = S::NAME, "starting");
+    crate::metrics::record_build(S::NAME);
+    tracing::info!(service = S::NAME, version = VERSION, "starting");
     tracing::debug!(configuration = config.effective, "configured");
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -193,7 +205,7 @@ async fn migrate_when_up(store: &Store, patience: Duration) -> anyhow::Result<us
             Ok(applied) => return Ok(applied),
             Err(error) => error,
         };
-        let passes = error.is_unavailable() && error.obstacle().is_none_or(Obstacle::may_pass);
+        let passes = error.is_unavailable() && error.diagnosis().is_none_or(Diagnosis::may_pass);
         let error = anyhow::Error::from(error);
         if !passes || tokio::time::Instant::now() >= until {
             return Err(error);

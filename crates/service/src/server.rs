@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_web::dev::{ResourceDef, ServerHandle};
+use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
@@ -23,9 +23,11 @@ use utoipa_actix_web::AppExt as _;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::{Common, Http};
-use crate::edge::{ALSO_HEAD, Edge, edge, no_route};
-use crate::health::{Degraded, Ready, SchemaTooNew, await_schema, healthz, lacks, readyz};
-use crate::listener::{admit_no_more, bind};
+use crate::health::{Degraded, SchemaTooNew, await_schema, healthz, lacks, readyz};
+use crate::known_paths::KnownPaths;
+use crate::listener::{bind, stop_accepting};
+use crate::middleware::{no_route, observe};
+use crate::observer::{Observer, Ready};
 use pipekeeper_core::tasks::Tasks;
 
 /// How long an idle connection is kept.
@@ -215,7 +217,7 @@ impl Server {
             tasks: tasks.clone(),
         };
         let service = Data::new(S::build(config.own, context)?);
-        let edge_data = Data::new(Edge {
+        let observer = Data::new(Observer {
             service: S::NAME,
             aliases: S::ALIASES,
             ready,
@@ -238,7 +240,7 @@ impl Server {
             let (app, _openapi) = App::new()
                 .into_utoipa_app()
                 .app_data(Data::clone(&service))
-                .app_data(Data::clone(&edge_data))
+                .app_data(Data::clone(&observer))
                 .app_data(Data::clone(&openapi))
                 .app_data(Data::clone(&known))
                 .app_data(Data::clone(&store))
@@ -249,7 +251,7 @@ impl Server {
                 .route("/openapi.json", web::get().to(openapi_json))
                 .default_service(web::to(no_route))
                 .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
-                .wrap(from_fn(edge))
+                .wrap(from_fn(observe))
         })
         .workers(workers)
         // actix-web leaves Nagle on: a chunked answer would stall for a delayed ACK.
@@ -305,7 +307,7 @@ impl Server {
                 Err(anyhow::anyhow!("an HTTP server ended by itself: {ended:?}"))
             }
         };
-        admit_no_more(self.listener).await;
+        stop_accepting(self.listener).await;
         let until = tokio::time::Instant::now() + self.grace;
         self.tasks.stopping().cancel();
         join_all(self.handles.iter().map(|handle| handle.stop(true))).await;
@@ -350,37 +352,4 @@ pub(crate) fn openapi<S: Service>() -> OpenApi {
         .configure(routes::<S>)
         .split_for_parts();
     openapi
-}
-
-/// The methods that each path takes, read off the API's own description.
-pub(crate) struct KnownPaths(Vec<(ResourceDef, String)>);
-
-impl KnownPaths {
-    fn of(openapi: &OpenApi) -> Self {
-        let mut known = vec![(ResourceDef::new("/openapi.json"), "GET, HEAD".to_owned())];
-        for (path, item) in &openapi.paths.paths {
-            let mut methods: Vec<&str> = [
-                ("GET", &item.get),
-                ("POST", &item.post),
-                ("PUT", &item.put),
-                ("PATCH", &item.patch),
-                ("DELETE", &item.delete),
-            ]
-            .into_iter()
-            .filter_map(|(method, operation)| operation.as_ref().map(|_| method))
-            .collect();
-            if ALSO_HEAD.contains(&path.as_str()) {
-                methods.push("HEAD");
-            }
-            let methods = methods.join(", ");
-            known.push((ResourceDef::new(path.as_str()), methods));
-        }
-        Self(known)
-    }
-
-    pub(crate) fn methods_of(&self, path: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find_map(|(known, methods)| known.is_match(path).then_some(methods.as_str()))
-    }
 }

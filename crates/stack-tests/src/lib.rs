@@ -3,4 +3,4 @@
 pub mod stack;
 
 pub use stack::{Setup, Stack};
-pub use up::client::{Answer, Client};
+pub use up::client::{Client, Reply};

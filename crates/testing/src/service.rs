@@ -30,6 +30,7 @@ const MARKER: &str = "m4rker";
 macro_rules! promises_of_a_service {
     ($service:ty, $binary:expr) => {
         $crate::promises_of_a_service! { @stamp $service, $binary,
+            its_version_names_the_commit
             every_problem_is_listed_at_once
             a_bad_configuration_ends_before_a_socket_opens
             what_is_in_no_section_is_refused

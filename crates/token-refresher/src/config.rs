@@ -8,7 +8,7 @@ use pipekeeper_core::provider::{AppUse, Apps};
 use pipekeeper_core::vault::Vault;
 use pipekeeper_n8n::OldTable;
 use pipekeeper_refresh::Timing;
-use pipekeeper_service::caller::WebhookSection;
+use pipekeeper_service::auth::WebhookSection;
 use pipekeeper_service::config::vault;
 use serde::Deserialize;
 

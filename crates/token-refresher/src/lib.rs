@@ -15,7 +15,7 @@ use pipekeeper_core::http_client;
 use pipekeeper_core::vault::Vault;
 use pipekeeper_n8n::mirror::Mirror;
 use pipekeeper_refresh::{Dependencies, Disk, Journal, MachineDisk, Refresher, Rules};
-use pipekeeper_service::caller::WebhookSection;
+use pipekeeper_service::auth::WebhookSection;
 use pipekeeper_service::{Context, Loaded, Service};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -181,9 +181,13 @@ impl Service for TokenRefresher {
     }
 
     fn degraded(&self) -> Vec<String> {
-        let mut troubles = self.refresher.troubles();
-        troubles.extend(self.mirror.iter().flat_map(|mirror| mirror.troubles()));
-        troubles
+        let mut degraded_reasons = self.refresher.degraded_reasons();
+        degraded_reasons.extend(
+            self.mirror
+                .iter()
+                .flat_map(|mirror| mirror.degraded_reasons()),
+        );
+        degraded_reasons
     }
 
     async fn command(command: Command, config: Loaded<Self>) -> anyhow::Result<String> {

@@ -6,14 +6,14 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{Connection, HANDED_BACK, Selection, Selector};
-use pipekeeper_core::webhook::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
+use pipekeeper_core::connection::{Connection, ConnectionId, ConnectionState, HANDED_BACK};
+use pipekeeper_core::refresher_client::{REFUSED_AFTER_RENEWAL, RefreshOutcome, Refreshed};
+use pipekeeper_core::store::{Selection, Selector};
 use pipekeeper_n8n::mirror::{Mirror, MirrorError, WereCurrent};
 use pipekeeper_refresh::{Outcome, RefreshError, Trigger};
 use pipekeeper_service::body;
+use pipekeeper_service::connection_selector::{self, Target, select};
 use pipekeeper_service::problem::{Code, Problem, ProblemBody};
-use pipekeeper_service::selection::{self, Selected, select};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -65,7 +65,7 @@ pub(crate) async fn refresh(
     payload: Payload,
     service: Data<TokenRefresher>,
 ) -> Result<HttpResponse, Problem> {
-    service.webhook.credentials.check(&request)?;
+    service.webhook.authenticator.authenticate(&request)?;
     let body = body::read(payload).await?;
     let fields = body::fields(&request, &body)?;
     let generation = fields.parse::<i64>("generation")?;
@@ -80,7 +80,7 @@ pub(crate) async fn refresh(
     let selected = select(service.refresher.apps(), &fields)?;
     // A caller that names neither a connection nor a generation reads n8n's row, before and after.
     let mirror = match (&selected, generation) {
-        (Selected::Of { .. }, None) => service.mirror.as_deref(),
+        (Target::Of { .. }, None) => service.mirror.as_deref(),
         _ => None,
     };
     let (id, is_default) = connection_of(&service, selected).await?;
@@ -151,10 +151,10 @@ async fn sync(
 /// The connection, and whether it is the default one of its app.
 async fn connection_of(
     service: &TokenRefresher,
-    selected: Selected,
+    selected: Target,
 ) -> Result<(ConnectionId, bool), Problem> {
     // The refresh reads the row.
-    if let Selected::Connection {
+    if let Target::Connection {
         id,
         app: None,
         account_id: None,
@@ -163,13 +163,12 @@ async fn connection_of(
     {
         return Ok((id, false));
     }
-    let is_default =
-        matches!(&selected, Selected::Of { selector, .. } if *selector == Selector::App);
+    let is_default = matches!(&selected, Target::Of { selector, .. } if *selector == Selector::App);
     match selected.find(service.refresher.store()).await? {
         Selection::One(row) => Ok((row.id, is_default)),
-        Selection::None => Err(selection::not_found()),
-        Selection::Ambiguous => Err(selection::ambiguous()),
-        Selection::DefaultGone => Err(selection::default_gone()),
+        Selection::None => Err(connection_selector::not_found()),
+        Selection::Ambiguous => Err(connection_selector::ambiguous()),
+        Selection::DefaultGone => Err(connection_selector::default_gone()),
     }
 }
 
@@ -199,7 +198,7 @@ fn problem_of(error: RefreshError, now: Timestamp) -> Problem {
             .retry_after(Some(retry_at.saturating_since(now)))
     };
     match error {
-        RefreshError::NotFound => selection::not_found(),
+        RefreshError::NotFound => connection_selector::not_found(),
         RefreshError::Ended { state, reason, since } => {
             let detail = match state {
                 ConnectionState::Revoked if reason.as_deref() == Some(HANDED_BACK) => {

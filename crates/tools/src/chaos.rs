@@ -1,24 +1,21 @@
 //! `scripts/chaos`: the refresh protocol under faults, and the rules that it is held to afterwards.
 
-pub mod account;
 mod actions;
-mod calm;
 pub mod checker;
 pub mod database;
 pub mod event_log;
 pub mod evidence;
-pub mod in_call;
 pub mod injected;
+pub mod invariant;
 pub mod journals;
-pub mod load;
+mod quiesce;
 pub mod report;
 pub mod responses;
 pub mod sabotage;
 pub mod schedule;
-pub mod supervisor;
+pub mod stack;
 pub mod trigger;
 mod watch;
-pub mod world;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,7 +31,7 @@ use self::checker::{Moment, Verdict, check};
 use self::evidence::Evidence;
 use self::report::Figures;
 use self::sabotage::Sabotage;
-use self::world::World;
+use self::stack::Stack;
 
 /// The refreshers' times, as short as they may be.
 const CALL_TIMEOUT_SECS: u16 = 1;
@@ -88,7 +85,7 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
         Program::Injected { sabotage } => sabotage,
     };
     let length_ms = u64::try_from(options.length.as_millis())?;
-    let steps = schedule::draw(options.seed, length_ms, &World::targets(options), sabotage);
+    let steps = schedule::draw(options.seed, length_ms, &Stack::targets(options), sabotage);
     let schedule: Vec<_> = steps.iter().map(ToString::to_string).collect();
     let schedule = schedule.join("\n");
     std::fs::create_dir_all(&options.directory)?;
@@ -104,25 +101,25 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
         steps.len()
     )?;
 
-    let (world, hits) = World::start(options).await?;
-    let _timers = watch::Timers::start(&world.event_log, &options.directory.join("probe"))?;
-    let world = Arc::new(world);
-    writeln!(out, "journals: {:?}; playing …", world.journals.how())?;
+    let (stack, hits) = Stack::start(options).await?;
+    let _timers = watch::Timers::start(&stack.event_log, &options.directory.join("probe"))?;
+    let stack = Arc::new(stack);
+    writeln!(out, "journals: {:?}; playing …", stack.journals.how())?;
     let mut aside = JoinSet::new();
-    aside.spawn(in_call::serve(Arc::clone(&world), hits));
-    aside.spawn(watch::rows(Arc::clone(&world)));
+    aside.spawn(stack::in_call::serve(Arc::clone(&stack), hits));
+    aside.spawn(watch::rows(Arc::clone(&stack)));
     if sabotage == Some(Sabotage::JournalDeleted) {
-        aside.spawn(watch::delete_journals(Arc::clone(&world)));
+        aside.spawn(watch::delete_journals(Arc::clone(&stack)));
     }
     let (evidence, moment) = tokio::select! {
-        played = play(options, &world, &steps, out) => (played?, Moment::AtRest),
-        found = noticed(&world, sabotage) => (found?, Moment::During),
+        played = play(options, &stack, &steps, out) => (played?, Moment::AtRest),
+        found = noticed(&stack, sabotage) => (found?, Moment::During),
     };
     evidence.keep(&options.directory)?;
-    world
+    stack
         .database
         .keep(&options.directory.join("pipekeeper.db"))?;
-    world.journals.keep(&options.directory.join("journals"))?;
+    stack.journals.keep(&options.directory.join("journals"))?;
     let (verdict, figures) = tokio::task::spawn_blocking(move || {
         let verdict = check(&evidence, moment);
         let figures = Figures::of(&evidence, &verdict);
@@ -133,7 +130,7 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
     tell(out, &figures, &verdict)?;
     report::table(options, &figures, &verdict).write(
         out,
-        "\nAs docs/measured/chaos.md has it, a row for each run:",
+        "\nAs docs/results/chaos.md has it, a row for each run:",
     )?;
     Ok(Outcome {
         figures,
@@ -145,36 +142,36 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
 /// Plays all steps under load, and waits for rest.
 async fn play(
     options: &Options,
-    world: &Arc<World>,
+    stack: &Arc<Stack>,
     steps: &[schedule::Step],
     out: &mut (dyn Write + Send),
 ) -> anyhow::Result<Evidence> {
     let stop = CancellationToken::new();
-    let load = load::play(world, options.seed, &stop);
+    let load = stack::load::play(stack, options.seed, &stop);
     let faults = async {
-        actions::play(world, steps).await;
-        calm::put_back(world).await?;
+        actions::play(stack, steps).await;
+        quiesce::put_back(stack).await?;
         stop.cancel();
         Ok::<_, anyhow::Error>(())
     };
     let (faults, ()) = tokio::join!(faults, load);
     faults?;
     writeln!(out, "played; waiting for rest …")?;
-    let restless = calm::settle(world).await?;
-    let at_rest = calm::ask_all(world).await?;
-    let mut evidence = Evidence::collect(world, restless).await?;
+    let restless = quiesce::settle(stack).await?;
+    let at_rest = quiesce::ask_all(stack).await?;
+    let mut evidence = Evidence::collect(stack, restless).await?;
     evidence.data.extend(at_rest);
     Ok(evidence)
 }
 
 /// Looks at a sabotaged run now and then, until the rule is broken that the sabotage is about; at others never ends.
-async fn noticed(world: &Arc<World>, sabotage: Option<Sabotage>) -> anyhow::Result<Evidence> {
+async fn noticed(stack: &Arc<Stack>, sabotage: Option<Sabotage>) -> anyhow::Result<Evidence> {
     let Some(sabotage) = sabotage else {
         return std::future::pending().await;
     };
     loop {
         tokio::time::sleep(CHECKED_EVERY).await;
-        let evidence = match Evidence::collect(world, Vec::new()).await {
+        let evidence = match Evidence::collect(stack, Vec::new()).await {
             Ok(evidence) => evidence,
             Err(error) if database_is_away(&error) => continue,
             Err(error) => return Err(error.context("look at the run")),

@@ -5,6 +5,6 @@
 )]
 
 pub mod chaos;
-pub mod dice;
 pub mod load;
-pub mod measured;
+pub mod results;
+pub mod rng;

@@ -34,13 +34,13 @@ pub struct Client {
 
 /// A whole answer.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Reply {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: String,
 }
 
-impl Answer {
+impl Reply {
     /// # Errors
     /// Also a response that shows a token: no caller may ever get one.
     pub async fn of(response: Response) -> anyhow::Result<Self> {
@@ -79,7 +79,7 @@ impl Answer {
         assert_eq!(self.header("x-content-type-options"), "nosniff");
         let kebab = code.to_lowercase().replace('_', "-");
         let expected = json!({
-            "type": format!("https://pipekeeper.dev/problems/{kebab}"),
+            "type": format!("urn:pipekeeper:problem:{kebab}"),
             "status": status,
             "instance": format!("urn:request:{}", self.header("x-request-id")),
             "success": false,
@@ -177,9 +177,9 @@ impl Client {
     }
 
     /// The callback, as an API client calls it.
-    pub async fn callback(&self, query: &str) -> anyhow::Result<Answer> {
+    pub async fn callback(&self, query: &str) -> anyhow::Result<Reply> {
         let url = format!("{}{CALLBACK}?{query}", self.auth_capture);
-        Answer::of(self.http.get(url).send().await?).await
+        Reply::of(self.http.get(url).send().await?).await
     }
 
     /// Installs the app for a user of a company.
@@ -217,7 +217,7 @@ impl Client {
         &self,
         location: &Url,
         cookie: Option<&str>,
-    ) -> anyhow::Result<Answer> {
+    ) -> anyhow::Result<Reply> {
         let query = location.query().unwrap_or_default();
         let mut request = self
             .http
@@ -225,7 +225,7 @@ impl Client {
         if let Some(cookie) = cookie {
             request = request.header(COOKIE, cookie);
         }
-        Answer::of(request.send().await?).await
+        Reply::of(request.send().await?).await
     }
 
     pub fn person_request(&self, body: &Value) -> RequestBuilder {
@@ -237,8 +237,8 @@ impl Client {
     }
 
     /// The person who has this email, in the default connection.
-    pub async fn person(&self, email: &str) -> anyhow::Result<Answer> {
-        Answer::of(
+    pub async fn person(&self, email: &str) -> anyhow::Result<Reply> {
+        Reply::of(
             self.person_request(&json!({"person": {"email": email}}))
                 .send()
                 .await?,
@@ -247,13 +247,13 @@ impl Client {
     }
 
     /// The person who has this email, of one account's connection.
-    pub async fn person_of(&self, connection: &Value, email: &str) -> anyhow::Result<Answer> {
+    pub async fn person_of(&self, connection: &Value, email: &str) -> anyhow::Result<Reply> {
         let body = json!({
             "person": {"email": email},
             "accountId": connection["account_id"],
             "owner": connection["owner"],
         });
-        Answer::of(self.person_request(&body).send().await?).await
+        Reply::of(self.person_request(&body).send().await?).await
     }
 
     pub fn refresh_request(&self, body: &Value) -> RequestBuilder {
@@ -264,14 +264,14 @@ impl Client {
             .json(body)
     }
 
-    pub async fn refresh(&self, body: &Value) -> anyhow::Result<Answer> {
-        Answer::of(self.refresh_request(body).send().await?).await
+    pub async fn refresh(&self, body: &Value) -> anyhow::Result<Reply> {
+        Reply::of(self.refresh_request(body).send().await?).await
     }
 
     /// One of the simulator's controls: `expire`, `settings`, `faults`, …
     pub async fn sim(&self, control: &str, body: &Value) -> anyhow::Result<Value> {
         let url = format!("{}/_sim/{control}", self.simulator);
-        let answer = Answer::of(self.http.post(url).json(body).send().await?).await?;
+        let answer = Reply::of(self.http.post(url).json(body).send().await?).await?;
         ensure!(
             answer.status == 200,
             "/_sim/{control} answered {}: {}",
@@ -284,7 +284,7 @@ impl Client {
     /// The simulator's counters and books.
     pub async fn stats(&self) -> anyhow::Result<Value> {
         let url = format!("{}/_sim/stats", self.simulator);
-        Ok(Answer::of(self.http.get(url).send().await?).await?.json())
+        Ok(Reply::of(self.http.get(url).send().await?).await?.json())
     }
 
     /// Calls of token-refresher's webhook, as its own metrics count them.

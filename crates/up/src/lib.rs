@@ -5,6 +5,6 @@
 )]
 
 pub mod client;
+pub mod demo;
 pub mod processes;
-pub mod story;
 pub mod tasks;

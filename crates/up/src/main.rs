@@ -9,14 +9,14 @@ use clap::Parser;
 use pipekeeper_core::secret::Secret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use up::client::{PERSON, REFRESH};
+use up::demo;
 use up::processes::{Plan, Processes, Registration, SERVICES, SIMULATOR};
-use up::story;
 
 /// Starts the stack and keeps it running until Ctrl-C.
 #[derive(Debug, Parser)]
-#[command(name = "scripts/up")]
+#[command(name = "scripts/up", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIPEKEEPER_COMMIT"), ")"))]
 struct Arguments {
-    /// Play the whole story, check every step of it, and stop; exit code 0 only if all of it held
+    /// Play the whole demo, check every step of it, and stop; exit code 0 only if all of it held
     #[arg(long)]
     demo: bool,
     /// Where database, secrets and logs are kept
@@ -89,7 +89,7 @@ async fn work(processes: &mut Processes, demo: bool, plan: &Plan) -> anyhow::Res
 
 async fn serve(demo: bool, plan: &Plan) -> anyhow::Result<()> {
     if demo {
-        return story::play(&plan.client()?, &mut io::stdout()).await;
+        return demo::play(&plan.client()?, &mut io::stdout()).await;
     }
     io::stdout().write_all(welcome(plan)?.as_bytes())?;
     std::future::pending().await

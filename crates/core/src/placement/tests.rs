@@ -1,6 +1,6 @@
 use super::*;
 use crate::clock::Timestamp;
-use crate::store::Sealed;
+use crate::sealed::Sealed;
 
 /// A row of `account`/`boss` that holds the grant of a user of a company.
 fn row(id: &str, account: &str, (company, user): (&str, &str), state: State) -> Connection {

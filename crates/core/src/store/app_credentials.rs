@@ -4,10 +4,10 @@ use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 
-use super::connections::AppKey;
-use super::schema::app_credentials::{dsl as a, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
+use crate::connection::AppKey;
+use crate::schema::app_credentials::{dsl as a, table};
 
 impl Store {
     /// The fingerprint that was noted last.

@@ -16,10 +16,10 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
-use super::schema::callbacks::{self, dsl as b, table};
-use super::types::Sealed;
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
+use crate::schema::callbacks::{self, dsl as b, table};
+use crate::sealed::Sealed;
 
 /// A callback that was claimed.
 #[derive(Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -72,7 +72,7 @@ impl fmt::Debug for NewCallback {
 /// What a claim comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    Granted,
+    PlainGrant,
     /// The same code was claimed before.
     Taken(Box<Callback>),
     /// The state came with another code before.
@@ -97,9 +97,9 @@ impl Store {
             ))
             .execute(conn));
         match inserted {
-            Ok(_) => Ok(Claim::Granted),
+            Ok(_) => Ok(Claim::PlainGrant),
             Err(StoreError::Duplicate) => Ok(match self.callback_find(&new.id).await? {
-                Some(own) if own.claimer == new.claimer => Claim::Granted,
+                Some(own) if own.claimer == new.claimer => Claim::PlainGrant,
                 Some(taken) => Claim::Taken(Box::new(taken)),
                 None => Claim::StateUsed,
             }),

@@ -4,98 +4,21 @@
 //! (or, in `leases`, on the lease's owner) that its caller has seen, and says whether it took effect.
 
 use diesel::dsl::case_when;
-use diesel::mysql::Mysql;
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{Bool, Nullable, Text};
-use diesel::sqlite::Sqlite;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::default_connections::NewDefault;
-use super::schema::callbacks::{dsl as b, table as callbacks};
-use super::schema::connections::{dsl as c, table};
-use super::schema::default_connections::{dsl as d, table as default_connections};
-use super::schema::{Instant, connections};
-use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{AccountName, ConnectionId, ConnectionState};
-
-/// n8n's `Platform` (the provider's `platform`) and `AppId` (the OAuth client id).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AppKey {
-    pub platform: String,
-    pub app_id: String,
-}
-
-/// One row; tokens sealed.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
-#[diesel(table_name = connections, check_for_backend(Pg, Mysql, Sqlite))]
-pub struct Connection {
-    pub id: ConnectionId,
-    pub platform: String,
-    pub app_id: String,
-    pub account_id: AccountName,
-    pub owner: AccountName,
-    pub company_id: String,
-    pub company_domain: String,
-    pub company_name: String,
-    pub user_id: String,
-    pub user_name: String,
-    pub api_domain: String,
-    pub scope: String,
-    pub access_token: Sealed,
-    pub refresh_token: Sealed,
-    pub expires_at: Timestamp,
-    pub refreshed_at: Option<Timestamp>,
-    pub authorized_at: Timestamp,
-    pub idle_deadline: Option<Timestamp>,
-    pub last_used_at: Option<Timestamp>,
-    pub generation: i64,
-    pub state: ConnectionState,
-    pub state_reason: Option<String>,
-    pub state_since: Timestamp,
-    pub in_doubt: bool,
-    pub lease_owner: Option<String>,
-    pub due_at: Timestamp,
-    pub early_renewals: i32,
-    pub failures: i32,
-    pub retry_at: Option<Timestamp>,
-    pub last_error: Option<String>,
-    pub revoke_pending: bool,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
-}
-
-impl Connection {
-    pub fn app(&self) -> AppKey {
-        AppKey {
-            platform: self.platform.clone(),
-            app_id: self.app_id.clone(),
-        }
-    }
-}
-
-/// What a login or an install gives: who keeps it, who consented upstream, and the tokens.
-#[derive(Debug, Clone)]
-pub struct Consent {
-    pub account_id: AccountName,
-    pub owner: AccountName,
-    pub company_id: String,
-    pub company_domain: String,
-    pub company_name: String,
-    pub user_id: String,
-    pub user_name: String,
-    pub api_domain: String,
-    pub scope: String,
-    pub access_token: Sealed,
-    pub refresh_token: Sealed,
-    pub expires_at: Timestamp,
-    pub authorized_at: Timestamp,
-    pub idle_deadline: Option<Timestamp>,
-    pub due_at: Timestamp,
-}
+use crate::connection::{AccountName, AppKey, Connection, ConnectionId, ConnectionState};
+use crate::granted::Consent;
+use crate::schema::Instant;
+use crate::schema::callbacks::{dsl as b, table as callbacks};
+use crate::schema::connections::{dsl as c, table};
+use crate::schema::default_connections::{dsl as d, table as default_connections};
+use crate::sealed::Sealed;
 
 /// A connection that did not exist: active, generation 1.
 #[derive(Debug, Clone)]
@@ -523,7 +446,11 @@ impl Store {
             wiped.as_ref().map(|empty| c::access_token.eq(empty)),
             wiped.as_ref().map(|empty| c::refresh_token.eq(empty)),
             c::revoke_pending.eq(pending),
-            c::due_at.eq(if pending { now } else { never() }),
+            c::due_at.eq(if pending {
+                now
+            } else {
+                Timestamp::far_future()
+            }),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;
@@ -575,7 +502,7 @@ impl Store {
             c::lease_owner.eq(None::<&str>),
             c::retry_at.eq(None::<Timestamp>),
             c::last_error.eq(error),
-            c::due_at.eq(never()),
+            c::due_at.eq(Timestamp::far_future()),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;

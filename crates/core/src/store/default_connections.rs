@@ -12,13 +12,12 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
-use super::connections::{AppKey, Connection};
-use super::schema::connections::{dsl as c, table as connections};
-use super::schema::default_connections::{self, dsl as d, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{AccountName, ConnectionId};
+use crate::connection::{AccountName, AppKey, Connection, ConnectionId};
 use crate::placement::{Beside, DefaultReason};
+use crate::schema::connections::{dsl as c, table as connections};
+use crate::schema::default_connections::{self, dsl as d, table};
 
 /// The default connection of an app or of one of its accounts.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]

@@ -5,8 +5,8 @@ use std::iter::successors;
 use deadpool::managed::PoolError;
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error as DieselError};
 
-use super::obstacle::Obstacle;
-use super::target::UrlError;
+use super::diagnosis::Diagnosis;
+use super::url_parameters::UrlError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,16 +50,16 @@ impl StoreError {
         let Self::Unavailable { source } = self else {
             return false;
         };
-        !source.is::<ConnectError>() && self.obstacle().is_some_and(Obstacle::refuses_writes)
+        !source.is::<ConnectError>() && self.diagnosis().is_some_and(Diagnosis::refuses_writes)
     }
 
     /// What stands in the way, where that shows.
-    pub fn obstacle(&self) -> Option<Obstacle> {
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
         let first: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(self);
         successors(first, |&cause| cause.source()).find_map(|cause| {
             match cause.downcast_ref::<ConnectError>() {
-                Some(cause) => cause.obstacle,
-                None => Obstacle::of_words(&cause.to_string()),
+                Some(cause) => cause.diagnosis,
+                None => Diagnosis::of_words(&cause.to_string()),
             }
         })
     }
@@ -79,14 +79,14 @@ impl StoreError {
 
 impl From<DieselError> for StoreError {
     fn from(error: DieselError) -> Self {
-        match trouble(&error) {
-            Trouble::Duplicate => Self::Duplicate,
-            Trouble::Lost
-            | Trouble::ReadOnly
-            | Trouble::Busy
-            | Trouble::Conflict
-            | Trouble::NotHere => Self::unavailable(error),
-            Trouble::Refused => Self::Query { source: error },
+        match kind_of(&error) {
+            ErrorKind::Duplicate => Self::Duplicate,
+            ErrorKind::Lost
+            | ErrorKind::ReadOnly
+            | ErrorKind::Busy
+            | ErrorKind::Conflict
+            | ErrorKind::NotHere => Self::unavailable(error),
+            ErrorKind::Refused => Self::Query { source: error },
         }
     }
 }
@@ -111,14 +111,14 @@ impl From<ConnectError> for StoreError {
 #[error("{said}")]
 pub(super) struct ConnectError {
     pub(super) said: String,
-    pub(super) obstacle: Option<Obstacle>,
+    pub(super) diagnosis: Option<Diagnosis>,
 }
 
 impl ConnectError {
-    pub(super) fn of(obstacle: Option<Obstacle>, said: impl Into<String>) -> Self {
+    pub(super) fn of(diagnosis: Option<Diagnosis>, said: impl Into<String>) -> Self {
         Self {
             said: said.into(),
-            obstacle,
+            diagnosis,
         }
     }
 }
@@ -126,7 +126,7 @@ impl ConnectError {
 impl From<ConnectionError> for ConnectError {
     fn from(error: ConnectionError) -> Self {
         let said = error.to_string();
-        Self::of(Obstacle::of_words(&said), said)
+        Self::of(Diagnosis::of_words(&said), said)
     }
 }
 
@@ -148,21 +148,23 @@ pub(super) enum Useless {
 
 impl Useless {
     pub(super) fn after(error: &DieselError) -> Self {
-        match trouble(error) {
-            Trouble::Lost | Trouble::NotHere => Self::All,
-            Trouble::ReadOnly => Self::This,
-            Trouble::Duplicate | Trouble::Busy | Trouble::Conflict | Trouble::Refused => Self::None,
+        match kind_of(error) {
+            ErrorKind::Lost | ErrorKind::NotHere => Self::All,
+            ErrorKind::ReadOnly => Self::This,
+            ErrorKind::Duplicate | ErrorKind::Busy | ErrorKind::Conflict | ErrorKind::Refused => {
+                Self::None
+            }
         }
     }
 }
 
 /// Whether nothing of the query, or of the transaction, took effect, and the same again may succeed.
 pub(super) fn may_be_repeated(error: &DieselError) -> bool {
-    matches!(trouble(error), Trouble::Conflict | Trouble::NotHere)
+    matches!(kind_of(error), ErrorKind::Conflict | ErrorKind::NotHere)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum ErrorKind {
     Duplicate,
     Lost,
     /// This connection leads to a server, or to a session, that takes no writes; a new one may lead to another.
@@ -175,76 +177,79 @@ enum Trouble {
     Refused,
 }
 
-fn trouble(error: &DieselError) -> Trouble {
+fn kind_of(error: &DieselError) -> ErrorKind {
     let DieselError::DatabaseError(kind, info) = error else {
         return if matches!(error, DieselError::BrokenTransactionManager) {
-            Trouble::Lost
+            ErrorKind::Lost
         } else {
-            Trouble::Refused
+            ErrorKind::Refused
         };
     };
     match kind {
-        DatabaseErrorKind::UniqueViolation => Trouble::Duplicate,
+        DatabaseErrorKind::UniqueViolation => ErrorKind::Duplicate,
         DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => {
-            Trouble::Lost
+            ErrorKind::Lost
         }
-        DatabaseErrorKind::ReadOnlyTransaction => Trouble::ReadOnly,
-        DatabaseErrorKind::SerializationFailure => Trouble::Conflict,
-        DatabaseErrorKind::Unknown => trouble_by_message(info.message()),
-        _ => Trouble::Refused,
+        DatabaseErrorKind::ReadOnlyTransaction => ErrorKind::ReadOnly,
+        DatabaseErrorKind::SerializationFailure => ErrorKind::Conflict,
+        DatabaseErrorKind::Unknown => kind_by_message(info.message()),
+        _ => ErrorKind::Refused,
     }
 }
 
 /// diesel-async keeps only the text of what `MySQL`'s driver says, diesel only the text of what `SQLite` says, and it has no
 /// word for some of Postgres's codes. The texts of `MySQL` are English, as the session asks for them.
-fn trouble_by_message(message: &str) -> Trouble {
-    const STARTS: [(&str, Trouble); 27] = [
-        ("Input/output error", Trouble::Lost),
-        ("Driver error", Trouble::Lost),
-        ("Server shutdown in progress", Trouble::Lost),
-        ("Connection was killed", Trouble::Lost),
-        ("The MySQL server is running with the", Trouble::ReadOnly),
-        ("The MariaDB server is running with the", Trouble::ReadOnly),
-        ("Running in read-only mode", Trouble::ReadOnly),
-        ("disk I/O error", Trouble::Lost),
+fn kind_by_message(message: &str) -> ErrorKind {
+    const STARTS: [(&str, ErrorKind); 27] = [
+        ("Input/output error", ErrorKind::Lost),
+        ("Driver error", ErrorKind::Lost),
+        ("Server shutdown in progress", ErrorKind::Lost),
+        ("Connection was killed", ErrorKind::Lost),
+        ("The MySQL server is running with the", ErrorKind::ReadOnly),
+        (
+            "The MariaDB server is running with the",
+            ErrorKind::ReadOnly,
+        ),
+        ("Running in read-only mode", ErrorKind::ReadOnly),
+        ("disk I/O error", ErrorKind::Lost),
         // A file that is empty, or another one.
-        ("no such table", Trouble::Lost),
-        ("file is not a database", Trouble::Lost),
+        ("no such table", ErrorKind::Lost),
+        ("file is not a database", ErrorKind::Lost),
         // InnoDB, and Galera's certification of a commit.
-        ("Deadlock found", Trouble::Conflict),
-        ("Lock wait timeout exceeded", Trouble::Conflict),
-        ("Record has changed since last read", Trouble::Conflict),
-        ("WSREP detected deadlock/conflict", Trouble::Conflict),
+        ("Deadlock found", ErrorKind::Conflict),
+        ("Lock wait timeout exceeded", ErrorKind::Conflict),
+        ("Record has changed since last read", ErrorKind::Conflict),
+        ("WSREP detected deadlock/conflict", ErrorKind::Conflict),
         // A Galera node that joins the cluster, or has lost it.
-        ("WSREP has not yet prepared node", Trouble::NotHere),
-        ("database is locked", Trouble::Busy),
-        ("database table is locked", Trouble::Busy),
-        ("database or disk is full", Trouble::Busy),
-        ("unable to open database file", Trouble::Busy),
-        ("attempt to write a readonly database", Trouble::Busy),
-        ("Disk full", Trouble::Busy),
-        ("Disk got full", Trouble::Busy),
-        ("Too many connections", Trouble::Busy),
-        ("Query execution was interrupted", Trouble::Busy),
-        ("Got error 28", Trouble::Busy),
-        ("Error writing file", Trouble::Busy),
-        ("No space left on device", Trouble::Busy),
+        ("WSREP has not yet prepared node", ErrorKind::NotHere),
+        ("database is locked", ErrorKind::Busy),
+        ("database table is locked", ErrorKind::Busy),
+        ("database or disk is full", ErrorKind::Busy),
+        ("unable to open database file", ErrorKind::Busy),
+        ("attempt to write a readonly database", ErrorKind::Busy),
+        ("Disk full", ErrorKind::Busy),
+        ("Disk got full", ErrorKind::Busy),
+        ("Too many connections", ErrorKind::Busy),
+        ("Query execution was interrupted", ErrorKind::Busy),
+        ("Got error 28", ErrorKind::Busy),
+        ("Error writing file", ErrorKind::Busy),
+        ("No space left on device", ErrorKind::Busy),
     ];
     // Cancelled by a time limit, a lock that was not to be had, a transaction that ended otherwise.
     const SQLSTATES: [&str; 4] = ["57014", "55P03", "40000", "40003"];
     let start = STARTS.iter().find(|(start, _)| message.starts_with(start));
     let is_state = |state: &&str| message.ends_with(&format!("(SQLSTATE {state})"));
     match start {
-        Some((_, trouble)) => *trouble,
+        Some((_, kind_of)) => *kind_of,
         // `innodb_read_only`.
         None if message.starts_with("Table '") && message.ends_with("' is read only") => {
-            Trouble::ReadOnly
+            ErrorKind::ReadOnly
         }
         None if message.starts_with("Got error ") && message.ends_with(" during COMMIT") => {
-            Trouble::Busy
+            ErrorKind::Busy
         }
-        None if SQLSTATES.iter().any(is_state) || message.ends_with("' is full") => Trouble::Busy,
-        None => Trouble::Refused,
+        None if SQLSTATES.iter().any(is_state) || message.ends_with("' is full") => ErrorKind::Busy,
+        None => ErrorKind::Refused,
     }
 }
 
@@ -262,122 +267,122 @@ mod tests {
     };
 
     /// What servers and drivers say, and how diesel classes it.
-    const SAID: [(DatabaseErrorKind, &str, Trouble); 30] = [
-        (UnableToSendCommand, "connection closed", Trouble::Lost),
+    const SAID: [(DatabaseErrorKind, &str, ErrorKind); 30] = [
+        (UnableToSendCommand, "connection closed", ErrorKind::Lost),
         (
             ReadOnlyTransaction,
             "cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)",
-            Trouble::ReadOnly,
+            ErrorKind::ReadOnly,
         ),
         (
             Unknown,
             "Input/output error: Broken pipe (os error 32)",
-            Trouble::Lost,
+            ErrorKind::Lost,
         ),
         (
             Unknown,
             "The MariaDB server is running with the --read-only option so it cannot execute this statement",
-            Trouble::ReadOnly,
+            ErrorKind::ReadOnly,
         ),
         // MySQL 1836, 1036 (innodb_read_only) and 1290.
-        (Unknown, "Running in read-only mode", Trouble::ReadOnly),
+        (Unknown, "Running in read-only mode", ErrorKind::ReadOnly),
         (
             Unknown,
             "Table 'connections' is read only",
-            Trouble::ReadOnly,
+            ErrorKind::ReadOnly,
         ),
         (
             Unknown,
             "The MySQL server is running with the --super-read-only option so it cannot execute this statement",
-            Trouble::ReadOnly,
+            ErrorKind::ReadOnly,
         ),
         // 1180: a commit that Galera or InnoDB could not finish, whose outcome is unknown.
         (
             Unknown,
             "Got error 6 \"No such device or address\" during COMMIT",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
         (
             Unknown,
             "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
-        (Unknown, "Got error 5 during COMMIT", Trouble::Busy),
+        (Unknown, "Got error 5 during COMMIT", ErrorKind::Busy),
         (
             SerializationFailure,
             "could not serialize access due to read/write dependencies among transactions (SQLSTATE 40001)",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             SerializationFailure,
             "deadlock detected (SQLSTATE 40P01)",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             Unknown,
             "Deadlock found when trying to get lock; try restarting transaction",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             Unknown,
             "Lock wait timeout exceeded; try restarting transaction",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             Unknown,
             "Record has changed since last read in table 'connections'",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             Unknown,
             "WSREP detected deadlock/conflict and aborted the transaction. Try restarting the transaction",
-            Trouble::Conflict,
+            ErrorKind::Conflict,
         ),
         (
             Unknown,
             "WSREP has not yet prepared node for application use",
-            Trouble::NotHere,
+            ErrorKind::NotHere,
         ),
-        (Unknown, "database is locked", Trouble::Busy),
-        (Unknown, "database or disk is full", Trouble::Busy),
+        (Unknown, "database is locked", ErrorKind::Busy),
+        (Unknown, "database or disk is full", ErrorKind::Busy),
         (
             Unknown,
             "attempt to write a readonly database",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
-        (Unknown, "The table 'connections' is full", Trouble::Busy),
+        (Unknown, "The table 'connections' is full", ErrorKind::Busy),
         (
             Unknown,
             "Query execution was interrupted (max_statement_time exceeded)",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
         (
             Unknown,
             "canceling statement due to statement timeout (SQLSTATE 57014)",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
         (
             Unknown,
             "canceling statement due to lock timeout (SQLSTATE 55P03)",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
         (
             Unknown,
             "the commit's outcome is not known (SQLSTATE 40003)",
-            Trouble::Busy,
+            ErrorKind::Busy,
         ),
-        (UniqueViolation, "", Trouble::Duplicate),
-        (CheckViolation, "", Trouble::Refused),
-        (Unknown, "no such column: colour", Trouble::Refused),
+        (UniqueViolation, "", ErrorKind::Duplicate),
+        (CheckViolation, "", ErrorKind::Refused),
+        (Unknown, "no such column: colour", ErrorKind::Refused),
         (
             Unknown,
             "invalid byte sequence for encoding \"UTF8\": 0x00 (SQLSTATE 22021)",
-            Trouble::Refused,
+            ErrorKind::Refused,
         ),
         (
             Unknown,
             "Data too long for column 'scope' at row 1",
-            Trouble::Refused,
+            ErrorKind::Refused,
         ),
     ];
 
@@ -385,43 +390,43 @@ mod tests {
     fn what_may_pass_is_told_from_what_stays_wrong() {
         for (kind, message, expected) in SAID {
             let error = said(kind, message);
-            assert_eq!(trouble(&error), expected, "{message}");
+            assert_eq!(kind_of(&error), expected, "{message}");
             let shown = StoreError::from(error);
-            let may_pass = !matches!(expected, Trouble::Duplicate | Trouble::Refused);
+            let may_pass = !matches!(expected, ErrorKind::Duplicate | ErrorKind::Refused);
             assert_eq!(shown.is_unavailable(), may_pass, "{message}");
         }
     }
 
     #[test]
     fn a_database_that_takes_no_writes_is_told_from_one_that_is_away() {
-        for (message, obstacle) in [
+        for (message, diagnosis) in [
             (
                 "cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)",
-                Obstacle::ReadOnly,
+                Diagnosis::ReadOnly,
             ),
             (
                 "The MariaDB server is running with the --read-only option so it cannot execute this statement",
-                Obstacle::ReadOnly,
+                Diagnosis::ReadOnly,
             ),
-            ("Running in read-only mode", Obstacle::ReadOnly),
-            ("Table 'connections' is read only", Obstacle::ReadOnly),
+            ("Running in read-only mode", Diagnosis::ReadOnly),
+            ("Table 'connections' is read only", Diagnosis::ReadOnly),
             (
                 "attempt to write a readonly database",
-                Obstacle::NotWritable,
+                Diagnosis::NotWritable,
             ),
-            ("database or disk is full", Obstacle::DiskFull),
+            ("database or disk is full", Diagnosis::DiskFull),
             (
                 "could not extend file \"base/1/2\": No space left on device (SQLSTATE 53100)",
-                Obstacle::DiskFull,
+                Diagnosis::DiskFull,
             ),
-            ("The table 'connections' is full", Obstacle::DiskFull),
+            ("The table 'connections' is full", Diagnosis::DiskFull),
         ] {
             let kind = UnableToSendCommand;
             let error = StoreError::from(said(kind, message));
-            assert_eq!(error.obstacle(), Some(obstacle), "{message}");
+            assert_eq!(error.diagnosis(), Some(diagnosis), "{message}");
             assert!(error.refuses_writes(), "{message}");
         }
-        let away = StoreError::from(ConnectError::of(Some(Obstacle::NotWritable), "no rights"));
+        let away = StoreError::from(ConnectError::of(Some(Diagnosis::NotWritable), "no rights"));
         assert!(!away.refuses_writes());
     }
 }

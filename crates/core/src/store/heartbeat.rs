@@ -5,7 +5,6 @@
 //! server it talks to. A broken connection of the pool alone proves nothing: firewalls and idle limits close them as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use diesel::sql_types::Text;
@@ -25,20 +24,6 @@ const POSTGRES_SERVER: &str = "SELECT concat(pg_postmaster_start_time(), ' ', in
 
 /// The same without the start, which every user may not ask for.
 const MYSQL_SERVER: &str = "SELECT CONCAT(@@hostname, ' ', @@port, ' ', @@server_id) AS server";
-
-/// How often a pool has made a connection, or found one broken.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PoolEvents(Arc<AtomicU64>);
-
-impl PoolEvents {
-    pub(super) fn happened(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn count(&self) -> u64 {
-        AtomicU64::load(&self.0, Ordering::SeqCst)
-    }
-}
 
 /// The connection beside the pool.
 #[derive(Debug)]

@@ -6,16 +6,12 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
-use super::connections::Connection;
-use super::schema::connections::{dsl as c, table as connections};
-use super::schema::imports::{self, dsl as i, table};
-use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, ConnectionState};
-
-/// Why a connection is `revoked` whose tokens went back to the table that they came from.
-pub const HANDED_BACK: &str = "handed_back";
+use crate::connection::{Connection, ConnectionId, ConnectionState, HANDED_BACK};
+use crate::schema::connections::{dsl as c, table as connections};
+use crate::schema::imports::{self, dsl as i, table};
+use crate::sealed::Sealed;
 
 /// A row of the old table, and whose it is. One connection may have come from several.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
@@ -194,7 +190,7 @@ impl Store {
             c::state_since.eq(now),
             c::retry_at.eq(None::<Timestamp>),
             c::revoke_pending.eq(false),
-            c::due_at.eq(never()),
+            c::due_at.eq(Timestamp::far_future()),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;

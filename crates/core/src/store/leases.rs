@@ -5,9 +5,9 @@ use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 
-use super::schema::Instant;
-use super::schema::connections::{dsl as c, table};
-use super::types::never;
+use crate::schema::Instant;
+use crate::schema::connections::{dsl as c, table};
+
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::{ConnectionId, ConnectionState};
@@ -142,7 +142,7 @@ impl Store {
         )
         .set((
             c::retry_at.eq(None::<Timestamp>),
-            c::due_at.eq(never()),
+            c::due_at.eq(Timestamp::far_future()),
             c::lease_owner.eq(None::<&str>),
             c::updated_at.eq(now),
         ))

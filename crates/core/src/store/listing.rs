@@ -9,12 +9,11 @@ use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 
-use super::connections::AppKey;
-use super::schema::connections;
-use super::schema::connections::{dsl as c, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{AccountName, ConnectionId, ConnectionState};
+use crate::connection::{AccountName, AppKey, ConnectionId, ConnectionState};
+use crate::schema::connections;
+use crate::schema::connections::{dsl as c, table};
 
 /// One row without its secrets. Serialized it has the names of the view's columns.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Serialize)]

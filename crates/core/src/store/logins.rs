@@ -8,12 +8,11 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
-use super::connections::AppKey;
-use super::schema::logins::{self, dsl as l, table};
-use super::types::Sealed;
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::AccountName;
+use crate::connection::{AccountName, AppKey};
+use crate::schema::logins::{self, dsl as l, table};
+use crate::sealed::Sealed;
 
 /// A login that begins.
 #[derive(Clone)]

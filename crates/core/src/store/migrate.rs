@@ -19,9 +19,9 @@ use mysql_async::Opts;
 use super::pool::{self, Pools};
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
-use super::schema::__diesel_schema_migrations as applied;
 use super::sqlite_file::SqliteFile;
 use super::{Store, StoreError, on_conn};
+use crate::schema::__diesel_schema_migrations as applied;
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 const MYSQL: EmbeddedMigrations = embed_migrations!("../../migrations/mysql");

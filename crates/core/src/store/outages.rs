@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::StoreError;
-use super::obstacle::Obstacle;
+use super::diagnosis::Diagnosis;
 
 /// An outage has ended when a query succeeds and none has failed for so long: one that comes and goes is one outage.
 const QUIET: Duration = Duration::from_secs(2);
@@ -87,7 +87,7 @@ impl Ongoing {
 
 #[derive(Debug)]
 struct Outage {
-    obstacle: Option<Obstacle>,
+    diagnosis: Option<Diagnosis>,
     causes: Vec<String>,
     /// Whether a query has succeeded since the last failure.
     passed: bool,
@@ -114,11 +114,11 @@ impl Outages {
     }
 
     /// Why writes are refused, while reads succeed.
-    pub(super) fn refuses_writes(&self) -> Option<Obstacle> {
+    pub(super) fn refuses_writes(&self) -> Option<Diagnosis> {
         self.refuses_writes_at(Instant::now())
     }
 
-    fn refuses_writes_at(&self, now: Instant) -> Option<Obstacle> {
+    fn refuses_writes_at(&self, now: Instant) -> Option<Diagnosis> {
         let mut ongoing = self.lock();
         let outdated = ongoing
             .writes
@@ -129,15 +129,15 @@ impl Outages {
             self.any.store(ongoing.any(), Ordering::Release);
         }
         let writes = ongoing.writes.as_ref().filter(|outage| !outage.passed)?;
-        writes.obstacle
+        writes.diagnosis
     }
 
     pub(super) fn failed(&self, error: &StoreError) {
         if !error.is_unavailable() {
             return;
         }
-        let obstacle = error.obstacle();
-        let cause = explained(error, obstacle);
+        let diagnosis = error.diagnosis();
+        let cause = explained(error, diagnosis);
         self.any.store(true, Ordering::Release);
         let mut ongoing = self.lock();
         let (outage, began, continues) = if error.refuses_writes() {
@@ -146,7 +146,7 @@ impl Outages {
                 "refuses writes",
                 "still refuses writes, now",
             )
-        } else if obstacle == Some(Obstacle::Conflicts) {
+        } else if diagnosis == Some(Diagnosis::Conflicts) {
             (
                 &mut ongoing.conflicts,
                 "undid a transaction because of conflicts",
@@ -160,7 +160,7 @@ impl Outages {
             )
         };
         let database = self.database;
-        match note(outage, obstacle, &cause, Instant::now()) {
+        match note(outage, diagnosis, &cause, Instant::now()) {
             Some(News::Began) => tracing::error!("{database} {began}: {cause}"),
             Some(_) => tracing::error!("{database} {continues}: {cause}"),
             None => {}
@@ -214,7 +214,7 @@ impl Outage {
         match effect {
             Effect::Read => false,
             // A full disk takes writes that change nothing.
-            Effect::Wrote(0) => self.obstacle == Some(Obstacle::ReadOnly),
+            Effect::Wrote(0) => self.diagnosis == Some(Diagnosis::ReadOnly),
             Effect::Wrote(_) => true,
         }
     }
@@ -222,13 +222,13 @@ impl Outage {
 
 fn note(
     outage: &mut Option<Outage>,
-    obstacle: Option<Obstacle>,
+    diagnosis: Option<Diagnosis>,
     cause: &str,
     now: Instant,
 ) -> Option<News> {
     let Some(outage) = outage else {
         *outage = Some(Outage {
-            obstacle,
+            diagnosis,
             causes: vec![cause.to_owned()],
             passed: false,
             failures: 1,
@@ -240,7 +240,7 @@ fn note(
     outage.passed = false;
     outage.failures += 1;
     outage.last = now;
-    outage.obstacle = obstacle;
+    outage.diagnosis = diagnosis;
     let is_new = outage.causes.len() < CAUSES && outage.causes.iter().all(|known| known != cause);
     is_new.then(|| {
         outage.causes.push(cause.to_owned());
@@ -257,13 +257,13 @@ fn end(outage: &mut Option<Outage>, now: Instant) -> Option<News> {
 }
 
 /// All causes, and what to do about them.
-fn explained(error: &StoreError, obstacle: Option<Obstacle>) -> String {
+fn explained(error: &StoreError, diagnosis: Option<Diagnosis>) -> String {
     let causes: Vec<String> = successors(error.source(), |&cause| cause.source())
         .map(ToString::to_string)
         .collect();
     let causes = causes.join(": ");
-    match obstacle {
-        Some(obstacle) => format!("{causes}; {}", obstacle.advice()),
+    match diagnosis {
+        Some(diagnosis) => format!("{causes}; {}", diagnosis.advice()),
         None => causes,
     }
 }
@@ -315,15 +315,15 @@ mod tests {
 
     #[test]
     fn only_a_write_shows_that_writes_are_taken_again() {
-        let outage = |obstacle| {
+        let outage = |diagnosis| {
             let mut outage = None;
-            note(&mut outage, Some(obstacle), "refused", after(0));
+            note(&mut outage, Some(diagnosis), "refused", after(0));
             outage.unwrap()
         };
-        let read_only = outage(Obstacle::ReadOnly);
+        let read_only = outage(Diagnosis::ReadOnly);
         assert!(!read_only.is_disproved_by(Effect::Read));
         assert!(read_only.is_disproved_by(Effect::Wrote(0)));
-        let full = outage(Obstacle::DiskFull);
+        let full = outage(Diagnosis::DiskFull);
         assert!(!full.is_disproved_by(Effect::Wrote(0)));
         assert!(full.is_disproved_by(Effect::Wrote(1)));
     }
@@ -336,16 +336,16 @@ mod tests {
     fn a_refused_write_is_outdated_after_five_minutes() {
         let outages = Outages::of("the database");
         outages.failed(&refused("database or disk is full"));
-        assert_eq!(outages.refuses_writes(), Some(Obstacle::DiskFull));
+        assert_eq!(outages.refuses_writes(), Some(Diagnosis::DiskFull));
         // What changes no row proves nothing.
         outages.succeeded(Effect::Wrote(0));
         let soon = outages.refuses_writes_at(after(200));
-        assert_eq!(soon, Some(Obstacle::DiskFull));
+        assert_eq!(soon, Some(Diagnosis::DiskFull));
 
         assert_eq!(outages.refuses_writes_at(after(301)), None);
         assert!(!outages.any.load(Ordering::Acquire));
         outages.failed(&refused("database or disk is full"));
-        assert_eq!(outages.refuses_writes(), Some(Obstacle::DiskFull));
+        assert_eq!(outages.refuses_writes(), Some(Diagnosis::DiskFull));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use diesel::prelude::*;
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
-use super::schema::page_marks::{self, dsl as p, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::ConnectionId;
+use crate::schema::page_marks::{self, dsl as p, table};
 
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = page_marks, check_for_backend(Pg, Mysql, Sqlite))]

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
@@ -17,14 +18,27 @@ use futures_util::{FutureExt as _, TryFutureExt as _};
 use mysql_async::Opts;
 use tokio::runtime::Handle;
 
+use super::diagnosis::Diagnosis;
 use super::error::ConnectError;
-use super::heartbeat::PoolEvents;
-use super::obstacle::Obstacle;
 use super::postgres::connection::UnnamedPg;
 use super::postgres::tls::Settings;
 use super::sqlite_file::{FileId, SqliteFile};
-use super::target::Target;
+use super::url::Target;
 use super::{StoreError, StoreOptions};
+
+/// How often a pool has made a connection, or found one broken.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PoolEvents(Arc<AtomicU64>);
+
+impl PoolEvents {
+    pub(super) fn happened(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        AtomicU64::load(&self.0, Ordering::SeqCst)
+    }
+}
 
 pub(super) type SqliteConn = SyncConnectionWrapper<SqliteConnection, Detached>;
 
@@ -180,7 +194,7 @@ impl<S: Source> managed::Manager for Manager<S> {
     async fn create(&self) -> Result<Self::Type, ConnectError> {
         self.events.happened();
         let source = Arc::clone(&self.source);
-        at_home(self.home.clone(), async move { source.connect().await }).await
+        on_owner_runtime(self.home.clone(), async move { source.connect().await }).await
     }
 
     async fn recycle(
@@ -213,7 +227,7 @@ impl<S: Source> Manager<S> {
 /// Runs `SQLite`'s queries where blocking is allowed.
 ///
 /// diesel-async's own way waits, when a caller goes away, for the query to end, by means that panic on the one-threaded
-/// runtimes of the HTTP server's workers. No task has to wait: a query keeps its connection until it ends, and [`Lent`] sees
+/// runtimes of the HTTP server's workers. No task has to wait: a query keeps its connection until it ends, and [`CheckedOut`] sees
 /// to it that no other task uses that one.
 pub(super) struct Detached(Handle);
 
@@ -257,7 +271,7 @@ impl Pools {
 
 /// A connection is served by the runtime that it was made on, and dies with it. Requests come from the short-lived
 /// runtimes of the HTTP server's workers; so it is made on the one that opened the store.
-async fn at_home<C: Send + 'static>(
+async fn on_owner_runtime<C: Send + 'static>(
     home: Option<Handle>,
     connecting: impl Future<Output = Result<C, ConnectError>> + Send + 'static,
 ) -> Result<C, ConnectError> {
@@ -278,7 +292,7 @@ pub(super) async fn connect_mysql(opts: &Opts) -> Result<AsyncMysqlConnection, C
     let made = in_time(async {
         let connection = mysql_async::Conn::new(opts.clone())
             .await
-            .map_err(|error| ConnectError::of(Obstacle::of_mysql(&error), error.to_string()))?;
+            .map_err(|error| ConnectError::of(Diagnosis::of_mysql(&error), error.to_string()))?;
         Ok(AsyncMysqlConnection::try_from(connection).await?)
     })
     .await;
@@ -298,7 +312,7 @@ async fn explained<C>(
     hosts: Vec<(&str, u16)>,
 ) -> Result<C, ConnectError> {
     let mut error = match made {
-        Err(error) if error.obstacle == Some(Obstacle::Unreachable) => error,
+        Err(error) if error.diagnosis == Some(Diagnosis::Unreachable) => error,
         made => return made,
     };
     let mut addresses = Vec::new();
@@ -308,19 +322,19 @@ async fn explained<C>(
         }
     }
     if !addresses.is_empty() && addresses.iter().all(std::net::SocketAddr::is_ipv6) {
-        error.obstacle = Some(Obstacle::Ipv6Only);
+        error.diagnosis = Some(Diagnosis::Ipv6Only);
     }
     Err(error)
 }
 
 /// A pooled object in use. Unless it is given back it is thrown away: a caller that went away in the middle of a query
 /// leaves an answer on the line that the next query would take for its own.
-pub(super) struct Lent<T> {
+pub(super) struct CheckedOut<T> {
     object: Option<T>,
     discard: fn(T),
 }
 
-impl<T> Lent<T> {
+impl<T> CheckedOut<T> {
     pub(super) fn new(object: T, discard: fn(T)) -> Self {
         Self {
             object: Some(object),
@@ -332,12 +346,12 @@ impl<T> Lent<T> {
         self.object.as_mut().expect("taken by the two ends alone")
     }
 
-    pub(super) fn give_back(mut self) {
+    pub(super) fn return_to_pool(mut self) {
         self.object = None;
     }
 }
 
-impl<T> Drop for Lent<T> {
+impl<T> Drop for CheckedOut<T> {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
             (self.discard)(object);
@@ -352,7 +366,7 @@ async fn in_time<C>(
         .await
         .unwrap_or_else(|_elapsed| {
             Err(ConnectError::of(
-                Some(Obstacle::Silent),
+                Some(Diagnosis::Silent),
                 "no connection within the time limit",
             ))
         })

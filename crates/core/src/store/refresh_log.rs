@@ -7,10 +7,10 @@ use diesel::sqlite::Sqlite;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::pool::Pools;
-use super::schema::refresh_log::{self, dsl as r, table};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
 use crate::connection::ConnectionId;
+use crate::schema::refresh_log::{self, dsl as r, table};
 
 /// Of nine values each; `SQLite` takes 32 766 values in one statement.
 const ENTRIES_PER_STATEMENT: usize = 1000;

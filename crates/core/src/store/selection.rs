@@ -10,10 +10,9 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::connections::{AppKey, Connection};
-use super::schema::connections::{dsl as c, table};
 use super::{Store, StoreError, on_conn};
-use crate::connection::{AccountName, ConnectionState};
+use crate::connection::{AccountName, AppKey, Connection, ConnectionState};
+use crate::schema::connections::{dsl as c, table};
 
 /// How closely the caller said whose connection is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::diagnosis::Diagnosis;
 use super::error::ConnectError;
-use super::obstacle::Obstacle;
 
 /// Device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,12 +109,12 @@ impl SqliteFile {
     }
 
     pub(super) fn cant_use(&self, error: &io::Error, was_there: bool) -> ConnectError {
-        let obstacle = if was_there && error.kind() == io::ErrorKind::NotFound {
-            Some(Obstacle::FileGone)
+        let diagnosis = if was_there && error.kind() == io::ErrorKind::NotFound {
+            Some(Diagnosis::FileGone)
         } else {
-            Obstacle::of_file(error)
+            Diagnosis::of_file(error)
         };
-        ConnectError::of(obstacle, format!("{}: {error}", self.path.display()))
+        ConnectError::of(diagnosis, format!("{}: {error}", self.path.display()))
     }
 }
 

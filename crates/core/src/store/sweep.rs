@@ -3,12 +3,11 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::connections::{AppKey, Connection};
-use super::schema::connections::{dsl as c, table};
-use super::types::{Sealed, never};
 use super::{Store, StoreError, on_conn};
 use crate::clock::Timestamp;
-use crate::connection::{ConnectionId, ConnectionState};
+use crate::connection::{AppKey, Connection, ConnectionId, ConnectionState};
+use crate::schema::connections::{dsl as c, table};
+use crate::sealed::Sealed;
 
 /// What a connection is due for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +146,7 @@ impl Store {
             c::last_error.eq(error),
             c::access_token.eq(Sealed::default()),
             c::refresh_token.eq(Sealed::default()),
-            c::due_at.eq(never()),
+            c::due_at.eq(Timestamp::far_future()),
             c::updated_at.eq(now),
         ))
         .execute(conn))?;

@@ -6,6 +6,6 @@ mod http_client;
 #[cfg(test)]
 mod oauth;
 #[cfg(test)]
-mod store;
+mod refresher_client;
 #[cfg(test)]
-mod webhook;
+mod store;

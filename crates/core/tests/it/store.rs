@@ -1,10 +1,10 @@
 //! What the store promises, on each backend that `TEST_BACKENDS` names.
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{AccountName, ConnectionId};
-use pipekeeper_core::store::{
-    AppKey, Commit, Connection, Consent, NewConnection, Sealed, SpendFailure, Store,
-};
+use pipekeeper_core::connection::{AccountName, AppKey, Connection, ConnectionId};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::sealed::Sealed;
+use pipekeeper_core::store::{Commit, NewConnection, SpendFailure, Store};
 
 mod again;
 mod app_credentials;

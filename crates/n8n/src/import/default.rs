@@ -9,23 +9,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::{AccountName, ConnectionState};
+use pipekeeper_core::connection::{AccountName, Connection, ConnectionState};
 use pipekeeper_core::placement::DefaultReason;
 use pipekeeper_core::provider::App;
-use pipekeeper_core::store::{Connection, DefaultConnection, NewDefault, Store, StoreError};
+use pipekeeper_core::store::{DefaultConnection, NewDefault, Store, StoreError};
 
-use super::source::Found;
-use super::take::FORMER;
-use super::{Did, Run, Verdict};
+use super::claim::FORMER;
+use super::source::SourceRow;
+use super::{RowOutcome, RowReport, Run};
 
 /// A row that may say which connection is the default.
-type Candidate<'a> = (&'a Found, &'a Verdict);
+type Candidate<'a> = (&'a SourceRow, &'a RowReport);
 
 /// The connection of the newest row of an app.
 enum Newest<'a> {
-    Known(&'a Found, Box<Option<Connection>>),
+    Known(&'a SourceRow, Box<Option<Connection>>),
     /// It is not known whose the newest row is.
-    Open(&'a Found),
+    Open(&'a SourceRow),
     None,
 }
 
@@ -33,19 +33,23 @@ impl Run<'_> {
     /// Sets the defaults, and says of each app which one it has. `apps`: of each that was found, the app that it names.
     pub(super) async fn set_defaults(
         &self,
-        found: &[Found],
+        found: &[SourceRow],
         apps: &HashMap<usize, Arc<App>>,
-        decided: &[(usize, Verdict)],
+        decided: &[(usize, RowReport)],
     ) -> anyhow::Result<Vec<String>> {
         let mut of_apps: BTreeMap<&str, (&Arc<App>, Vec<Candidate<'_>>)> = BTreeMap::new();
-        for (place, verdict) in decided {
+        for (place, report_of_row) in decided {
             let (Some(one), Some(app)) = (found.get(*place), apps.get(place)) else {
                 continue;
             };
             // It may hold the token of another app.
-            if verdict.app.as_ref().is_none_or(|own| own.key == app.key) {
+            if report_of_row
+                .app
+                .as_ref()
+                .is_none_or(|own| own.key == app.key)
+            {
                 let of_app = of_apps.entry(&app.key).or_insert((app, Vec::new()));
-                of_app.1.push((one, verdict));
+                of_app.1.push((one, report_of_row));
             }
         }
         let mut lines = Vec::new();
@@ -62,8 +66,8 @@ impl Run<'_> {
     ) -> anyhow::Result<Option<String>> {
         let (store, now) = (self.refresher.store(), self.refresher.now());
         if self.apply {
-            for (_, verdict) in &candidates {
-                if let Some(row) = self.connection_of(app, verdict).await?
+            for (_, report_of_row) in &candidates {
+                if let Some(row) = self.connection_of(app, report_of_row).await?
                     && row.state == ConnectionState::Active
                 {
                     let account = Some(row.account_id.clone());
@@ -121,16 +125,17 @@ impl Run<'_> {
         mut candidates: Vec<Candidate<'f>>,
     ) -> anyhow::Result<Newest<'f>> {
         candidates.sort_by(|(a, _), (b, _)| b.by_default(a));
-        for (one, verdict) in candidates {
-            if verdict.did == Did::Open {
+        for (one, report_of_row) in candidates {
+            if report_of_row.did == RowOutcome::NeedsAction {
                 return Ok(Newest::Open(one));
             }
-            let row = self.connection_of(app, verdict).await?;
+            let row = self.connection_of(app, report_of_row).await?;
             let is_active = match &row {
                 Some(row) => {
-                    row.state == ConnectionState::Active || !self.apply && verdict.did == Did::Taken
+                    row.state == ConnectionState::Active
+                        || !self.apply && report_of_row.did == RowOutcome::Imported
                 }
-                None => !self.apply && verdict.did != Did::Here,
+                None => !self.apply && report_of_row.did != RowOutcome::AlreadyImported,
             };
             if is_active && !self.is_strangers(one, row.as_ref()).await? {
                 return Ok(Newest::Known(one, Box::new(row)));
@@ -143,10 +148,10 @@ impl Run<'_> {
     async fn connection_of(
         &self,
         app: &App,
-        verdict: &Verdict,
+        report_of_row: &RowReport,
     ) -> Result<Option<Connection>, StoreError> {
         let store = self.refresher.store();
-        match (&verdict.connection, &verdict.identity) {
+        match (&report_of_row.connection, &report_of_row.identity) {
             (Some(id), _) => store.connection_find(id).await,
             (None, Some(who)) => {
                 store
@@ -160,7 +165,7 @@ impl Run<'_> {
     /// Whether the row was imported as another person's before: an install must not change what callers get.
     async fn is_strangers(
         &self,
-        found: &Found,
+        found: &SourceRow,
         row: Option<&Connection>,
     ) -> Result<bool, StoreError> {
         let (Some(table), Some(source_row)) = (&self.source_table, &found.row) else {

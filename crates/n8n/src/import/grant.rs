@@ -8,8 +8,8 @@ use pipekeeper_core::oauth::{self, Identity, IdentityError};
 use pipekeeper_core::provider::{ApiDomain, App, AppChoice, Apps};
 use pipekeeper_core::secret::Secret;
 
-use super::source::Found;
-use super::{Did, Run, Verdict};
+use super::source::SourceRow;
+use super::{RowOutcome, RowReport, Run};
 
 /// A provider that is busy is asked again.
 const TRIES: u32 = 3;
@@ -31,7 +31,7 @@ pub(super) struct Known {
     pub(super) access_token: Secret,
 }
 
-pub(super) enum Asked {
+pub(super) enum IdentityCheck {
     Known(Box<Known>),
     /// The access tokens say nothing any more.
     Expired,
@@ -40,7 +40,7 @@ pub(super) enum Asked {
 }
 
 impl Grant {
-    pub(super) fn of(found: &Found) -> Self {
+    pub(super) fn of(found: &SourceRow) -> Self {
         Self {
             token_hash: token_hash(found),
             rows: Vec::new(),
@@ -62,7 +62,7 @@ impl Grant {
         apps
     }
 
-    pub(super) fn sort(&mut self, found: &[Found]) {
+    pub(super) fn sort(&mut self, found: &[SourceRow]) {
         self.rows
             .sort_by(|(a, _), (b, _)| match (found.get(*a), found.get(*b)) {
                 (Some(a), Some(b)) => a.by_age(b),
@@ -74,30 +74,30 @@ impl Grant {
         clippy::indexing_slicing,
         reason = "rows are places among what was found, and there is at least one"
     )]
-    pub(super) fn newest<'a>(&self, found: &'a [Found]) -> &'a Found {
+    pub(super) fn newest<'a>(&self, found: &'a [SourceRow]) -> &'a SourceRow {
         &found[self.rows[self.rows.len() - 1].0]
     }
 
-    /// The same verdict for all of its rows.
-    pub(super) fn all(&self, verdict: &Verdict) -> Vec<(usize, Verdict)> {
+    /// The same report for all of its rows.
+    pub(super) fn all(&self, report_of_row: &RowReport) -> Vec<(usize, RowReport)> {
         let rows = self.rows.iter();
-        rows.map(|(row, _)| (*row, verdict.clone())).collect()
+        rows.map(|(row, _)| (*row, report_of_row.clone())).collect()
     }
 
     /// One for the newest row of the app that it turned out to be of; of the others what they are beside it.
     pub(super) fn told(
         &self,
-        found: &[Found],
+        found: &[SourceRow],
         app: &App,
-        verdict: &Verdict,
-    ) -> Vec<(usize, Verdict)> {
+        report_of_row: &RowReport,
+    ) -> Vec<(usize, RowReport)> {
         let of_app = |(_, own): &&(usize, Arc<App>)| own.key == app.key;
         let newest = self.rows.iter().rev().find(of_app).map(|(row, _)| *row);
         let name = newest.and_then(|row| found.get(row));
         let name = name.map_or("another", |found| found.name.as_str());
         let of = self.rows.iter().find(of_app).map(|(_, own)| own);
-        let beside = |own: &App| Verdict {
-            did: Did::Left,
+        let beside = |own: &App| RowReport {
+            did: RowOutcome::Skipped,
             said: if own.key == app.key {
                 format!("holds the same refresh token as {name}")
             } else {
@@ -106,7 +106,7 @@ impl Grant {
                     app.key
                 )
             },
-            identity: verdict.identity.clone(),
+            identity: report_of_row.identity.clone(),
             app: of.map(Arc::clone),
             connection: None,
         };
@@ -116,9 +116,9 @@ impl Grant {
             (
                 *row,
                 if is_newest {
-                    Verdict {
+                    RowReport {
                         app: Some(Arc::clone(own)),
-                        ..verdict.clone()
+                        ..report_of_row.clone()
                     }
                 } else {
                     beside(own)
@@ -129,16 +129,16 @@ impl Grant {
     }
 }
 
-pub(super) fn token_hash(found: &Found) -> String {
+pub(super) fn token_hash(found: &SourceRow) -> String {
     sha256_hex(found.refresh_token.expose())
 }
 
 /// The app that a row belongs to, or why it is left alone.
 pub(super) fn app_of<'a>(
-    found: &Found,
+    found: &SourceRow,
     apps: &'a Apps,
     chosen: Option<&'a Arc<App>>,
-) -> Result<&'a Arc<App>, Verdict> {
+) -> Result<&'a Arc<App>, RowReport> {
     let is_ours = |platform: &str| {
         matches!(
             apps.find(None, Some(platform)),
@@ -146,30 +146,30 @@ pub(super) fn app_of<'a>(
         )
     };
     if let Some(platform) = found.platform.as_deref().filter(|name| !is_ours(name)) {
-        return Err(Verdict::new(
-            Did::Left,
+        return Err(RowReport::new(
+            RowOutcome::Skipped,
             format!("of another platform, {platform}"),
         ));
     }
     if found.refresh_token.is_empty() || found.access_token.is_empty() {
-        return Err(Verdict::new(Did::Left, "holds no tokens"));
+        return Err(RowReport::new(RowOutcome::Skipped, "holds no tokens"));
     }
     if let Some((did, why)) = &found.unfit {
-        return Err(Verdict::new(did.clone(), *why));
+        return Err(RowReport::new(did.clone(), *why));
     }
     match (&found.app_id, chosen) {
         (None, Some(app)) => Ok(app),
         (app_id, _) => match apps.find(app_id.as_deref(), found.platform.as_deref()) {
             AppChoice::One(app) => Ok(app),
-            AppChoice::Unknown => Err(Verdict::new(
-                Did::Open,
+            AppChoice::Unknown => Err(RowReport::new(
+                RowOutcome::NeedsAction,
                 format!(
                     "no app is known as {}: name it in the `aliases` of the app that it is (apps.<key>.aliases)",
                     app_id.as_deref().unwrap_or("this")
                 ),
             )),
-            AppChoice::Several => Err(Verdict::new(
-                Did::Open,
+            AppChoice::Several => Err(RowReport::new(
+                RowOutcome::NeedsAction,
                 "names no app, and there are several: --app says which",
             )),
         },
@@ -178,19 +178,19 @@ pub(super) fn app_of<'a>(
 
 impl Run<'_> {
     /// Asks the provider with the newest access token that it takes.
-    pub(super) async fn ask(&self, found: &[Found], grant: &Grant) -> Asked {
+    pub(super) async fn ask(&self, found: &[SourceRow], grant: &Grant) -> IdentityCheck {
         let apps = grant.apps();
         let [app] = apps.as_slice() else {
             // The API takes the token of either app: only the token endpoint knows whose it is.
-            return Asked::Expired;
+            return IdentityCheck::Expired;
         };
         let rows = grant.rows.iter().rev();
-        let mut tokens: Vec<&Found> = rows.filter_map(|(row, _)| found.get(*row)).collect();
+        let mut tokens: Vec<&SourceRow> = rows.filter_map(|(row, _)| found.get(*row)).collect();
         tokens.dedup_by(|a, b| a.access_token.expose() == b.access_token.expose());
-        let mut said = Asked::Expired;
+        let mut said = IdentityCheck::Expired;
         for one in tokens {
             let Some(api_domain) = self.api_domain(app, one) else {
-                said = Asked::Unknown(
+                said = IdentityCheck::Unknown(
                     "its API domain is unknown: old_table.api_domain is not one of its provider's"
                         .to_owned(),
                 );
@@ -198,7 +198,7 @@ impl Run<'_> {
             };
             match self.identify(app, &api_domain, &one.access_token).await {
                 Ok(identity) => {
-                    return Asked::Known(Box::new(Known {
+                    return IdentityCheck::Known(Box::new(Known {
                         app: Arc::clone(app),
                         identity,
                         api_domain,
@@ -206,14 +206,14 @@ impl Run<'_> {
                     }));
                 }
                 Err(error) if error.is_refusal() => {}
-                Err(error) => said = Asked::Unknown(unasked(error)),
+                Err(error) => said = IdentityCheck::Unknown(unasked(error)),
             }
         }
         said
     }
 
     /// Where this grant's API is.
-    pub(super) fn api_domain(&self, app: &App, found: &Found) -> Option<ApiDomain> {
+    pub(super) fn api_domain(&self, app: &App, found: &SourceRow) -> Option<ApiDomain> {
         let provider = &app.provider;
         match &found.api_domain {
             Some(own) => provider.api_domain(own).ok(),
@@ -238,7 +238,7 @@ impl Run<'_> {
 
 pub(super) fn unasked(error: IdentityError) -> String {
     let advice = match error {
-        // Asked again, the provider says the same.
+        // IdentityCheck again, the provider says the same.
         IdentityError::UnusableId(_) | IdentityError::IdTooLong(_) => "it can't be imported",
         IdentityError::Transport(_) | IdentityError::Status { .. } | IdentityError::Garbled => {
             "run this again"

@@ -11,11 +11,11 @@ use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{AppTok, AppTokRow, usable};
 use serde_json::Value;
 
-use super::Did;
+use super::RowOutcome;
 
 /// A grant as it was found, and where.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct SourceRow {
     /// `row 3`, `document 507f…`: what the report calls it.
     pub(crate) name: String,
     /// The id of its row, if it is one of the old table itself and no other row has it.
@@ -30,7 +30,7 @@ pub(crate) struct Found {
     pub(crate) scope: String,
     pub(crate) expires_at: Option<Timestamp>,
     /// Why it can't be imported.
-    pub(crate) unfit: Option<(Did, &'static str)>,
+    pub(crate) unfit: Option<(RowOutcome, &'static str)>,
     age: Age,
 }
 
@@ -57,7 +57,7 @@ impl PartialOrd for Id {
     }
 }
 
-impl Found {
+impl SourceRow {
     pub(crate) fn by_age(&self, other: &Self) -> Ordering {
         self.age.cmp(&other.age)
     }
@@ -100,11 +100,11 @@ impl Found {
         let account_and_owner = of(document, "account_id").zip(of(document, "owner"));
         let unfit = if document.get("token_invalidated") == Some(&Value::Bool(true)) {
             Some((
-                Did::Left,
+                RowOutcome::Skipped,
                 "invalidated where it is (token_invalidated): connect it again",
             ))
         } else if account_and_owner.is_none() {
-            Some((Did::Left, "has no account_id, or no owner"))
+            Some((RowOutcome::Skipped, "has no account_id, or no owner"))
         } else {
             None
         };
@@ -153,7 +153,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// All rows of the table, where it is.
-pub(crate) async fn table(old: &AppTok) -> anyhow::Result<Vec<Found>> {
+pub(crate) async fn table(old: &AppTok) -> anyhow::Result<Vec<SourceRow>> {
     let rows = old.rows().await.with_context(|| {
         format!(
             "can't read the table {} with the columns id, AppId, Platform, acc_token, ref_token, created_at, updated_at",
@@ -173,27 +173,27 @@ pub(crate) async fn table(old: &AppTok) -> anyhow::Result<Vec<Found>> {
             }
             Some(_) => return found,
         };
-        found.unfit = Some((Did::Open, unfit));
+        found.unfit = Some((RowOutcome::NeedsAction, unfit));
         found.row = None;
         found
     });
-    let mut found: Vec<Found> = found.collect();
+    let mut found: Vec<SourceRow> = found.collect();
     found.sort_by(|a, b| a.age.2.cmp(&b.age.2));
     Ok(found)
 }
 
 /// A row of the table whose id no other row has.
-pub(crate) fn of_table(row: AppTokRow) -> Found {
+pub(crate) fn of_table(row: AppTokRow) -> SourceRow {
     let id = row.id.clone();
     let name = format!("row {}", id.as_deref().unwrap_or("NULL"));
-    Found {
+    SourceRow {
         row: id,
-        ..Found::of_row(row, name)
+        ..SourceRow::of_row(row, name)
     }
 }
 
 /// The table's export.
-pub(crate) fn csv(path: &Path) -> anyhow::Result<Vec<Found>> {
+pub(crate) fn csv(path: &Path) -> anyhow::Result<Vec<SourceRow>> {
     let shown = path.display();
     let mut reader = csv::Reader::from_path(path).with_context(|| format!("can't read {shown}"))?;
     let head = reader
@@ -223,7 +223,7 @@ pub(crate) fn csv(path: &Path) -> anyhow::Result<Vec<Found>> {
 }
 
 /// Rows of the table, or documents of the CRM integration: an array, or one after the other.
-pub(crate) fn json(path: &Path) -> anyhow::Result<Vec<Found>> {
+pub(crate) fn json(path: &Path) -> anyhow::Result<Vec<SourceRow>> {
     let shown = path.display();
     let file = fs::read_to_string(path).with_context(|| format!("can't read {shown}"))?;
     let items = items(&file).with_context(|| format!("{shown} is no JSON"))?;
@@ -234,7 +234,7 @@ pub(crate) fn json(path: &Path) -> anyhow::Result<Vec<Found>> {
             let cell = |column: &str| item.get(column).and_then(text);
             found.push(row_of(cell, number));
         } else {
-            found.push(Found::of_document(item, number));
+            found.push(SourceRow::of_document(item, number));
         }
     }
     Ok(found)
@@ -257,7 +257,7 @@ fn items(file: &str) -> anyhow::Result<Vec<Value>> {
     Ok(items)
 }
 
-fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> Found {
+fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> SourceRow {
     let secret = |column: &str| Secret::new(cell(column).unwrap_or_default());
     let id = cell("id");
     let name = id
@@ -272,7 +272,7 @@ fn row_of(cell: impl Fn(&str) -> Option<String>, number: usize) -> Found {
         created_at: cell("created_at"),
         updated_at: cell("updated_at"),
     };
-    Found::of_row(row, name)
+    SourceRow::of_row(row, name)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use reqwest::header::CONTENT_TYPE;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::app::App;
 use crate::outside;
-use crate::simulator::App;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Notice<'a> {

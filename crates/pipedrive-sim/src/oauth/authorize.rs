@@ -14,9 +14,9 @@ use url::Url;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::errors;
+use crate::app::App;
 use crate::outside;
 use crate::settings::UnauthorizedBody;
-use crate::simulator::App;
 use crate::world::Shared;
 use crate::world::books::count;
 use crate::world::holder::Holder;

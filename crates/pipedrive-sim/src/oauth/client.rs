@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use url::form_urlencoded;
 
+use crate::app::App;
 use crate::oauth::error::OAuthError;
-use crate::simulator::App;
 use crate::world::Shared;
 
 #[derive(Debug)]

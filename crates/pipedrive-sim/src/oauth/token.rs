@@ -11,13 +11,13 @@ use serde_json::json;
 use tokio::time::sleep;
 use url::Url;
 
+use crate::app::App;
 use crate::faults::play::Play;
 use crate::faults::{Answers, Request, Target};
 use crate::oauth::client::{Form, authenticate};
 use crate::oauth::error::OAuthError;
 use crate::outside;
 use crate::settings::Settings;
-use crate::simulator::App;
 use crate::world::books::fingerprint;
 use crate::world::grants::GrantState;
 use crate::world::log::{Event, Happened};

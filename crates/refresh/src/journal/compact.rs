@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pipekeeper_core::clock::Timestamp;
 
-use super::index::Open;
+use super::index::PendingEntry;
 use super::segment::{self, SegmentName};
 use super::writer::Origin;
 use super::{Inner, Journal, JournalError, blocking, slot};
@@ -17,7 +17,7 @@ impl Journal {
     pub async fn compact(&self) -> Result<(), JournalError> {
         let since = self.0.clock.now().saturating_sub(self.0.kept);
         let own = self.0.slot.name();
-        self.0.writer.tidy(since).await?;
+        self.0.writer.rotate(since).await?;
         self.look().await?;
         let unread = self.0.index().unread_before(since);
         for key in unread {
@@ -29,7 +29,7 @@ impl Journal {
         untouched.retain(|(name, _)| current.as_ref().is_some_and(|current| name < current));
         for (name, unsettled) in untouched {
             for open in unsettled {
-                self.carry(open).await?;
+                self.relocate(open).await?;
             }
             let inner = Arc::clone(&self.0);
             blocking(move || inner.delete(inner.slot.name(), &name)).await?;
@@ -41,7 +41,7 @@ impl Journal {
     }
 
     /// Into the current segment, as it is.
-    async fn carry(&self, open: Open) -> Result<(), JournalError> {
+    async fn relocate(&self, open: PendingEntry) -> Result<(), JournalError> {
         let inner = Arc::clone(&self.0);
         let key = open.key.clone();
         let Some(line) = blocking(move || inner.line_of(&open)).await? else {
@@ -54,9 +54,9 @@ impl Journal {
 
 impl Inner {
     /// With its newline; `None` if the disk has lost it.
-    fn line_of(&self, open: &Open) -> Result<Option<Vec<u8>>, JournalError> {
-        let places = self.index().places(open.key.hash());
-        let Some(place) = places
+    fn line_of(&self, open: &PendingEntry) -> Result<Option<Vec<u8>>, JournalError> {
+        let locations = self.index().locations(open.key.hash());
+        let Some(place) = locations
             .into_iter()
             .find(|place| place.slot == open.slot && place.segment == open.segment)
         else {

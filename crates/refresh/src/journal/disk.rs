@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 #[cfg(test)]
-pub(crate) mod forgetful;
+pub(crate) mod faulty;
 
 /// Makes the files that the journal is written to.
 pub trait Disk: fmt::Debug + Send + Sync {

@@ -44,7 +44,7 @@ impl Key {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
-    Answer {
+    JournaledResponse {
         key: Key,
         received_at: Timestamp,
         coding: ContentCoding,
@@ -80,7 +80,7 @@ struct Line<'a> {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
-    Answer,
+    JournaledResponse,
     Settled,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn answer_line(
     line(&Line {
         coding: (!coding.is_identity()).then(|| coding.as_str().into()),
         body: Some(body.into()),
-        ..Line::of(Kind::Answer, key, received_at)
+        ..Line::of(Kind::JournaledResponse, key, received_at)
     })
 }
 
@@ -153,14 +153,14 @@ pub(super) fn decode(line: &[u8]) -> Result<Entry<'_>, Unreadable> {
     };
     let at = Timestamp::from_unix_micros(line.at).ok_or(Unreadable)?;
     match (line.kind, line.body) {
-        (Kind::Answer, Some(body)) => Ok(Entry::Answer {
+        (Kind::JournaledResponse, Some(body)) => Ok(Entry::JournaledResponse {
             key,
             received_at: at,
             coding: ContentCoding::named(line.coding.as_deref().unwrap_or_default()),
             body,
         }),
         (Kind::Settled, None) => Ok(Entry::Settled { key, at }),
-        (Kind::Answer, None) | (Kind::Settled, Some(_)) => Err(Unreadable),
+        (Kind::JournaledResponse, None) | (Kind::Settled, Some(_)) => Err(Unreadable),
     }
 }
 

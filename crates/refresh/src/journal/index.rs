@@ -11,7 +11,7 @@ use super::segment::SegmentName;
 pub(super) struct Index {
     slots: BTreeMap<String, BTreeMap<SegmentName, Segment>>,
     /// The few that matter: answers that are not marked as settled.
-    unsettled: HashMap<KeyHash, Open>,
+    unsettled: HashMap<KeyHash, PendingEntry>,
     /// Marks that were read before the answers they are of.
     early_marks: HashMap<KeyHash, Timestamp>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Segment {
 
 /// An answer that is not settled.
 #[derive(Debug, Clone)]
-pub(super) struct Open {
+pub(super) struct PendingEntry {
     pub(super) key: Key,
     pub(super) slot: String,
     pub(super) segment: SegmentName,
@@ -44,7 +44,7 @@ pub(super) struct Open {
 }
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct EntryLocation {
     pub(super) slot: String,
     pub(super) segment: SegmentName,
     pub(super) offset: u32,
@@ -81,7 +81,7 @@ impl Index {
                 self.marked(slot, name, *at);
                 self.settle(key.hash(), *at);
             }
-            Entry::Answer {
+            Entry::JournaledResponse {
                 key, received_at, ..
             } => self.answer(slot, name, offset, key, *received_at, abandoned),
         }
@@ -107,7 +107,7 @@ impl Index {
             self.segment(slot, name).touch(at);
             return;
         }
-        let open = Open {
+        let open = PendingEntry {
             key: key.clone(),
             slot: slot.to_owned(),
             segment: name.clone(),
@@ -168,10 +168,10 @@ impl Index {
     }
 
     /// Where its answers are, within a slot the newest first.
-    pub(super) fn places(&self, hash: KeyHash) -> Vec<Place> {
+    pub(super) fn locations(&self, hash: KeyHash) -> Vec<EntryLocation> {
         self.segments()
             .filter_map(|(slot, name, segment)| {
-                segment.answers.get(&hash).map(|&offset| Place {
+                segment.answers.get(&hash).map(|&offset| EntryLocation {
                     slot: slot.to_owned(),
                     segment: name.clone(),
                     offset,
@@ -181,12 +181,12 @@ impl Index {
     }
 
     /// The answer that is not settled, if it is known.
-    pub(super) fn open(&mut self, hash: KeyHash) -> Option<&mut Open> {
+    pub(super) fn open(&mut self, hash: KeyHash) -> Option<&mut PendingEntry> {
         self.unsettled.get_mut(&hash)
     }
 
     /// Those that may be committed.
-    pub(super) fn unsettled(&self) -> Vec<Open> {
+    pub(super) fn unsettled(&self) -> Vec<PendingEntry> {
         let open = self.unsettled.values().filter(|open| !open.unread);
         open.cloned().collect()
     }
@@ -215,7 +215,7 @@ impl Index {
         &self,
         slot: &str,
         since: Timestamp,
-    ) -> Vec<(SegmentName, Vec<Open>)> {
+    ) -> Vec<(SegmentName, Vec<PendingEntry>)> {
         let segments = self.slots.get(slot).into_iter().flatten();
         segments
             .filter(|(_, segment)| segment.newest.is_none_or(|newest| newest < since))

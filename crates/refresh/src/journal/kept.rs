@@ -71,7 +71,7 @@ impl Inner {
         let entries = segment::read(&bytes).entries.into_iter();
         let mut responses: Vec<KeptResponse> = entries
             .filter_map(|(_, entry)| match entry {
-                Entry::Answer {
+                Entry::JournaledResponse {
                     key, received_at, ..
                 } => Some(KeptResponse { key, received_at }),
                 Entry::Settled { .. } => None,

@@ -64,10 +64,10 @@ impl Inner {
             Err(error) => return self.out_of_reach(&path, error),
         };
         let read = segment::read(&bytes);
-        let place = |at: usize| offset(from, at);
+        let location = |at: usize| offset(from, at);
         for range in &read.corrupt {
             let bytes = bytes.get(range.clone()).unwrap_or_default();
-            segment::set_aside(&directory, name, place(range.start), bytes);
+            segment::quarantine(&directory, name, location(range.start), bytes);
         }
         if closed && read.end < bytes.len() {
             tracing::debug!(segment = %path.display(), "the last entry is torn: it was never said to be written");
@@ -75,10 +75,10 @@ impl Inner {
         let abandoned = slot == self.slot.name();
         let mut index = self.index();
         for (at, entry) in &read.entries {
-            index.add(slot, name, place(*at), entry, abandoned);
+            index.add(slot, name, location(*at), entry, abandoned);
         }
         let known = index.segment(slot, name);
-        known.read_to = u64::from(place(read.end));
+        known.read_to = u64::from(location(read.end));
         known.closed = closed;
         Ok(())
     }

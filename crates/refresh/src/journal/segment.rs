@@ -153,7 +153,7 @@ pub(super) fn line_at(path: &Path, offset: u32) -> io::Result<Vec<u8>> {
 }
 
 /// Copies what can't be read to a file of its own, once for all processes and starts, and tells.
-pub(super) fn set_aside(slot: &Path, segment: &SegmentName, offset: u32, bytes: &[u8]) {
+pub(super) fn quarantine(slot: &Path, segment: &SegmentName, offset: u32, bytes: &[u8]) {
     let name = format!(
         "corrupt-{:08}-{}-{offset}",
         segment.number, segment.incarnation

@@ -7,7 +7,7 @@ use pipekeeper_core::clock::Clock as _;
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_testing::{ManualClock, TestDirectory};
 
-use super::disk::forgetful::Trouble;
+use super::disk::faulty::DiskFault;
 use super::*;
 
 mod answers;
@@ -22,14 +22,14 @@ const NOW: i64 = 1_800_000_000_000_000;
 const LONG: Duration = Duration::from_mins(5);
 
 /// A directory, a clock, and one connection whose refresh token is spent.
-struct World {
+struct Fixture {
     directory: TestDirectory,
     clock: Arc<ManualClock>,
     vault: Vault,
     id: ConnectionId,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         Self {
             directory: TestDirectory::create(),
@@ -104,7 +104,7 @@ impl World {
         files
     }
 
-    fn set_aside(&self) -> Vec<PathBuf> {
+    fn quarantine(&self) -> Vec<PathBuf> {
         let mut files = self.files();
         files.retain(|path| name(path).starts_with("corrupt-"));
         files

@@ -22,7 +22,7 @@ use super::slot::Slot;
 /// How much is written at once at most.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// How long the end of a journal waits for its last marks to be written.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to the thread.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) enum Origin {
 
 #[derive(Debug)]
 enum Request {
-    Answer(AnswerRequest),
+    JournaledResponse(AnswerRequest),
     Mark { line: Vec<u8>, at: Timestamp },
     Tidy { since: Timestamp, reply: Reply },
 }
@@ -102,7 +102,7 @@ impl Writer {
         origin: Origin,
     ) -> Result<(), JournalError> {
         self.ask(|reply| {
-            Request::Answer(AnswerRequest {
+            Request::JournaledResponse(AnswerRequest {
                 line,
                 key,
                 at,
@@ -120,7 +120,7 @@ impl Writer {
 
     /// When all that was asked for before is written: begins another segment where this one is older, or where the last
     /// write has failed. An error says that the disk still takes nothing.
-    pub(super) async fn tidy(&self, since: Timestamp) -> Result<(), JournalError> {
+    pub(super) async fn rotate(&self, since: Timestamp) -> Result<(), JournalError> {
         self.ask(|reply| Request::Tidy { since, reply }).await
     }
 
@@ -144,7 +144,7 @@ impl Drop for Writer {
         self.requests = None;
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is ever sent: it is the other end's going that is waited for.
-        let _ended = ended.recv_timeout(FAREWELL);
+        let _ended = ended.recv_timeout(SHUTDOWN_FLUSH_TIMEOUT);
     }
 }
 
@@ -173,10 +173,10 @@ impl Thread {
         while let Ok(first) = requests.recv() {
             let mut bytes = 0;
             let mut batch = Vec::new();
-            let mut tidy = None;
+            let mut rotate = None;
             for request in std::iter::once(first).chain(requests.try_iter()) {
                 if let Request::Tidy { since, reply } = request {
-                    tidy = Some((since, reply));
+                    rotate = Some((since, reply));
                     break;
                 }
                 bytes += request.line().len();
@@ -188,15 +188,15 @@ impl Thread {
             if !batch.is_empty() {
                 self.write(batch);
             }
-            if let Some((since, reply)) = tidy {
-                let result = self.tidy(since);
+            if let Some((since, reply)) = rotate {
+                let result = self.rotate(since);
                 let result = result.map_err(|error| JournalError::Write(Arc::new(error)));
                 drop(reply.send(result));
             }
         }
     }
 
-    fn tidy(&mut self, since: Timestamp) -> io::Result<()> {
+    fn rotate(&mut self, since: Timestamp) -> io::Result<()> {
         let last = self.index().last(self.slot.name());
         let oldest = last.and_then(|(_, oldest)| oldest);
         if self.healthy.load(Ordering::Relaxed) && oldest.is_none_or(|oldest| oldest >= since) {
@@ -212,7 +212,7 @@ impl Thread {
         let bytes = batch.iter().map(Request::line).collect::<Vec<_>>().concat();
         let durable = batch
             .iter()
-            .any(|request| matches!(request, Request::Answer(_)));
+            .any(|request| matches!(request, Request::JournaledResponse(_)));
         // What went wrong may be the file's own trouble. It is not written to again in any case: a line may be torn, and
         // a sync that has failed once proves nothing when it succeeds.
         let written = self.put(&bytes, durable).or_else(|_first| {
@@ -221,7 +221,7 @@ impl Thread {
         });
         match written {
             Ok(offset) => {
-                let replies = self.learn(batch, offset);
+                let replies = self.index_batch(batch, offset);
                 self.tell(true);
                 for reply in replies {
                     // The caller may have timed out.
@@ -233,7 +233,7 @@ impl Thread {
                 self.tell(false);
                 let error = Arc::new(error);
                 for request in batch {
-                    if let Request::Answer(answer) = request {
+                    if let Request::JournaledResponse(answer) = request {
                         let error = JournalError::Write(Arc::clone(&error));
                         drop(answer.reply.send(Err(error)));
                     }
@@ -301,7 +301,7 @@ impl Thread {
     }
 
     /// Before callers are notified, because they may search for it at once. Returns whom to notify.
-    fn learn(&self, batch: Vec<Request>, mut offset: u64) -> Vec<Reply> {
+    fn index_batch(&self, batch: Vec<Request>, mut offset: u64) -> Vec<Reply> {
         let mut replies = Vec::new();
         let Some(current) = &self.current else {
             return replies;
@@ -312,7 +312,7 @@ impl Thread {
             offset += u64::try_from(request.line().len()).unwrap_or(u64::MAX);
             let (slot, name) = (self.slot.name(), &current.name);
             match request {
-                Request::Answer(answer) => {
+                Request::JournaledResponse(answer) => {
                     match answer.origin {
                         Origin::Received => {
                             index.answer(slot, name, begin, &answer.key, answer.at, false);
@@ -342,7 +342,7 @@ impl Thread {
 impl Request {
     fn line(&self) -> &[u8] {
         match self {
-            Self::Answer(answer) => &answer.line,
+            Self::JournaledResponse(answer) => &answer.line,
             Self::Mark { line, .. } => line,
             Self::Tidy { .. } => &[],
         }

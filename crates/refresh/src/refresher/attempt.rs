@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::Connection;
 use pipekeeper_core::oauth::{TokenBody, TokenError, Tokens, Unknown};
 use pipekeeper_core::provider::App;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Connection, RefreshLogEntry, StoreError};
+use pipekeeper_core::store::{RefreshLogEntry, StoreError};
 
-use super::commit::Source;
 use super::lease::Lease;
 use super::log::{error_code, outcome_of};
 use super::{
     Asked, AttemptLog, Outcome, RefreshError, RefreshResult, Refresher, Rule, Trigger, adopt, ended,
 };
-use crate::journal::{Answer, JournalError};
+use crate::journal::{JournalError, JournaledResponse};
 use crate::token_request::spend;
 
 /// What an attempt to spend came to.
@@ -38,6 +38,13 @@ pub(super) struct Received {
     pub(super) at: Timestamp,
     /// Whether the journal has it: if not, this is the only copy.
     pub(super) journaled: bool,
+}
+
+/// Where an answer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Provider,
+    Journal,
 }
 
 /// A connection, its app, and the token that is to be spent under this lease.
@@ -331,8 +338,8 @@ fn is_told_to_wait(unknown: &Unknown) -> bool {
 
 /// A journaled answer as tokens. One that is none (a provider's error page with status 200), or that this version can't
 /// read, is as good as no answer.
-pub(super) fn received(answer: Answer, app: &App) -> Option<Received> {
-    let Answer { received_at, body } = answer;
+pub(super) fn received(answer: JournaledResponse, app: &App) -> Option<Received> {
+    let JournaledResponse { received_at, body } = answer;
     Some(Received {
         tokens: body.tokens(&app.provider)?,
         at: received_at,

@@ -5,9 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
-use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::connection::{Connection, ConnectionId};
 use pipekeeper_core::random;
-use pipekeeper_core::store::Connection;
 
 /// Shortest and longest back-off after a transient failure.
 pub(super) const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));

@@ -1,8 +1,9 @@
 //! What a refresher does that keeps one of its [`Rules`](crate::Rules) less: `scripts/chaos --sabotage` starts such ones. With all rules
 //! nothing here has an effect.
 
-use pipekeeper_core::connection::ConnectionState;
-use pipekeeper_core::store::{Commit, Connection, Consent, StoreError};
+use pipekeeper_core::connection::{Connection, ConnectionState};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::store::{Commit, StoreError};
 
 use super::{Refresher, Rule};
 

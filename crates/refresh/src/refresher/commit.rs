@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::connection::{Connection, ConnectionState, HANDED_BACK};
 use pipekeeper_core::granted::fit_for_column;
-use pipekeeper_core::lifetime::{due_at, renewal_due_of};
 use pipekeeper_core::oauth::Tokens;
 use pipekeeper_core::provider::App;
 use pipekeeper_core::random;
+use pipekeeper_core::refresh_schedule::{due_at, renewal_due_of};
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Commit, Connection, HANDED_BACK, StoreError};
-use pipekeeper_core::vault::SealedTo;
+use pipekeeper_core::store::{Commit, StoreError};
+use pipekeeper_core::vault::RowContext;
 
-use super::attempt::{Received, SpendContext};
+use super::attempt::{Received, Source, SpendContext};
 use super::backoff::EARLY_REFRESH_WINDOW;
 use super::lease::Lease;
 use super::unstored::{HeldBy, RETRY_EVERY};
@@ -195,7 +195,7 @@ impl Refresher {
         let key = row.app();
         let sealed = self
             .vault
-            .seal_refresh_token(SealedTo::of(row, &key), token);
+            .seal_refresh_token(RowContext::of(row, &key), token);
         let now = self.clock.now();
         self.retry_until_stored(row, || {
             self.store
@@ -226,7 +226,7 @@ impl Refresher {
     ) -> Commit {
         let Received { tokens, at, .. } = received;
         let key = row.app();
-        let to = SealedTo::of(row, &key);
+        let to = RowContext::of(row, &key);
         let expires_at = at.saturating_add(tokens.expires_in);
         let in_streak = row
             .refreshed_at
@@ -308,13 +308,6 @@ impl Refresher {
             tracing::error!(connection.id = %row.id, "the database refuses to end a lease: {:#}", anyhow::Error::from(error));
         }
     }
-}
-
-/// Where an answer comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    Provider,
-    Journal,
 }
 
 /// Whether a token was renewed although it had not come to its end, and for whom.

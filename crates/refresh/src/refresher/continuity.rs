@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering as Memory};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{Connection, ConnectionId, ConnectionState};
 use pipekeeper_core::provider::AppChoice;
-use pipekeeper_core::store::{Beat, Connection, Heartbeat, StoreError};
+use pipekeeper_core::store::{Beat, Heartbeat, StoreError};
 use tokio::sync::MutexGuard as AsyncMutexGuard;
 
 use super::attempt::received;

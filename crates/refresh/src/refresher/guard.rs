@@ -194,10 +194,10 @@ impl Guard {
     }
 
     /// The apps that don't work as they should: their keys, and a word each.
-    pub(super) fn troubles(&self) -> Vec<String> {
+    pub(super) fn degraded_reasons(&self) -> Vec<String> {
         let now = self.clock.monotonic();
         let apps = self.apps();
-        let mut troubles: Vec<String> = apps
+        let mut degraded_reasons: Vec<String> = apps
             .iter()
             .flat_map(|(key, app)| {
                 let held = app.held.filter(|(_, until)| *until > now);
@@ -208,8 +208,8 @@ impl Guard {
                     .chain(mass.then(|| format!("app {key}: mass_rejection")))
             })
             .collect();
-        troubles.sort();
-        troubles
+        degraded_reasons.sort();
+        degraded_reasons
     }
 
     fn apps(&self) -> MutexGuard<'_, HashMap<String, AppState>> {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipekeeper_core::clock::{SharedClock, Timestamp};
-use pipekeeper_core::connection::ConnectionId;
+use pipekeeper_core::connection::{Connection, ConnectionId};
 use pipekeeper_core::random;
-use pipekeeper_core::store::{Connection, StoreError};
+use pipekeeper_core::store::StoreError;
 
 use super::{Refresher, Rule};
 use crate::journal::Holder;

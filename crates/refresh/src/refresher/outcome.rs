@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::connection::{Connection, ConnectionState};
 use pipekeeper_core::crypto::OpenError;
-use pipekeeper_core::store::{Connection, StoreError};
+use pipekeeper_core::store::StoreError;
 
 /// The row holds a newer token than the caller's.
 #[derive(Debug, Clone)]

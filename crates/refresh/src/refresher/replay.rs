@@ -1,9 +1,9 @@
 //! Answers that no row shows yet and that no task is about to commit: of processes that are gone, and those that the database
 //! has refused.
 
-use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::connection::{Connection, ConnectionState};
 use pipekeeper_core::provider::AppChoice;
-use pipekeeper_core::store::{Connection, StoreError};
+use pipekeeper_core::store::StoreError;
 
 use super::attempt::received;
 use super::commit::{CommitContext, Earliness, Stored, was_handed_back};

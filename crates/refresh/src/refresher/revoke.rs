@@ -7,10 +7,9 @@
 
 use std::sync::Arc;
 
-use pipekeeper_core::connection::ConnectionState;
+use pipekeeper_core::connection::{Connection, ConnectionState};
 use pipekeeper_core::oauth::{self, TokenError};
 use pipekeeper_core::provider::App;
-use pipekeeper_core::store::Connection;
 
 use super::attempt::{Attempt, Received, SpendContext};
 use super::backoff::back_off;

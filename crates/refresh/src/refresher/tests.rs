@@ -2,12 +2,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pipekeeper_core::clock::Clock;
 use pipekeeper_core::config::{Loader, Sources};
+use pipekeeper_core::connection::AppKey;
 use pipekeeper_core::crypto::Keyring;
+use pipekeeper_core::granted::Consent;
 use pipekeeper_core::http_client::{self, Limits};
 use pipekeeper_core::provider::AppUse;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Revocation};
-use pipekeeper_core::vault::SealedTo;
+use pipekeeper_core::store::{Backend, Commit, NewConnection, Revocation};
+use pipekeeper_core::vault::RowContext;
 use pipekeeper_testing::{self as testing, ManualClock, TestDatabase, TestDirectory};
 use serde_json::{Value, json};
 use wiremock::matchers::path;
@@ -139,7 +141,7 @@ impl Held {
 }
 
 /// A provider, a database, a clock, and one connection of generation 1.
-struct World {
+struct Fixture {
     database: TestDatabase,
     journals: TestDirectory,
     store: Store,
@@ -150,10 +152,10 @@ struct World {
     id: ConnectionId,
 }
 
-impl World {
+impl Fixture {
     async fn new() -> Self {
         let database = TestDatabase::migrated(Backend::Sqlite).await;
-        let mut world = Self {
+        let mut fixture = Self {
             store: database.store(),
             database,
             journals: TestDirectory::create(),
@@ -165,16 +167,16 @@ impl World {
         };
         Mock::given(path("/revoke"))
             .respond_with(ResponseTemplate::new(200))
-            .mount(&world.provider)
+            .mount(&fixture.provider)
             .await;
-        world.id = world.connect("jane").await;
-        world
+        fixture.id = fixture.connect("jane").await;
+        fixture
     }
 
     async fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let world = Self::new().await;
-        world.answer(answers).await;
-        world
+        let fixture = Self::new().await;
+        fixture.answer(answers).await;
+        fixture
     }
 
     async fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
@@ -384,7 +386,7 @@ fn app() -> AppKey {
 fn consent(vault: &Vault, id: &ConnectionId, owner: &str, access: &str, refresh: &str) -> Consent {
     let (account_id, owner) = ("acme".parse().unwrap(), owner.parse().unwrap());
     let key = app();
-    let to = SealedTo {
+    let to = RowContext {
         id,
         app: &key,
         account_id: &account_id,
@@ -421,7 +423,7 @@ async fn reconnected_and_ended(vault: &Vault, store: &Store, id: &ConnectionId) 
 
 fn sibling(vault: &Vault, row: &Connection) -> Commit {
     let key = row.app();
-    let to = SealedTo::of(row, &key);
+    let to = RowContext::of(row, &key);
     Commit {
         spent_under: None,
         access_token: vault.seal_access_token(to, &Secret::from("access-sibling")),

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Connection, SpendFailure, StoreError};
+use pipekeeper_core::connection::{Connection, ConnectionId};
+use pipekeeper_core::store::{SpendFailure, StoreError};
 
 use super::attempt::SpendContext;
 use super::{RefreshError, Refresher};
@@ -77,7 +77,7 @@ impl Unstored {
             .retain(|id, waiting| waiting.held_by == HeldBy::Task || is_unsettled(id));
     }
 
-    pub(super) fn troubles(&self) -> Vec<String> {
+    pub(super) fn degraded_reasons(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.all().keys().map(ConnectionId::to_string).collect();
         ids.sort();
         let more = ids.len().saturating_sub(NAMED_MAX);

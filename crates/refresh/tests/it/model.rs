@@ -2,7 +2,7 @@
 //! stops, losses, consents, disconnects and uninstalls in between. Its names are the code's.
 //!
 //! A process that takes no step for a while is a stopped one: time passes it by. What the model takes for granted, because
-//! no software can promise it: nothing stops a process between its look and the token on the wire, and a request that was
+//! no software can property it: nothing stops a process between its look and the token on the wire, and a request that was
 //! given up does not arrive later than the next one.
 //!
 //! An answer is destroyed if its process dies, or the network loses it, before a journal had it; those alone excuse a token
@@ -10,18 +10,18 @@
 //! it was journaled, or in a journal out of reach. A disconnect leaves nothing behind if no grant is alive whose token
 //! is known: Pipedrive knows one grant per user and app, so a new consent is no second grant.
 
-mod promises;
+mod environment;
+mod properties;
 mod protocol;
 mod provider;
 mod search;
 mod state;
-mod world;
 
+use environment::Environment;
 use protocol::Protocol;
 use provider::{Provider, Reinstall, Rotation};
-use search::{Promise, search};
+use search::{Property, search};
 use state::Faults;
-use world::World;
 
 const NONE: Faults = Faults {
     kills: 0,
@@ -44,9 +44,9 @@ const ROTATIONS: [Rotation; 3] = [
 const ONE_JOURNAL: &[u8] = &[0, 0];
 const TWO_JOURNALS: &[u8] = &[0, 1];
 
-fn world(disks: &'static [u8], rotation: Rotation, faults: Faults) -> World {
+fn environment(disks: &'static [u8], rotation: Rotation, faults: Faults) -> Environment {
     let moves = faults.disconnects + faults.consents + faults.uninstalls;
-    World {
+    Environment {
         protocol: Protocol::OURS,
         provider: Provider {
             rotation,
@@ -61,41 +61,44 @@ fn world(disks: &'static [u8], rotation: Rotation, faults: Faults) -> World {
 }
 
 /// The same faults under each of the three rotations.
-fn worlds(disks: &'static [u8], faults: &[Faults]) -> Vec<World> {
-    let all = |faults: &Faults| ROTATIONS.map(|rotation| world(disks, rotation, *faults));
+fn worlds(disks: &'static [u8], faults: &[Faults]) -> Vec<Environment> {
+    let all = |faults: &Faults| ROTATIONS.map(|rotation| environment(disks, rotation, *faults));
     faults.iter().flat_map(all).collect()
 }
 
-/// Every promise holds in every state that these worlds can come to.
+/// Every property holds in every state that these worlds can come to.
 #[track_caller]
-fn hold(worlds: impl IntoIterator<Item = World>) {
+fn hold(worlds: impl IntoIterator<Item = Environment>) {
     let mut states = 0;
-    for world in worlds {
-        let searched = search(&world);
+    for environment in worlds {
+        let searched = search(&environment);
         if let Some(found) = searched.found {
             panic!(
-                "{:?} is broken in {world:?}:\n{}",
-                found.promise, found.story
+                "{:?} is broken in {environment:?}:\n{}",
+                found.property, found.story
             );
         }
-        assert!(searched.at_rest > 0, "nothing comes to rest in {world:?}");
+        assert!(
+            searched.at_rest > 0,
+            "nothing comes to rest in {environment:?}"
+        );
         states += searched.states;
     }
     println!("{states} states");
 }
 
-/// Without a rule of the protocol its promise is broken: the model can tell.
+/// Without a rule of the protocol its property is broken: the model can tell.
 #[track_caller]
-fn breaks(promise: Promise, mut world: World, take_away: impl Fn(&mut Protocol)) {
-    take_away(&mut world.protocol);
-    let found = search(&world).found.expect("no promise is broken");
+fn breaks(property: Property, mut environment: Environment, take_away: impl Fn(&mut Protocol)) {
+    take_away(&mut environment.protocol);
+    let found = search(&environment).found.expect("no property is broken");
     println!("{}", found.story);
-    assert_eq!(found.promise, promise, "{}", found.story);
+    assert_eq!(found.property, property, "{}", found.story);
 }
 
 /// Single use with reuse detection, which forgives nothing.
-fn strict(disks: &'static [u8], faults: Faults) -> World {
-    world(disks, Rotation::SingleUseWithReuseDetection, faults)
+fn strict(disks: &'static [u8], faults: Faults) -> Environment {
+    environment(disks, Rotation::SingleUseWithReuseDetection, faults)
 }
 
 const DEATHS: [Faults; 3] = [
@@ -190,9 +193,9 @@ fn three_processes_keep_every_promise() {
 
 #[test]
 fn an_answer_out_of_reach_is_waited_for_by_those_who_give_it_the_grace() {
-    let grace = |world| World {
+    let grace = |environment| Environment {
         back_within_grace: true,
-        ..world
+        ..environment
     };
     hold(worlds(TWO_JOURNALS, &DEATHS).into_iter().map(grace));
 }
@@ -215,9 +218,9 @@ fn a_database_that_loses_its_last_commit_costs_nothing() {
 
 #[test]
 fn copies_of_journals_change_nothing() {
-    let copied = |world| World {
+    let copied = |environment| Environment {
         copied: true,
-        ..world
+        ..environment
     };
     hold(
         worlds(TWO_JOURNALS, &[NONE, A_KILL])
@@ -249,47 +252,55 @@ fn a_revocation_on_its_way_may_meet_a_newer_consent_where_older_tokens_live_on()
         consents: 1,
         ..A_DISCONNECT
     };
-    let world = keeping(strict(ONE_JOURNAL, faults));
-    breaks(Promise::NewConsentIsSpared, world, |_| {});
+    let environment = keeping(strict(ONE_JOURNAL, faults));
+    breaks(Property::NewConsentIsSpared, environment, |_| {});
 }
 
-fn keeping(mut world: World) -> World {
-    world.provider.reinstall = Reinstall::KeepsTokens;
-    world
+fn keeping(mut environment: Environment) -> Environment {
+    environment.provider.reinstall = Reinstall::KeepsTokens;
+    environment
 }
 
 #[test]
 fn without_an_exclusive_lease_a_token_is_presented_twice() {
-    breaks(Promise::PresentedOnce, strict(ONE_JOURNAL, NONE), |rules| {
-        rules.lease_is_exclusive = false;
-    });
+    breaks(
+        Property::PresentedOnce,
+        strict(ONE_JOURNAL, NONE),
+        |rules| {
+            rules.lease_is_exclusive = false;
+        },
+    );
 }
 
 #[test]
 fn without_a_lease_length_for_holders_that_run_a_token_is_presented_twice() {
-    breaks(Promise::PresentedOnce, strict(ONE_JOURNAL, NONE), |rules| {
-        rules.running_holder_keeps_lease = false;
-    });
+    breaks(
+        Property::PresentedOnce,
+        strict(ONE_JOURNAL, NONE),
+        |rules| {
+            rules.running_holder_keeps_lease = false;
+        },
+    );
 }
 
 #[test]
 fn without_the_orphan_grace_a_token_is_presented_twice() {
-    let world = World {
+    let environment = Environment {
         back_within_grace: true,
         ..strict(TWO_JOURNALS, NONE)
     };
-    breaks(Promise::PresentedOnce, world, |rules| {
+    breaks(Property::PresentedOnce, environment, |rules| {
         rules.orphan_grace = false;
     });
 }
 
 #[test]
 fn without_the_locks_own_identity_a_copied_journal_has_a_token_presented_twice() {
-    let copied = World {
+    let copied = Environment {
         copied: true,
         ..strict(TWO_JOURNALS, NONE)
     };
-    breaks(Promise::PresentedOnce, copied, |rules| {
+    breaks(Property::PresentedOnce, copied, |rules| {
         rules.death_is_seen_at_the_lock_itself = false;
     });
 }
@@ -297,7 +308,7 @@ fn without_the_locks_own_identity_a_copied_journal_has_a_token_presented_twice()
 #[test]
 fn without_quiet_after_a_loss_a_token_is_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(TWO_JOURNALS, A_FAILOVER),
         |rules| {
             rules.quiet_after_a_loss = false;
@@ -308,7 +319,7 @@ fn without_quiet_after_a_loss_a_token_is_presented_twice() {
 #[test]
 fn without_rewritten_responses_a_token_is_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(TWO_JOURNALS, A_FAILOVER),
         |rules| {
             rules.responses_are_rewritten = false;
@@ -319,7 +330,7 @@ fn without_rewritten_responses_a_token_is_presented_twice() {
 #[test]
 fn without_rewritten_leases_a_token_is_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(TWO_JOURNALS, A_FAILOVER),
         |rules| {
             rules.leases_are_rewritten = false;
@@ -334,7 +345,7 @@ fn without_a_lease_that_outlives_a_disconnect_a_grant_is_left_behind() {
         ..A_DISCONNECT
     };
     breaks(
-        Promise::NothingLeftBehind,
+        Property::NothingLeftBehind,
         strict(ONE_JOURNAL, faults),
         |rules| {
             rules.disconnect_keeps_the_lease = false;
@@ -349,7 +360,7 @@ fn without_an_end_to_the_doubt_a_disconnect_leaves_a_grant_behind() {
         ..A_DISCONNECT
     };
     breaks(
-        Promise::NothingLeftBehind,
+        Property::NothingLeftBehind,
         strict(ONE_JOURNAL, faults),
         |rules| {
             rules.revocation_settles_the_doubt = false;
@@ -360,7 +371,7 @@ fn without_an_end_to_the_doubt_a_disconnect_leaves_a_grant_behind() {
 #[test]
 fn without_a_wait_for_the_holder_a_disconnect_has_its_token_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(ONE_JOURNAL, A_DISCONNECT),
         |rules| {
             rules.revocation_waits_for_the_holder = false;
@@ -372,7 +383,7 @@ fn without_a_wait_for_the_holder_a_disconnect_has_its_token_presented_twice() {
 fn without_a_back_off_of_their_own_callers_that_name_no_generation_delay_others() {
     let faults = Faults { unnamed: 1, ..NONE };
     breaks(
-        Promise::OthersAreNotDelayed,
+        Property::OthersAreNotDelayed,
         strict(ONE_JOURNAL, faults),
         |rules| {
             rules.unnamed_refreshes_make_no_streak = false;
@@ -383,7 +394,7 @@ fn without_a_back_off_of_their_own_callers_that_name_no_generation_delay_others(
 #[test]
 fn without_a_look_before_spending_a_token_is_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(ONE_JOURNAL, A_KILL),
         |rules| {
             rules.look_before_spending = false;
@@ -393,26 +404,30 @@ fn without_a_look_before_spending_a_token_is_presented_twice() {
 
 #[test]
 fn without_a_look_before_the_release_a_token_is_presented_twice() {
-    let world = World {
+    let environment = Environment {
         back_within_grace: true,
         ..strict(TWO_JOURNALS, A_KILL)
     };
-    breaks(Promise::PresentedOnce, world, |rules| {
+    breaks(Property::PresentedOnce, environment, |rules| {
         rules.look_before_release = false;
     });
 }
 
 #[test]
 fn with_a_wait_between_look_and_call_a_token_is_presented_twice() {
-    breaks(Promise::PresentedOnce, strict(ONE_JOURNAL, NONE), |rules| {
-        rules.look_is_fresh = false;
-    });
+    breaks(
+        Property::PresentedOnce,
+        strict(ONE_JOURNAL, NONE),
+        |rules| {
+            rules.look_is_fresh = false;
+        },
+    );
 }
 
 #[test]
 fn without_a_look_at_the_row_a_token_is_presented_twice() {
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(ONE_JOURNAL, A_FULL_DISK),
         |rules| {
             rules.look_rereads_the_row = false;
@@ -423,7 +438,7 @@ fn without_a_look_at_the_row_a_token_is_presented_twice() {
 #[test]
 fn without_the_journal_before_the_commit_an_answer_is_lost() {
     breaks(
-        Promise::ReachedIsKept,
+        Property::ReachedIsKept,
         strict(ONE_JOURNAL, A_KILL),
         |rules| {
             rules.journal_before_commit = false;
@@ -433,7 +448,7 @@ fn without_the_journal_before_the_commit_an_answer_is_lost() {
 
 #[test]
 fn without_the_compare_on_the_generation_an_older_token_overwrites_a_newer_one() {
-    breaks(Promise::NewestIsHeld, strict(ONE_JOURNAL, NONE), |rules| {
+    breaks(Property::NewestIsHeld, strict(ONE_JOURNAL, NONE), |rules| {
         rules.commit_compares_generation = false;
     });
 }
@@ -441,7 +456,7 @@ fn without_the_compare_on_the_generation_an_older_token_overwrites_a_newer_one()
 #[test]
 fn without_a_new_look_at_the_row_a_lost_race_ends_a_connection() {
     breaks(
-        Promise::ReauthOnlyIfDead,
+        Property::ReauthOnlyIfDead,
         strict(ONE_JOURNAL, A_CONSENT),
         |rules| {
             rules.reread_after_invalid_grant = false;
@@ -451,8 +466,8 @@ fn without_a_new_look_at_the_row_a_lost_race_ends_a_connection() {
 
 #[test]
 fn without_a_generation_for_the_revocation_a_token_is_presented_twice() {
-    let world = strict(ONE_JOURNAL, A_DISCONNECT);
-    breaks(Promise::PresentedOnce, world, |rules| {
+    let environment = strict(ONE_JOURNAL, A_DISCONNECT);
+    breaks(Property::PresentedOnce, environment, |rules| {
         rules.revoke_moves_generation = false;
     });
 }
@@ -469,7 +484,7 @@ fn without_both_guards_of_a_revoked_row_it_is_revived() {
     hold([by_generation]);
 
     breaks(
-        Promise::RevokedStays,
+        Property::RevokedStays,
         strict(ONE_JOURNAL, faults),
         |rules| {
             rules.revoke_moves_generation = false;
@@ -486,7 +501,7 @@ fn without_storing_what_comes_late_a_disconnect_has_its_token_presented_twice() 
         ..A_DISCONNECT
     };
     breaks(
-        Promise::PresentedOnce,
+        Property::PresentedOnce,
         strict(ONE_JOURNAL, faults),
         |rules| {
             rules.overtaken_by_revoke_revokes = false;
@@ -500,16 +515,16 @@ fn without_the_rule_that_the_newest_is_revoked_a_late_replay_leaves_a_grant_behi
         kills: 1,
         ..A_DISCONNECT
     };
-    let world = strict(ONE_JOURNAL, faults);
-    breaks(Promise::NothingLeftBehind, world, |rules| {
+    let environment = strict(ONE_JOURNAL, faults);
+    breaks(Property::NothingLeftBehind, environment, |rules| {
         rules.revoke_also_takes_the_newest = false;
     });
 }
 
 #[test]
 fn without_a_replay_a_good_grant_stays_refused() {
-    let world = world(TWO_JOURNALS, Rotation::SingleUse, A_KILL);
-    breaks(Promise::ReauthOnlyIfDead, world, |rules| {
+    let environment = environment(TWO_JOURNALS, Rotation::SingleUse, A_KILL);
+    breaks(Property::ReauthOnlyIfDead, environment, |rules| {
         rules.replay = false;
     });
 }
@@ -517,7 +532,7 @@ fn without_a_replay_a_good_grant_stays_refused() {
 #[test]
 fn without_a_memory_of_doubt_a_lost_answer_is_called_a_refusal() {
     breaks(
-        Promise::LostIsToldAsLost,
+        Property::LostIsToldAsLost,
         strict(ONE_JOURNAL, NONE),
         |rules| {
             rules.in_doubt_is_remembered = false;
@@ -528,7 +543,7 @@ fn without_a_memory_of_doubt_a_lost_answer_is_called_a_refusal() {
 #[test]
 fn without_the_rows_own_doubt_a_lost_answer_is_called_a_refusal() {
     breaks(
-        Promise::LostIsToldAsLost,
+        Property::LostIsToldAsLost,
         strict(ONE_JOURNAL, A_KILL),
         |rules| {
             rules.refusal_reads_the_rows_doubt = false;
@@ -539,7 +554,7 @@ fn without_the_rows_own_doubt_a_lost_answer_is_called_a_refusal() {
 #[test]
 fn without_the_lease_a_commit_must_not_end_the_doubt() {
     breaks(
-        Promise::LostIsToldAsLost,
+        Property::LostIsToldAsLost,
         strict(ONE_JOURNAL, NONE),
         |rules| {
             rules.doubt_ends_under_its_own_lease = false;

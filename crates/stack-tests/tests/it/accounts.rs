@@ -1,10 +1,10 @@
-//! Two accounts of one app never touch each other's connection, and nobody is answered from another's.
+//! Two accounts of one app never touch each other's connection, and no one is answered from another's.
 
 use pipedrive_sim::DEFAULT_CLIENT_SECRET;
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
-use stack_tests::{Answer, Client, Setup, Stack};
+use stack_tests::{Client, Reply, Setup, Stack};
 
 use crate::logins::logged_in;
 use crate::support::{EMAIL, NAME, books, connected, expire, refreshes, row};
@@ -88,10 +88,10 @@ pub(crate) async fn connection_id_names_one_connection_to_both_webhooks(backend:
 }
 
 /// Who has the email, in the connection that these fields select.
-async fn person_by(stack: &Stack, named: &Value) -> Answer {
+async fn person_by(stack: &Stack, named: &Value) -> Reply {
     let mut body = named.clone();
     body["person"] = json!({"email": EMAIL});
-    Answer::of(stack.person_request(&body).send().await.unwrap())
+    Reply::of(stack.person_request(&body).send().await.unwrap())
         .await
         .unwrap()
 }
@@ -301,7 +301,7 @@ pub(crate) async fn installs_are_restricted_to_the_companies_that_are_named(back
     let problem = refused.expect_problem(403, "DIFFERENT_COMPANY");
     assert_eq!(problem["reason"], "company_not_allowed");
     assert!(stack.sql("SELECT id AS line FROM connections").is_empty());
-    // Nobody's row holds the grant: it is not left alive.
+    // No one's row holds the grant: it is not left alive.
     assert_eq!(books(&stack, 1, 1).await["state"], "revoked");
 
     let named = restricted.connect(2, 1).await.unwrap();
@@ -341,7 +341,7 @@ pub(crate) async fn of_several_apps_one_is_meant_by_callers_who_name_none(backen
         "{}/webhook/pipedrive/callback/other?{query}",
         stack.auth_capture
     );
-    let second = Answer::of(stack.http.get(url).send().await.unwrap()).await;
+    let second = Reply::of(stack.http.get(url).send().await.unwrap()).await;
     let second = second.unwrap().expect(200).json()["connection"].clone();
 
     assert_eq!(first["AppId"], stack.client_id);
@@ -352,7 +352,7 @@ pub(crate) async fn of_several_apps_one_is_meant_by_callers_who_name_none(backen
     assert_eq!(stack.person(EMAIL).await.unwrap().expect(200).body, NAME);
     let named = json!({"person": {"email": EMAIL}, "appId": OTHER_APP});
     let named = stack.person_request(&named).send().await.unwrap();
-    assert_eq!(Answer::of(named).await.unwrap().expect(200).body, ELSEWHERE);
+    assert_eq!(Reply::of(named).await.unwrap().expect(200).body, ELSEWHERE);
 }
 
 /// The cached token is dead, and the row's is good: a reconnect is not refreshed for the older token's sake.

@@ -3,7 +3,7 @@
 use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use stack_tests::{Answer, Setup, Stack};
+use stack_tests::{Reply, Setup, Stack};
 use up::client::CALLBACK;
 
 use crate::support::{row, settings};
@@ -45,7 +45,7 @@ pub(crate) async fn notice_is_taken_from_who_knows_either_secret(backend: Backen
             .delete(format!("{}{CALLBACK}", stack.auth_capture))
             .basic_auth(DEFAULT_CLIENT_ID, Some(secret))
             .json(&notice);
-        Answer::of(request.send().await.unwrap()).await.unwrap()
+        Reply::of(request.send().await.unwrap()).await.unwrap()
     };
     for (user, secret) in [(1, "other"), (2, DEFAULT_CLIENT_SECRET)] {
         let connection = stack

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client};
+use stack_tests::{Client, Reply};
 use tokio_util::sync::CancellationToken;
 use up::client::{CALLBACK, PERSON, REFRESH};
+use up::demo;
 use up::processes::SERVICES;
-use up::story;
 use up::tasks::in_background;
 
 use crate::support::{EMAIL, HANGS, NAME, crowd, expire, refreshes, root, settings, until};
@@ -26,7 +26,7 @@ use project::Project;
 
 async fn told(client: &Client) {
     let mut told = Vec::new();
-    let held = story::play(client, &mut told).await;
+    let held = demo::play(client, &mut told).await;
     assert!(held.is_ok(), "{held:?}\n{}", String::from_utf8_lossy(&told));
 }
 
@@ -56,10 +56,18 @@ fn env_example_names_what_docker_compose_reads() {
     // Of the environment: an .env of another day must not keep old images.
     let read: BTreeSet<_> = read
         .into_iter()
-        .filter(|name| !name.ends_with("_IMAGE"))
+        .filter(|name| !name.ends_with("_IMAGE") && *name != "PIPEKEEPER_COMMIT")
         .collect();
 
     assert_eq!(read, named);
+}
+
+#[test]
+fn images_are_labelled_with_this_version() {
+    let dockerfile = fs::read_to_string(root().join("deploy/Dockerfile")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let label = format!("org.opencontainers.image.version={version} ");
+    assert!(dockerfile.contains(&label), "{label}");
 }
 
 /// Down to the patch: what was tested is what is run.
@@ -131,14 +139,14 @@ async fn demo_comes_up_without_any_configuration() {
     one_address_stays_one_whatever_it_calls_itself(&client).await;
 }
 
-/// `edge` says who its clients are: what they say of it counts for nothing, or nobody would ever be turned away.
+/// `edge` says who its clients are: what they say of it counts for nothing, or no one would ever be turned away.
 async fn one_address_stays_one_whatever_it_calls_itself(client: &Client) {
     // More than `login.installs_per_minute` at once.
     for attempt in 0..60 {
         let url = format!("{}{CALLBACK}?code=junk-{attempt}", client.auth_capture);
         let request = client.http.get(url).header("accept", "application/json");
         let request = request.header("x-forwarded-for", format!("192.0.2.{attempt}"));
-        let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+        let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
         if answer.status == 429 {
             answer.expect_problem(429, "RATE_LIMITED");
             return;
@@ -169,7 +177,7 @@ async fn without_a_registration_and_a_simulator_it_says_what_is_missing() {
     }
 }
 
-/// Without a certificate nobody else is let in.
+/// Without a certificate no one else is let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Compose: scripts/test runs it"]
 async fn an_edge_that_is_open_to_the_network_needs_a_domain() {
@@ -237,7 +245,7 @@ async fn killed_refresher_and_database_come_back_and_nothing_is_lost() {
     hardening::holds(&project);
     hardening::no_secret_is_in_an_environment(&project);
 
-    // The provider commits, the answer is on its way, and nobody is there to take it.
+    // The provider commits, the answer is on its way, and no one is there to take it.
     let fault = json!({"on": "token", "grant": "refresh_token", "fault": "commit_then_hang"});
     client.sim("faults", &fault).await.unwrap();
     settings(&client, json!({"access_ttl_secs": 2})).await;

@@ -11,7 +11,7 @@ use pipekeeper_core::store::{Backend, Claim, NewCallback};
 use reqwest::header::{ACCEPT, COOKIE, HOST};
 use serde_json::json;
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use up::client::CALLBACK;
@@ -275,7 +275,7 @@ pub(crate) async fn switched_off_installs_connect_nobody(backend: Backend) {
 
     assert_nothing_stored(&stack).await;
     let url = format!("{}/auth/login", client.auth_capture);
-    let answer = Answer::of(client.http.get(url).send().await.unwrap()).await;
+    let answer = Reply::of(client.http.get(url).send().await.unwrap()).await;
     answer.unwrap().expect_problem(422, "BAD_REQUEST");
 }
 
@@ -353,7 +353,7 @@ pub(crate) async fn claimer_that_died_is_told_of(backend: Backend) {
     };
     let now = SystemClock::shared().now();
     let claimed = stack.store().callback_claim(&claim, now).await.unwrap();
-    assert_eq!(claimed, Claim::Granted);
+    assert_eq!(claimed, Claim::PlainGrant);
 
     let told = stack.callback(&query).await.unwrap();
 
@@ -374,7 +374,7 @@ pub(crate) async fn prefetch_does_nothing(backend: Backend) {
         ("x-moz", "prefetch"),
     ] {
         let request = stack.http.get(&url).header(name, value);
-        let ahead = Answer::of(request.send().await.unwrap()).await.unwrap();
+        let ahead = Reply::of(request.send().await.unwrap()).await.unwrap();
 
         assert_eq!(
             (ahead.status, ahead.body.as_str()),
@@ -402,7 +402,7 @@ pub(crate) async fn callbacks_that_nobody_started_share_their_limits(backend: Ba
             .get(format!("{}{CALLBACK}?{query}", client.auth_capture))
             .header("x-forwarded-for", address)
             .header(COOKIE, cookie);
-        Answer::of(request.send().await.unwrap()).await.unwrap()
+        Reply::of(request.send().await.unwrap()).await.unwrap()
     };
 
     // However they come, they are counted, before anything is written.
@@ -487,7 +487,7 @@ pub(crate) async fn callback_url_is_sent_as_it_was_configured(backend: Backend) 
             .http
             .get(format!("{}/auth/login", client.auth_capture));
         let begun = request.header(HOST, host).send().await.unwrap();
-        let location = Answer::of(begun).await.unwrap().expect(303);
+        let location = Reply::of(begun).await.unwrap().expect(303);
         let location = Url::parse(location.header("location")).unwrap();
         let mut query = location.query_pairs();
         let redirect_uri = query.find(|(key, _)| key == "redirect_uri");
@@ -508,8 +508,8 @@ pub(crate) async fn browsers_get_pages_that_can_run_and_leak_nothing(backend: Ba
     let declined = stack.marketplace_consent("decline", 1, 1).await.unwrap();
     for (query, status, text) in [
         (good.as_str(), 200, "Elm &amp; Sons"),
-        (declined.as_str(), 400, "Consent was declined"),
-        ("error=%3Cscript%3E", 400, "Consent was declined"),
+        (declined.as_str(), 400, "Consent declined"),
+        ("error=%3Cscript%3E", 400, "Consent declined"),
         ("code=%3Cscript%3E", 400, "start again"),
     ] {
         let accept = "text/html,application/xhtml+xml,*/*;q=0.8";
@@ -535,10 +535,10 @@ pub(crate) async fn browsers_get_pages_that_can_run_and_leak_nothing(backend: Ba
     }
 }
 
-async fn get(client: &Client, path_and_query: &str, accept: &str) -> Answer {
+async fn get(client: &Client, path_and_query: &str, accept: &str) -> Reply {
     let url = format!("{}{path_and_query}", client.auth_capture);
     let request = client.http.get(url).header(ACCEPT, accept);
-    Answer::of(request.send().await.unwrap()).await.unwrap()
+    Reply::of(request.send().await.unwrap()).await.unwrap()
 }
 
 /// Past every cache: the table is empty.

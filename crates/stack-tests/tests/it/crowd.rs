@@ -57,7 +57,7 @@ async fn thousands_of_callers_of_six_processes_cost_one_token_call() {
             plan.set.push((key, "60".to_owned()));
         }
     }
-    // Nobody but the callers asks for a refresh.
+    // No one but the callers asks for a refresh.
     for refresher in ["token-refresher", "token-refresher-2", "token-refresher-3"] {
         let key = format!("{refresher}.sweep.every_secs");
         plan.set.push((key, "3600".to_owned()));

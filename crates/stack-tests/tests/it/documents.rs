@@ -24,6 +24,7 @@ fn documents(root: &Path) -> Vec<PathBuf> {
         ".env.example",
         "crates/README.md",
         "migrations/README.md",
+        "docs/measured/README.md",
     ]
     .map(PathBuf::from)
     .into();

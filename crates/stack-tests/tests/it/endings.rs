@@ -1,4 +1,4 @@
-//! What the provider gave is kept: whoever gives up, stops, or loses the database meanwhile.
+//! What the provider gave is kept: anyone who gives up, stops, or loses the database meanwhile.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ pub(crate) async fn refresh_that_loses_to_an_uninstall_revokes_what_it_got(backe
     held.reached().await;
     let notice = json!({
         "company": 1, "user": 1, "client_id": stack.client_id, "kill": false,
-        // Long after the consent: nobody has to ask the provider whether it is about this one.
+        // Long after the consent: no one has to ask the provider whether it is about this one.
         "timestamp": "2999-01-01T00:00:00Z",
         "notify_url": format!("{}/auth/callback", stack.auth_capture),
     });

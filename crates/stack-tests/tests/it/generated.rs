@@ -1,4 +1,4 @@
-//! Requests that nobody would write, a hundred thousand for each route: none of them is a server error, none goes without
+//! Requests that no one would write, a hundred thousand for each route: none of them is a server error, none goes without
 //! an answer, and the stack works as before in the end.
 //!
 //! `GENERATED_REQUESTS` is the number per route. The seed is fixed; a failure shows the request itself.
@@ -12,7 +12,7 @@ use pipekeeper_core::store::Backend;
 use serde_json::json;
 use stack_tests::Client;
 use tokio::task::JoinSet;
-use tools::dice::Dice;
+use tools::rng::Rng;
 use up::client::shows_a_token;
 
 use self::requests::{Known, Request, Route};
@@ -119,14 +119,14 @@ async fn play_share(
     player: usize,
     share: usize,
 ) -> std::collections::BTreeMap<u16, usize> {
-    let mut dice = Dice::new(u64::try_from(player).unwrap() * 1_000_003 + route.seed());
+    let mut rng = Rng::new(u64::try_from(player).unwrap() * 1_000_003 + route.seed());
     let mut wire = Wire::default();
     let mut statuses = std::collections::BTreeMap::new();
     let mut left = share;
     while left > 0 {
-        let service = route.service(known, &mut dice).to_owned();
+        let service = route.service(known, &mut rng).to_owned();
         let batch: Vec<_> = (0..left.min(BATCH))
-            .map(|_| route.request(known, &mut dice))
+            .map(|_| route.request(known, &mut rng))
             .collect();
         left -= batch.len();
         let answers = wire.ask(&service, &batch).await;

@@ -3,7 +3,7 @@
 use pipekeeper_core::crypto::Keyring;
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client};
+use stack_tests::{Client, Reply};
 
 use crate::support::{EMAIL, NAME, connected, refreshes, row};
 
@@ -49,7 +49,7 @@ pub(crate) async fn token_under_an_unknown_key_is_said_and_kept(backend: Backend
                 "{degraded}"
             );
         }
-        // An install that this service seals itself hides the others from nobody.
+        // An install that this service seals itself hides the others from no one.
         let stranger = auth_capture.connect(2, 1).await.unwrap();
         let degraded = degraded(&stack, &auth_capture.auth_capture).await;
         assert!(degraded.to_string().contains(told), "{degraded}");
@@ -81,11 +81,11 @@ pub(crate) async fn token_under_an_unknown_key_is_said_and_kept(backend: Backend
 /// What a service that is ready says of itself.
 async fn degraded(client: &Client, service: &str) -> Value {
     let ready = client.http.get(format!("{service}/readyz")).send().await;
-    let ready = Answer::of(ready.unwrap()).await.unwrap();
+    let ready = Reply::of(ready.unwrap()).await.unwrap();
     ready.expect(200).json()["degraded"].clone()
 }
 
-/// Whoever can read the database can't move one account's tokens to another's row.
+/// Anyone who can read the database can't move one account's tokens to another's row.
 pub(crate) async fn token_moved_to_another_row_does_not_open(backend: Backend) {
     let (stack, _) = connected(backend).await;
     let second = stack.connect(2, 1).await.unwrap();

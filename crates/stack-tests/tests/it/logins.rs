@@ -1,4 +1,4 @@
-//! A login cannot be forged, replayed or fixed on someone else, and it touches nobody else's connection.
+//! A login cannot be forged, replayed or fixed on someone else, and it touches no one else's connection.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,7 +12,7 @@ use pipekeeper_core::vault::Vault;
 use reqwest::header::{COOKIE, HOST, SET_COOKIE};
 use serde_json::{Value, json};
 use stack_tests::stack::{OTHER_APP, REDIRECT_URL};
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use up::tasks::in_background;
@@ -27,14 +27,14 @@ pub(crate) async fn begin(
     client: &Client,
     query: &str,
     credentials: Option<(&str, &str)>,
-) -> Answer {
+) -> Reply {
     let mut request = client
         .http
         .get(format!("{}/auth/login?{query}", client.auth_capture));
     if let Some((user, password)) = credentials {
         request = request.basic_auth(user, Some(password));
     }
-    Answer::of(request.send().await.unwrap()).await.unwrap()
+    Reply::of(request.send().await.unwrap()).await.unwrap()
 }
 
 /// A login in which the operator names the account: where the browser comes back to, and its cookie.
@@ -60,7 +60,7 @@ pub(crate) async fn consented(
     (back, cookie)
 }
 
-pub(crate) async fn log_in(client: &Client, account: &str, company: u32, user: u32) -> Answer {
+pub(crate) async fn log_in(client: &Client, account: &str, company: u32, user: u32) -> Reply {
     let (back, cookie) = consented(client, account, company, user).await;
     client.finish_login(&back, Some(&cookie)).await.unwrap()
 }
@@ -277,7 +277,7 @@ pub(crate) async fn login_starts_at_the_host_of_its_callback(backend: Backend) {
     let ask = async |host: &str, query: &str| {
         let url = format!("{}/auth/login{query}", stack.auth_capture);
         let request = stack.http.get(url).header(HOST, host);
-        Answer::of(request.send().await.unwrap()).await.unwrap()
+        Reply::of(request.send().await.unwrap()).await.unwrap()
     };
     let port = Url::parse(&stack.auth_capture).unwrap().port().unwrap();
 
@@ -394,7 +394,7 @@ pub(crate) async fn login_cookie_is_for_this_site_and_this_way_back_alone(backen
         .http
         .get(format!("{}/auth/login", public.auth_capture));
     let request = request.header(HOST, "crm.example");
-    let public = Answer::of(request.send().await.unwrap()).await.unwrap();
+    let public = Reply::of(request.send().await.unwrap()).await.unwrap();
     let public = public.expect(303);
 
     for (answer, name, secure) in [
@@ -453,7 +453,7 @@ pub(crate) async fn second_account_is_refused_and_the_holder_goes_on(backend: Ba
     answer.expect_problem(404, "CONNECTION_NOT_FOUND");
 }
 
-/// A row that has ended holds no install: whoever comes with a new consent of that person gets it.
+/// A row that has ended holds no install: anyone who comes with a new consent of that person gets it.
 pub(crate) async fn ended_connection_keeps_nobody_out(backend: Backend) {
     let stack = Stack::start(backend).await;
     let ended = logged_in(&stack, "acme", 1, 1).await;
@@ -641,7 +641,7 @@ pub(crate) async fn state_carries_its_app_and_its_verifier(backend: Backend) {
             both.auth_capture
         );
         let request = both.http.get(url).header(COOKIE, &cookie);
-        Answer::of(request.send().await.unwrap()).await.unwrap()
+        Reply::of(request.send().await.unwrap()).await.unwrap()
     };
     let query = own.query().unwrap();
     let ended = at_other(query).await.expect(200).json();

@@ -18,13 +18,15 @@ mod endings;
 #[cfg(test)]
 mod generated;
 #[cfg(test)]
+mod graph;
+#[cfg(test)]
 mod healing;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod logins;
 #[cfg(test)]
-mod moving_over;
+mod migration;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
@@ -239,7 +241,7 @@ promises! { every backend:
         operator_refreshes_like_a_caller
         operator_disconnects_and_the_provider_is_told
     }
-    moving_over {
+    migration {
         import_says_what_it_would_do_and_writes_nothing
         import_takes_over_what_is_good_and_the_second_time_changes_nothing
         import_finds_out_by_a_refresh_whose_an_expired_grant_is

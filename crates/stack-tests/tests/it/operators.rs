@@ -11,7 +11,7 @@ use up::processes::{Plan, Processes, free_base_port};
 use crate::support::{EMAIL, until_ok};
 
 /// The lines that a service wrote about a connection.
-fn story(plan: &Plan, service: &str, connection: &str) -> Vec<Value> {
+fn demo(plan: &Plan, service: &str, connection: &str) -> Vec<Value> {
     let log = plan.data.join("logs").join(format!("{service}.log"));
     fs::read_to_string(log)
         .unwrap()
@@ -54,8 +54,8 @@ async fn the_logs_of_all_services_tell_one_refresh_by_its_connection() {
 
     client.person(EMAIL).await.unwrap().expect(200);
 
-    let of_data_api = story(&plan, "data-api", id);
-    let of_refresher = story(&plan, "token-refresher", id);
+    let of_data_api = demo(&plan, "data-api", id);
+    let of_refresher = demo(&plan, "token-refresher", id);
     let traces = |lines: &[Value]| -> BTreeSet<String> {
         let of = |line| Some(field(line, "trace_id")?.as_str()?.to_owned());
         lines.iter().filter_map(of).collect()

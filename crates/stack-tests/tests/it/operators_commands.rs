@@ -103,7 +103,7 @@ impl Beside {
         tokens
     }
 
-    async fn row(&self, id: &ConnectionId) -> pipekeeper_core::store::Connection {
+    async fn row(&self, id: &ConnectionId) -> pipekeeper_core::connection::Connection {
         self.store.connection_find(id).await.unwrap().unwrap()
     }
 }
@@ -268,7 +268,7 @@ pub(crate) async fn operator_refreshes_like_a_caller(backend: Backend) {
     assert_eq!(shown["refresh_log"][0]["trigger_kind"], "operator");
     assert_eq!(shown["refresh_log"][0]["generation_after"], 2);
 
-    // As after some renewals that nobody needed: the next may come a minute later.
+    // As after some renewals that no one needed: the next may come a minute later.
     let early = "UPDATE connections SET early_renewals = 7";
     beside.database.lines(early).unwrap();
     let why = beside.connections(&refresh).await.badly();
@@ -333,7 +333,7 @@ pub(crate) async fn operator_disconnects_and_the_provider_is_told(backend: Backe
     assert_eq!(revoked["connections"][0]["id"], id.as_str());
     assert_eq!(revoked["connections"].as_array().unwrap().len(), 1);
 
-    // Nobody else's connection has ended, and data-api knows of the end soon.
+    // No one else's connection has ended, and data-api knows of the end soon.
     client.person_of(&other, EMAIL).await.unwrap().expect(200);
     until("data-api knows", || async {
         client.person_of(&connection, EMAIL).await.unwrap().status == 401

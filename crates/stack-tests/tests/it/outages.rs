@@ -2,10 +2,11 @@
 
 use std::sync::Mutex;
 
-use pipekeeper_core::store::{AppKey, Backend};
+use pipekeeper_core::connection::AppKey;
+use pipekeeper_core::store::Backend;
 use pipekeeper_testing::TestDirectory;
 use serde_json::{Value, json};
-use stack_tests::{Answer, Setup, Stack};
+use stack_tests::{Reply, Setup, Stack};
 use up::client::REFRESH;
 use up::tasks::in_background;
 
@@ -23,8 +24,8 @@ async fn gated(backend: Backend, set: &[(&str, &str)]) -> Stack {
     Stack::with(backend, setup).await
 }
 
-async fn get(stack: &Stack, url: String) -> Answer {
-    Answer::of(stack.http.get(url).send().await.unwrap())
+async fn get(stack: &Stack, url: String) -> Reply {
+    Reply::of(stack.http.get(url).send().await.unwrap())
         .await
         .unwrap()
 }
@@ -266,7 +267,7 @@ pub(crate) async fn silent_database_is_given_up_on(backend: Backend) {
     .await;
 }
 
-/// token-refresher has renewed the token, and data-api can't read it: the refused one is not tried again, and nobody is told
+/// token-refresher has renewed the token, and data-api can't read it: the refused one is not tried again, and no one is told
 /// that the connection is dead.
 pub(crate) async fn newer_token_that_cannot_be_read_is_no_dead_connection(backend: Backend) {
     let stack = gated(backend, &[]).await;

@@ -3,7 +3,7 @@
 use pipekeeper_core::store::Backend;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use up::client::PERSON;
 
 use crate::support::{EMAIL, NAME, connected};
@@ -11,14 +11,14 @@ use crate::support::{EMAIL, NAME, connected};
 const READABLE: &str = "/webhook/pipedrive/person";
 
 /// Right credentials, any body.
-async fn post(client: &Client, path: &str, accept: &str, body: impl Into<String>) -> Answer {
+async fn post(client: &Client, path: &str, accept: &str, body: impl Into<String>) -> Reply {
     let request = client
         .http
         .post(format!("{}{path}", client.data_api))
         .basic_auth(&client.webhook.0, Some(client.webhook.1.expose()))
         .header(ACCEPT, accept)
         .body(body.into());
-    Answer::of(request.send().await.unwrap()).await.unwrap()
+    Reply::of(request.send().await.unwrap()).await.unwrap()
 }
 
 fn asking_for(email: &str) -> String {
@@ -59,7 +59,7 @@ pub(crate) async fn strangers_get_no_person(backend: Backend) {
                     request = request.header(AUTHORIZATION, credentials);
                 }
 
-                let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+                let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
                 answer.expect_problem(*status, "UNAUTHORIZED");
                 assert_eq!(answer.header("www-authenticate"), "Basic realm=\"Webhook\"");
@@ -300,7 +300,7 @@ pub(crate) async fn bodies_are_json_whatever_they_claim(backend: Backend) {
             .header(CONTENT_TYPE, content_type)
             .body(asking_for(EMAIL));
 
-        let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+        let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
         assert_eq!(answer.expect(200).body, NAME, "{content_type}");
     }

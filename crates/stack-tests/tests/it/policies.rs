@@ -4,8 +4,8 @@ use std::iter::repeat_n;
 use std::time::Duration;
 
 use pipekeeper_core::clock::SystemClock;
-use pipekeeper_core::lifetime::renewal_due_of;
 use pipekeeper_core::provider::RefreshPolicy;
+use pipekeeper_core::refresh_schedule::renewal_due_of;
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
 use stack_tests::{Client, Setup, Stack};

@@ -25,7 +25,7 @@ on_postgres! {
     }
 }
 
-/// And no log of theirs shows what nobody is to read.
+/// And no log of theirs shows what no one is to read.
 async fn two_of_each_process_cost_one_refresh(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let (directory, more) = (TestDirectory::create(), TestDirectory::create());
@@ -155,7 +155,7 @@ async fn killed_refreshers_work_is_taken_up_by_the_next() {
     let mut processes = Processes::start(plan.clone()).await.unwrap();
     let client = plan.client().unwrap();
     let connection = client.connect(1, 1).await.unwrap();
-    // The provider commits, the answer is on its way, and nobody is there to take it.
+    // The provider commits, the answer is on its way, and no one is there to take it.
     let kill = json!({"on": "token", "grant": "refresh_token", "fault": "commit_then_hang"});
     client.sim("faults", &kill).await.unwrap();
     let (caller, body) = (

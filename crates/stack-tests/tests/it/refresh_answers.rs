@@ -3,7 +3,7 @@
 use pipekeeper_core::store::Backend;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client, Setup, Stack};
+use stack_tests::{Client, Reply, Setup, Stack};
 use up::client::REFRESH;
 
 use crate::logins::logged_in;
@@ -12,14 +12,14 @@ use crate::support::{connected, refreshes, row, until, until_ok};
 const READABLE: &str = "/webhook/pipedrive/refresh";
 
 /// Right credentials, any body.
-async fn post(client: &Client, path: &str, content_type: &str, body: impl Into<String>) -> Answer {
+async fn post(client: &Client, path: &str, content_type: &str, body: impl Into<String>) -> Reply {
     let request = client
         .http
         .post(format!("{}{path}", client.token_refresher))
         .basic_auth(&client.refresher.0, Some(client.refresher.1.expose()))
         .header(CONTENT_TYPE, content_type)
         .body(body.into());
-    Answer::of(request.send().await.unwrap()).await.unwrap()
+    Reply::of(request.send().await.unwrap()).await.unwrap()
 }
 
 pub(crate) fn of(connection: &Value, generation: i64) -> Value {
@@ -59,7 +59,7 @@ pub(crate) async fn strangers_get_no_refresh(backend: Backend) {
                     request = request.header(AUTHORIZATION, credentials);
                 }
 
-                let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+                let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
                 answer.expect_problem(*status, "UNAUTHORIZED");
                 assert_eq!(answer.header("www-authenticate"), "Basic realm=\"Webhook\"");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipekeeper_core::store::Backend;
 use serde_json::json;
-use stack_tests::{Answer, Setup, Stack};
+use stack_tests::{Reply, Setup, Stack};
 
 use crate::refresh_answers::of;
 use crate::support::{
@@ -150,7 +150,7 @@ pub(crate) async fn one_lost_answer_is_asked_for_again_at_once(backend: Backend)
     }
 }
 
-/// A provider that rotates and whose answer is lost has the only good token: nobody can do better than to say so.
+/// A provider that rotates and whose answer is lost has the only good token: no one can do better than to say so.
 pub(crate) async fn lost_answer_of_a_single_use_token_is_named(backend: Backend) {
     let (stack, connection) = connected(backend).await;
     settings(&stack, json!({"rotation": "single_use"})).await;
@@ -260,7 +260,7 @@ pub(crate) async fn tokens_that_the_database_refuses_are_stored_by_the_next_proc
         assert!((1..=60).contains(&refused.retry_after()));
     }
     let ready = stack.http.get(format!("{}/readyz", stack.token_refresher));
-    let ready = Answer::of(ready.send().await.unwrap()).await.unwrap();
+    let ready = Reply::of(ready.send().await.unwrap()).await.unwrap();
     let named = format!(
         "connection {}: the database refuses its new tokens",
         id_of(&connection)

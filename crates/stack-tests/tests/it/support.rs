@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
-use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Connection, RefreshLogEntry};
+use pipekeeper_core::connection::{Connection, ConnectionId};
+use pipekeeper_core::store::{Backend, RefreshLogEntry};
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -44,7 +44,7 @@ pub(crate) async fn row(stack: &Stack, connection: &Value) -> Connection {
     found.unwrap().expect("the row is there")
 }
 
-/// All access tokens die, and nobody is told.
+/// All access tokens die, and no one is told.
 pub(crate) async fn expire(client: &Client) {
     client.sim("expire", &json!({})).await.unwrap();
 }
@@ -77,7 +77,7 @@ pub(crate) async fn books(client: &Client, company: u64, user: u64) -> Value {
 }
 
 /// What all of these callers, coming at once, are told.
-pub(crate) async fn crowd(callers: impl IntoIterator<Item = Client>, email: &str) -> Vec<Answer> {
+pub(crate) async fn crowd(callers: impl IntoIterator<Item = Client>, email: &str) -> Vec<Reply> {
     let mut crowd = JoinSet::new();
     for caller in callers {
         let email = email.to_owned();
@@ -149,7 +149,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn()
     assert!(asked.is_ok(), "{what}: not within {HANGS:?}");
 }
 
-/// Whoever has to wait after a failed refresh waits for as long as the access token lives: no next call is late enough.
+/// Anyone who has to wait after a failed refresh waits for as long as the access token lives: no next call is late enough.
 pub(crate) fn wait_longer(stack: &Stack) {
     stack.sql("UPDATE connections SET retry_at = expires_at WHERE retry_at IS NOT NULL");
 }
@@ -185,7 +185,7 @@ pub(crate) fn panics_in_services() -> u64 {
 }
 
 /// The same until it is answered with 200; if it never is, the last answer says why.
-pub(crate) async fn until_ok<F: Future<Output = Answer>>(what: &str, ask: impl Fn() -> F) {
+pub(crate) async fn until_ok<F: Future<Output = Reply>>(what: &str, ask: impl Fn() -> F) {
     let last = Mutex::new(None);
     let asking = async {
         loop {

@@ -4,16 +4,16 @@ use pipekeeper_core::store::Backend;
 use reqwest::Method;
 use reqwest::header::{ACCEPT, ORIGIN};
 use serde_json::json;
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use up::client::{CALLBACK, PERSON, REFRESH};
 
 use crate::support::{EMAIL, HANGS, NAME, connected};
 
-async fn ask(client: &Client, method: &str, url: &str) -> Answer {
+async fn ask(client: &Client, method: &str, url: &str) -> Reply {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
-    Answer::of(client.http.request(method, url).send().await.unwrap())
+    Reply::of(client.http.request(method, url).send().await.unwrap())
         .await
         .unwrap()
 }
@@ -201,7 +201,7 @@ async fn bodies_have_64_kib_at_most() {
                 .body(padded(notice.clone(), length)),
         ];
         for request in requests {
-            let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+            let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
             assert_eq!(answer.status, status, "{length}: {}", answer.body);
             if status == 413 {
@@ -262,7 +262,7 @@ async fn request_ids_are_taken_over_if_they_are_sane() {
                     request = request.header("x-request-id", id);
                 }
 
-                let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+                let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
                 let id = answer.header("x-request-id");
                 if taken {
@@ -295,7 +295,7 @@ async fn origins_are_allowed_only_as_configured() {
             .request(Method::OPTIONS, format!("{}{PERSON}", client.data_api))
             .header(ORIGIN, origin)
             .header("access-control-request-method", "POST");
-        Answer::of(request.send().await.unwrap()).await.unwrap()
+        Reply::of(request.send().await.unwrap()).await.unwrap()
     };
 
     let closed = preflight(&stack, "https://app.example").await;
@@ -324,7 +324,7 @@ async fn api_callers_get_problems_and_browsers_pages() {
     ] {
         let request = stack.http.get(&url).header(ACCEPT, accept);
 
-        let answer = Answer::of(request.send().await.unwrap())
+        let answer = Reply::of(request.send().await.unwrap())
             .await
             .unwrap()
             .expect(400);

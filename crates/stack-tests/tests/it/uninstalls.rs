@@ -3,7 +3,7 @@
 use pipedrive_sim::{DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET};
 use pipekeeper_core::store::Backend;
 use serde_json::{Value, json};
-use stack_tests::{Answer, Client, Stack};
+use stack_tests::{Client, Reply, Stack};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use up::client::{CALLBACK, REFRESH};
@@ -19,7 +19,7 @@ const APP: (&str, &str) = (DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET);
 const LATER: &str = "2999-01-01 00:00:00";
 
 /// The DELETE, as Pipedrive sends it.
-async fn notify(client: &Client, credentials: Option<(&str, &str)>, body: &Value) -> Answer {
+async fn notify(client: &Client, credentials: Option<(&str, &str)>, body: &Value) -> Reply {
     let mut request = client
         .http
         .delete(format!("{}{CALLBACK}", client.auth_capture))
@@ -27,7 +27,7 @@ async fn notify(client: &Client, credentials: Option<(&str, &str)>, body: &Value
     if let Some((user, password)) = credentials {
         request = request.basic_auth(user, Some(password));
     }
-    Answer::of(request.send().await.unwrap()).await.unwrap()
+    Reply::of(request.send().await.unwrap()).await.unwrap()
 }
 
 fn notice(company: impl Into<Value>, user: impl Into<Value>, timestamp: &str) -> Value {
@@ -37,7 +37,7 @@ fn notice(company: impl Into<Value>, user: impl Into<Value>, timestamp: &str) ->
 }
 
 #[track_caller]
-fn assert_outcome(answer: Answer, outcome: &str) {
+fn assert_outcome(answer: Reply, outcome: &str) {
     let said = answer.expect(200).json();
     assert_eq!(said, json!({"success": true, "outcome": outcome}));
 }
@@ -170,7 +170,7 @@ pub(crate) async fn notice_that_cannot_be_read_is_refused(backend: Backend) {
             .basic_auth(APP.0, Some(APP.1))
             .body(body);
 
-        let answer = Answer::of(request.send().await.unwrap()).await.unwrap();
+        let answer = Reply::of(request.send().await.unwrap()).await.unwrap();
 
         answer.expect_problem(422, "BAD_REQUEST");
     }
@@ -197,7 +197,7 @@ pub(crate) async fn ids_of_a_notice_are_numbers_or_text(backend: Backend) {
         .delete(format!("{}{CALLBACK}", stack.auth_capture))
         .basic_auth(APP.0, Some(APP.1))
         .body(format!("\u{feff}{}", notice(99, 1, "32503680000")));
-    let answer = Answer::of(marked.send().await.unwrap()).await.unwrap();
+    let answer = Reply::of(marked.send().await.unwrap()).await.unwrap();
     assert_outcome(answer, "unknown");
 }
 

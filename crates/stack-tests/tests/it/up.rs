@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use pipekeeper_core::connection::AppKey;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::AppKey;
 use pipekeeper_testing::{self as testing, TestDirectory};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::json;

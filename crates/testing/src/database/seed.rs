@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::TestDatabase;
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::store::{AppKey, Backend, never};
+use pipekeeper_core::connection::AppKey;
+use pipekeeper_core::store::Backend;
 
 const DAY: i64 = 86_400;
 
@@ -69,7 +70,7 @@ fn insertion(backend: Backend, rows: Range<u32>, app: &AppKey, now: Timestamp) -
         instant_of(backend, now, &(-400 * DAY).to_string()),
         instant_of(backend, now, "0"),
     );
-    let never = instant_of(backend, never(), "0");
+    let never = instant_of(backend, Timestamp::far_future(), "0");
     let token = match backend {
         Backend::Sqlite => "zeroblob(300)",
         Backend::Postgres => "decode(repeat('00', 300), 'hex')",

@@ -8,6 +8,18 @@ use super::{Home, MARKER, Program, as_variables, set, taken_port, variable};
 use pipekeeper_service::{Loaded, Service};
 
 impl<S: Service + std::fmt::Debug> Program<S> {
+    pub fn its_version_names_the_commit(&self) {
+        let run = self.run(&["--version"], &[]).expect_code(0);
+        let version = run.stdout.trim();
+        let (_, commit) = version.split_once(" (").expect("a commit in parentheses");
+        assert!(
+            version.starts_with(&format!("{} {} (", S::NAME, env!("CARGO_PKG_VERSION")))
+                && commit.ends_with(')')
+                && commit.len() > 7,
+            "{version}"
+        );
+    }
+
     pub fn every_problem_is_listed_at_once(&self) {
         let mistakes = [
             set("http.listen", "nowhere"),

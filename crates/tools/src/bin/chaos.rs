@@ -11,10 +11,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Parser, ValueEnum as _};
 use pipekeeper_core::random;
 use pipekeeper_core::store::Backend;
-use tools::chaos::checker::Rule;
+use tools::chaos::invariant::Invariant;
 use tools::chaos::sabotage::Sabotage;
 use tools::chaos::{Options, Outcome, Program, run};
-use tools::measured::{Table, backend_name};
+use tools::results::{Table, backend_name};
 
 /// The time in which a sabotage has to be noticed, start included.
 const NOTICED_WITHIN: Duration = Duration::from_mins(2);
@@ -32,7 +32,7 @@ const ALL: &str = "all";
 
 /// Plays a schedule of faults against the whole stack, and checks the provider's books afterwards.
 #[derive(Debug, Parser)]
-#[command(name = "scripts/chaos", after_help = EXIT_CODES)]
+#[command(name = "scripts/chaos", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIPEKEEPER_COMMIT"), ")"), after_help = EXIT_CODES)]
 struct Arguments {
     /// How long faults are played, in minutes [default: 10, or 1.5 with --sabotage]
     #[arg(long)]
@@ -155,8 +155,8 @@ async fn play_sabotage(arguments: &Arguments, sabotage: Sabotage) -> anyhow::Res
 
 /// Which rules a sabotage broke, and when.
 struct Noticed {
-    expected: Rule,
-    broken: BTreeSet<Rule>,
+    expected: Invariant,
+    broken: BTreeSet<Invariant>,
     took: Duration,
 }
 
@@ -235,7 +235,7 @@ async fn play_all(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             sabotage.expected().text().to_owned(),
         ]);
     }
-    table.write(&mut io::stdout(), "\nAs docs/measured/sabotage.md has it:")?;
+    table.write(&mut io::stdout(), "\nAs docs/results/sabotage.md has it:")?;
     ensure!(
         unnoticed.is_empty(),
         "not noticed within {NOTICED_WITHIN:?}: {}",

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::CALL_TIMEOUT_SECS;
-use super::account::Account;
-use super::calm;
 use super::event_log::Event;
-use super::in_call::{InCall, arm};
 use super::journals::outage_of;
-use super::load::ask_for_refresh;
+use super::quiesce;
 use super::schedule::{Action, CopiedWhile, Fault, OnConnection, Outage, Step};
-use super::supervisor::Process;
-use super::world::{REFRESHERS, World, process_of, reader_of};
+use super::stack::account::Account;
+use super::stack::in_call::{InCall, arm};
+use super::stack::load::ask_for_refresh;
+use super::stack::supervisor::Process;
+use super::stack::{REFRESHERS, Stack, process_of, reader_of};
 
 /// What ends by itself has ended by then.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -30,17 +30,17 @@ const DOWN_TO_COPY_MS: u64 = 800;
 const RUSH_DELAY_MS: u64 = 150;
 
 /// Plays the schedule, each step at its time, and waits until all that was taken away is back.
-pub(super) async fn play(world: &Arc<World>, steps: &[Step]) {
+pub(super) async fn play(stack: &Arc<Stack>, steps: &[Step]) {
     let mut under_way = JoinSet::new();
-    let begun = world.event_log.now_us();
+    let begun = stack.event_log.now_us();
     for step in steps {
         let due = begun + i64::try_from(step.at_ms).unwrap_or(i64::MAX / 1000) * 1000;
-        let wait = u64::try_from(due - world.event_log.now_us()).unwrap_or(0);
+        let wait = u64::try_from(due - stack.event_log.now_us()).unwrap_or(0);
         tokio::time::sleep(Duration::from_micros(wait)).await;
-        let (world, action) = (Arc::clone(world), step.action);
+        let (stack, action) = (Arc::clone(stack), step.action);
         under_way.spawn(async move {
-            if let Err(error) = act(&world, action).await {
-                world.event_log.add(Event::Failed {
+            if let Err(error) = act(&stack, action).await {
+                stack.event_log.add(Event::Failed {
                     what: format!("{action}: {error:#}"),
                 });
             }
@@ -50,15 +50,15 @@ pub(super) async fn play(world: &Arc<World>, steps: &[Step]) {
     while under_way.join_next().await.is_some() {}
 }
 
-async fn act(world: &Arc<World>, action: Action) -> anyhow::Result<()> {
+async fn act(stack: &Arc<Stack>, action: Action) -> anyhow::Result<()> {
     if let Action::Restore { back_ms } = action {
-        return restore(world, back_ms).await;
+        return restore(stack, back_ms).await;
     }
-    let _shared = world.exclusive.read().await;
+    let _shared = stack.exclusive.read().await;
     match action {
         Action::Restore { .. } => {}
         Action::Kill { refresher, down_ms } => {
-            let claim = process(world, refresher)?.claim().await?;
+            let claim = process(stack, refresher)?.claim().await?;
             claim.kill("at random", down_ms).await;
         }
         Action::KillInCall {
@@ -71,24 +71,24 @@ async fn act(world: &Arc<World>, action: Action) -> anyhow::Result<()> {
                 delay_ms,
                 down_ms,
             };
-            arm(world, step).await?;
+            arm(stack, step).await?;
         }
         Action::KillBeforeStored { down_ms } => {
-            arm(world, InCall::KillBeforeStored { down_ms }).await?;
+            arm(stack, InCall::KillBeforeStored { down_ms }).await?;
         }
         Action::StopBeforeStored { for_ms } => {
-            arm(world, InCall::StopBeforeStored { for_ms }).await?;
+            arm(stack, InCall::StopBeforeStored { for_ms }).await?;
         }
         Action::Stop { refresher, for_ms } => {
-            let claim = process(world, refresher)?.claim().await?;
+            let claim = process(stack, refresher)?.claim().await?;
             claim.stop("at random", Duration::from_millis(for_ms)).await;
         }
         Action::Restart { service, number } => {
-            let process = world.supervisor.process(process_of(service, number))?;
+            let process = stack.supervisor.process(process_of(service, number))?;
             process.claim().await?.terminate("restart").await;
         }
         Action::Database { outage, for_ms } => {
-            let away = world.database.take_away(outage, &world.event_log).await?;
+            let away = stack.database.take_away(outage, &stack.event_log).await?;
             tokio::time::sleep(Duration::from_millis(for_ms)).await;
             drop(away);
         }
@@ -96,23 +96,23 @@ async fn act(world: &Arc<World>, action: Action) -> anyhow::Result<()> {
             let mut rule = rule(fault, times);
             rule["on"] = "token".into();
             rule["grant"] = "refresh_token".into();
-            world.client.sim("faults", &rule).await?;
+            stack.client.sim("faults", &rule).await?;
         }
         Action::Api { fault, times } => {
             let mut rule = rule(fault, times);
             rule["on"] = "api".into();
             rule["route"] = "persons/search".into();
-            world.client.sim("faults", &rule).await?;
+            stack.client.sim("faults", &rule).await?;
         }
         Action::JournalFull { directory, for_ms } => {
-            let of = outage_of(&world.journals.name(directory)?);
-            world.event_log.add(Event::Outage { of: of.clone() });
-            tokio::task::block_in_place(|| world.journals.shut(directory))?;
+            let of = outage_of(&stack.journals.name(directory)?);
+            stack.event_log.add(Event::Outage { of: of.clone() });
+            tokio::task::block_in_place(|| stack.journals.shut(directory))?;
             tokio::time::sleep(Duration::from_millis(for_ms)).await;
-            world.journals.open(directory)?;
-            world.event_log.add(Event::Back { of });
+            stack.journals.open(directory)?;
+            stack.event_log.add(Event::Back { of });
         }
-        Action::CopyJournal { from, to, copied } => copy_journal(world, from, to, copied).await?,
+        Action::CopyJournal { from, to, copied } => copy_journal(stack, from, to, copied).await?,
         Action::Clock {
             refresher,
             offset_ms,
@@ -124,40 +124,40 @@ async fn act(world: &Arc<World>, action: Action) -> anyhow::Result<()> {
             };
             for offset_ms in [offset_ms, 0] {
                 for refresher in &wrong {
-                    world.set_clock(refresher, offset_ms)?;
+                    stack.set_clock(refresher, offset_ms)?;
                 }
                 tokio::time::sleep(Duration::from_millis(for_ms)).await;
             }
         }
         Action::OnConnection { connection, what } => {
-            if let Some(account) = world.accounts.get(connection) {
-                on_connection(world, account, what).await?;
+            if let Some(account) = stack.accounts.get(connection) {
+                on_connection(stack, account, what).await?;
             }
         }
         Action::DisconnectBeforeStored { down_ms } => {
-            arm(world, InCall::DisconnectBeforeStored { down_ms }).await?;
+            arm(stack, InCall::DisconnectBeforeStored { down_ms }).await?;
         }
         Action::SeverInCall { how, killed_for_ms } => {
-            arm(world, InCall::Sever { how, killed_for_ms }).await?;
+            arm(stack, InCall::Sever { how, killed_for_ms }).await?;
         }
     }
     Ok(())
 }
 
-fn process(world: &World, refresher: usize) -> anyhow::Result<&Arc<Process>> {
+fn process(stack: &Stack, refresher: usize) -> anyhow::Result<&Arc<Process>> {
     let name = REFRESHERS.get(refresher).copied().unwrap_or_default();
-    world.supervisor.process(name)
+    stack.supervisor.process(name)
 }
 
 async fn on_connection(
-    world: &Arc<World>,
+    stack: &Arc<Stack>,
     account: &Arc<Account>,
     what: OnConnection,
 ) -> anyhow::Result<()> {
     match what {
-        OnConnection::Rush => rush(world, account).await?,
-        OnConnection::Reconnect => account.reconnect(world).await,
-        OnConnection::Sever { how, notice } => account.sever(world, how, notice).await?,
+        OnConnection::Rush => rush(stack, account).await?,
+        OnConnection::Reconnect => account.reconnect(stack).await,
+        OnConnection::Sever { how, notice } => account.sever(stack, how, notice).await?,
     }
     Ok(())
 }
@@ -171,70 +171,70 @@ fn rule(fault: Fault, times: u64) -> Value {
 }
 
 /// Has the database go back while no other fault is played: what is lost are commits of refreshes alone.
-async fn restore(world: &Arc<World>, back_ms: u64) -> anyhow::Result<()> {
-    let _alone = world.exclusive.write().await;
-    calm::end_faults(world).await?;
-    let _claims = world.supervisor.claim_all().await?;
+async fn restore(stack: &Arc<Stack>, back_ms: u64) -> anyhow::Result<()> {
+    let _alone = stack.exclusive.write().await;
+    quiesce::end_faults(stack).await?;
+    let _claims = stack.supervisor.claim_all().await?;
     // Calls that were under way have ended, and what came of them is in the rows.
     tokio::time::sleep(Duration::from_secs(CALL_TIMEOUT_SECS.into()) + SETTLED).await;
-    let snapshot_us = world.event_log.now_us();
-    tokio::task::block_in_place(|| world.database.keep_snapshot())?;
+    let snapshot_us = stack.event_log.now_us();
+    tokio::task::block_in_place(|| stack.database.keep_snapshot())?;
     tokio::time::sleep(Duration::from_millis(back_ms)).await;
-    let away = world
+    let away = stack
         .database
-        .take_away(Outage::Cut, &world.event_log)
+        .take_away(Outage::Cut, &stack.event_log)
         .await?;
     tokio::time::sleep(SETTLED).await;
-    tokio::task::block_in_place(|| world.database.go_back())?;
-    world.event_log.add(Event::Restored { snapshot_us });
+    tokio::task::block_in_place(|| stack.database.go_back())?;
+    stack.event_log.add(Event::Restored { snapshot_us });
     drop(away);
     tokio::time::sleep(RECOVERED).await;
     Ok(())
 }
 
 async fn copy_journal(
-    world: &World,
+    stack: &Stack,
     from: usize,
     to: usize,
     copied: CopiedWhile,
 ) -> anyhow::Result<()> {
     let reader = reader_of(to)?;
     if copied == CopiedWhile::Down {
-        let claim = process(world, reader)?.claim().await?;
+        let claim = process(stack, reader)?.claim().await?;
         claim.kill("copy its journal", DOWN_TO_COPY_MS).await;
     }
-    let began_us = world.event_log.now_us();
-    tokio::task::block_in_place(|| world.journals.copy_slots(from, to))?;
-    world.event_log.add(Event::Copied {
-        from: world.journals.name(from)?,
-        to: world.journals.name(to)?,
+    let began_us = stack.event_log.now_us();
+    tokio::task::block_in_place(|| stack.journals.copy_slots(from, to))?;
+    stack.event_log.add(Event::Copied {
+        from: stack.journals.name(from)?,
+        to: stack.journals.name(to)?,
         began_us,
     });
     Ok(())
 }
 
 /// Asks every refresher for a token newer than the row's, all at once and while the provider takes its time.
-async fn rush(world: &Arc<World>, account: &Arc<Account>) -> anyhow::Result<()> {
-    let generation = account.row(world).await?.generation;
+async fn rush(stack: &Arc<Stack>, account: &Arc<Account>) -> anyhow::Result<()> {
+    let generation = account.row(stack).await?.generation;
     let delay = |ms: u64| json!({"token_delay_ms": ms});
     {
-        let mut rushes = world.rushes.lock().await;
-        world.client.sim("settings", &delay(RUSH_DELAY_MS)).await?;
+        let mut rushes = stack.rushes.lock().await;
+        stack.client.sim("settings", &delay(RUSH_DELAY_MS)).await?;
         *rushes += 1;
     }
     let mut asking = JoinSet::new();
     for refresher in REFRESHERS {
-        let (world, account) = (Arc::clone(world), Arc::clone(account));
-        let client = world.client_of("data-api", refresher);
+        let (stack, account) = (Arc::clone(stack), Arc::clone(account));
+        let client = stack.client_of("data-api", refresher);
         asking.spawn(async move {
-            ask_for_refresh(&world, &client, refresher, &account, Some(generation)).await;
+            ask_for_refresh(&stack, &client, refresher, &account, Some(generation)).await;
         });
     }
     while asking.join_next().await.is_some() {}
-    let mut rushes = world.rushes.lock().await;
+    let mut rushes = stack.rushes.lock().await;
     *rushes -= 1;
     if *rushes == 0 {
-        world.client.sim("settings", &delay(0)).await?;
+        stack.client.sim("settings", &delay(0)).await?;
     }
     Ok(())
 }

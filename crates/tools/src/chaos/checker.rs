@@ -16,64 +16,12 @@ use super::evidence::Evidence;
 pub use bounds::Availability;
 pub use reuse::{Cause, Lost, Reuse};
 
-/// A rule that a run can break.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    ReuseHasCause,
-    FewResponsesAreLost,
-    FewRefreshes,
-    OldGenerationsAreNotRefreshed,
-    GoodGrantsAreHeld,
-    EndsAreTrue,
-    RevokedStaysRevoked,
-    AnswersAreRight,
-    DataIsAvailable,
-    ComesToRest,
-    RunsAsPlanned,
-}
-
-impl Rule {
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::ReuseHasCause => {
-                "a refresh token is presented again only if the response to it was lost, by a cause that is known"
-            }
-            Self::FewResponsesAreLost => {
-                "a kill or a stop loses at most the responses to the calls that its process had under way"
-            }
-            Self::FewRefreshes => {
-                "an access token is renewed at most twice in its lifetime, unless callers ask for it"
-            }
-            Self::OldGenerationsAreNotRefreshed => {
-                "a caller that names an older generation causes no refresh"
-            }
-            Self::GoodGrantsAreHeld => {
-                "a grant that is good at the provider is active here, with its newest refresh token"
-            }
-            Self::EndsAreTrue => {
-                "only the provider's refusal ends a connection, and a lost response is reported as answer_lost"
-            }
-            Self::RevokedStaysRevoked => {
-                "a revoked connection becomes active only by a new consent"
-            }
-            Self::AnswersAreRight => {
-                "no caller gets another account's data, a wrong status or, from a process that is up, no response"
-            }
-            Self::DataIsAvailable => {
-                "at least 95 % of the data requests for good grants succeed while all that they need is up"
-            }
-            Self::ComesToRest => "everything comes to rest once the faults are over",
-            Self::RunsAsPlanned => {
-                "no process ends unasked, and the run can do what it has planned"
-            }
-        }
-    }
-}
+use super::invariant::Invariant;
 
 /// What breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    pub rule: Rule,
+    pub rule: Invariant,
     pub what: String,
 }
 
@@ -120,14 +68,14 @@ pub fn check(evidence: &Evidence, moment: Moment) -> Verdict {
         violations.extend(availability.violation());
         violations.extend(rows::good_grants_are_held(evidence));
         violations.extend(evidence.restless.iter().map(|why| Violation {
-            rule: Rule::ComesToRest,
+            rule: Invariant::ComesToRest,
             what: why.clone(),
         }));
         violations.extend(unplanned(evidence));
     }
     let too_soon = timeline.struck_too_soon().into_iter();
     violations.extend(too_soon.map(|(process, at_us)| Violation {
-        rule: Rule::RunsAsPlanned,
+        rule: Invariant::RunsAsPlanned,
         what: format!(
             "{process} was sent a signal at {}, before it had been ready for a second",
             clock(at_us)
@@ -167,7 +115,7 @@ fn unplanned(evidence: &Evidence) -> Vec<Violation> {
     entries
         .filter_map(unplanned)
         .map(|what| Violation {
-            rule: Rule::RunsAsPlanned,
+            rule: Invariant::RunsAsPlanned,
             what,
         })
         .collect()

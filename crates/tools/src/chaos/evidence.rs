@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::account::Row;
 use super::event_log::{Entry, Life, Micros};
-use super::load::{Answered, Asked};
 use super::responses::Responses;
-use super::world::World;
+use super::stack::Stack;
+use super::stack::account::Row;
+use super::stack::load::{Answered, Asked};
 
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
@@ -96,25 +96,25 @@ struct Stats {
 
 impl Evidence {
     /// All that is known at this moment; `restless` is what did not come to rest.
-    pub async fn collect(world: &World, restless: Vec<String>) -> anyhow::Result<Self> {
+    pub async fn collect(stack: &Stack, restless: Vec<String>) -> anyhow::Result<Self> {
         let mut rows = Vec::new();
-        for account in &world.accounts {
-            rows.push(account.row(world).await?);
+        for account in &stack.accounts {
+            rows.push(account.row(stack).await?);
         }
-        let (data, refreshes) = (world.answers.data(), world.answers.refreshes());
-        let ended = world.answers.ended();
+        let (data, refreshes) = (stack.answers.data(), stack.answers.refreshes());
+        let ended = stack.answers.ended();
         // Later than what comes of it, and so on.
-        let (calls, _) = calls_since(world, 0).await?;
-        let Stats { books } = ask(world, "stats").await?;
+        let (calls, _) = calls_since(stack, 0).await?;
+        let Stats { books } = ask(stack, "stats").await?;
         Ok(Self {
             calls,
             grants: books,
             rows,
             ended,
-            responses: world.responses()?,
-            journal_of: World::journal_of(),
-            refresher_of: World::refresher_of(),
-            event_log: world.event_log.entries(),
+            responses: stack.responses()?,
+            journal_of: Stack::journal_of(),
+            refresher_of: Stack::refresher_of(),
+            event_log: stack.event_log.entries(),
             data,
             refreshes,
             restless,
@@ -155,10 +155,10 @@ fn lines<T: Serialize>(path: &Path, items: &[T]) -> anyhow::Result<()> {
 }
 
 /// The simulator's log from one number on, and where it goes on.
-pub(super) async fn calls_since(world: &World, since: u64) -> anyhow::Result<(Vec<Call>, u64)> {
+pub(super) async fn calls_since(stack: &Stack, since: u64) -> anyhow::Result<(Vec<Call>, u64)> {
     let (mut calls, mut next) = (Vec::new(), since);
     loop {
-        let page: Page = ask(world, &format!("log?since={next}")).await?;
+        let page: Page = ask(stack, &format!("log?since={next}")).await?;
         next = page.next;
         if page.events.is_empty() {
             return Ok((calls, next));
@@ -167,9 +167,9 @@ pub(super) async fn calls_since(world: &World, since: u64) -> anyhow::Result<(Ve
     }
 }
 
-async fn ask<T: DeserializeOwned>(world: &World, control: &str) -> anyhow::Result<T> {
-    let url = format!("{}/_sim/{control}", world.client.simulator);
-    let answer = world.client.http.get(url).send().await?;
+async fn ask<T: DeserializeOwned>(stack: &Stack, control: &str) -> anyhow::Result<T> {
+    let url = format!("{}/_sim/{control}", stack.client.simulator);
+    let answer = stack.client.http.get(url).send().await?;
     answer
         .json()
         .await

@@ -6,9 +6,9 @@ use std::fmt;
 use super::checker::{Cause, Verdict};
 use super::event_log::{Event, Signal};
 use super::evidence::Evidence;
-use super::load::{Answered, Outcome};
+use super::stack::load::{Answered, Outcome};
 use super::{Options, Program};
-use crate::measured::{Table, backend_name, grouped};
+use crate::results::{Table, backend_name, grouped};
 
 /// The figures of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Figures {
             Event::Signal { signal, why, .. } => match signal {
                 Signal::Kill => {
                     self.kills += 1;
-                    if super::in_call::is_in_call(why) {
+                    if super::stack::in_call::is_in_call(why) {
                         count(&mut self.kills_in_calls, why);
                     }
                 }

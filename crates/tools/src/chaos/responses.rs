@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::content_coding::ContentCoding;
 use pipekeeper_core::crypto::Fingerprint;
-use pipekeeper_core::vault::{AnswerTo, Vault};
+use pipekeeper_core::vault::{JournalContext, Vault};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -198,7 +198,7 @@ fn entry(line: Value, vault: &Vault) -> anyhow::Result<Option<Read>> {
     let Some(body) = entry.body.filter(|_| entry.kind == "answer") else {
         return Ok(None);
     };
-    let to = AnswerTo {
+    let to = JournalContext {
         id: &entry.connection.parse()?,
         generation: entry.generation,
         spent: Fingerprint::from_hex(&entry.spent).context("no fingerprint")?,
@@ -235,7 +235,7 @@ mod tests {
     fn line(vault: &Vault, token: &str) -> String {
         let id = ConnectionId::generate();
         let spent = vault.fingerprint(&Secret::from("old"));
-        let to = AnswerTo {
+        let to = JournalContext {
             id: &id,
             generation: 3,
             spent,

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 use pipekeeper_refresh::{Rule, Rules};
 
-use super::checker;
+use super::invariant::Invariant;
 
 /// A promise of the protocol that is broken throughout the run. Each takes away every guard of its promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,18 +85,18 @@ impl Sabotage {
         }
     }
 
-    /// The rule of the checker that its aimed steps make fail.
-    pub fn expected(self) -> checker::Rule {
+    /// The invariant that its aimed steps make fail.
+    pub fn expected(self) -> Invariant {
         match self {
             Self::JournalNotWritten
             | Self::JournalNotSynced
             | Self::JournalAfterCommit
             | Self::JournalDeleted
             | Self::JournalsNotSearched
-            | Self::LeasesIgnored => checker::Rule::ReuseHasCause,
-            Self::GenerationsNotCompared => checker::Rule::OldGenerationsAreNotRefreshed,
-            Self::DoubtIgnored => checker::Rule::EndsAreTrue,
-            Self::RevokedRevived => checker::Rule::RevokedStaysRevoked,
+            | Self::LeasesIgnored => Invariant::ReuseHasCause,
+            Self::GenerationsNotCompared => Invariant::OldGenerationsAreNotRefreshed,
+            Self::DoubtIgnored => Invariant::EndsAreTrue,
+            Self::RevokedRevived => Invariant::RevokedStaysRevoked,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::event_log::Severed;
 use super::sabotage::Sabotage;
-use crate::dice::Dice;
+use crate::rng::Rng;
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,7 +245,7 @@ struct Kind {
     name: KindName,
     /// The mean time between two.
     mean_ms: u64,
-    draw: fn(&mut Dice, &Targets) -> Action,
+    draw: fn(&mut Rng, &Targets) -> Action,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +272,7 @@ enum KindName {
     DisconnectBeforeStored,
 }
 
-const fn kind(name: KindName, mean_ms: u64, draw: fn(&mut Dice, &Targets) -> Action) -> Kind {
+const fn kind(name: KindName, mean_ms: u64, draw: fn(&mut Rng, &Targets) -> Action) -> Kind {
     Kind {
         name,
         mean_ms,
@@ -339,9 +339,9 @@ pub fn draw(seed: u64, length_ms: u64, targets: &Targets, sabotage: Option<Sabot
     let played = kinds.filter(|(_, kind)| kind.name.is_played(targets));
     let mut steps: Vec<Step> = played
         .flat_map(|(index, kind)| {
-            // Each kind has dice of its own: a change of one leaves the others as they are.
-            let dice = Dice::new(seed.wrapping_mul(31).wrapping_add(index));
-            kind.steps(dice, length_ms, targets, sabotage)
+            // Each kind has rng of its own: a change of one leaves the others as they are.
+            let rng = Rng::new(seed.wrapping_mul(31).wrapping_add(index));
+            kind.steps(rng, length_ms, targets, sabotage)
         })
         .collect();
     steps.sort_by_key(|step| step.at_ms);
@@ -351,7 +351,7 @@ pub fn draw(seed: u64, length_ms: u64, targets: &Targets, sabotage: Option<Sabot
 impl Kind {
     fn steps(
         &self,
-        mut dice: Dice,
+        mut rng: Rng,
         length_ms: u64,
         targets: &Targets,
         sabotage: Option<Sabotage>,
@@ -363,177 +363,177 @@ impl Kind {
             self.mean_ms
         };
         let mut steps = Vec::new();
-        let mut at_ms = dice.between(0, (mean_ms * 2).min(length_ms * 3 / 4));
+        let mut at_ms = rng.between(0, (mean_ms * 2).min(length_ms * 3 / 4));
         while at_ms < length_ms {
-            let action = (self.draw)(&mut dice, targets);
+            let action = (self.draw)(&mut rng, targets);
             steps.push(Step { at_ms, action });
-            at_ms += dice.between(mean_ms / 4, mean_ms * 7 / 4);
+            at_ms += rng.between(mean_ms / 4, mean_ms * 7 / 4);
         }
         steps
     }
 }
 
-fn kill(dice: &mut Dice, targets: &Targets) -> Action {
+fn kill(rng: &mut Rng, targets: &Targets) -> Action {
     Action::Kill {
-        refresher: dice.below(targets.refreshers),
-        down_ms: dice.between(0, 300),
+        refresher: rng.below(targets.refreshers),
+        down_ms: rng.between(0, 300),
     }
 }
 
-fn kill_in_call(dice: &mut Dice, _: &Targets) -> Action {
-    let point = dice.one_of(&POINTS);
+fn kill_in_call(rng: &mut Rng, _: &Targets) -> Action {
+    let point = rng.one_of(&POINTS);
     let delay_ms = match point {
         // Between the response's arrival and its commit there are a few milliseconds.
-        Point::AfterAnswer => dice.between(0, 12),
+        Point::AfterAnswer => rng.between(0, 12),
         Point::BeforeCommit | Point::AfterCommit | Point::MidAnswer => 0,
     };
     Action::KillInCall {
         point,
         delay_ms,
-        down_ms: dice.between(0, 300),
+        down_ms: rng.between(0, 300),
     }
 }
 
-fn kill_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+fn kill_before_stored(rng: &mut Rng, _: &Targets) -> Action {
     Action::KillBeforeStored {
-        down_ms: dice.between(0, 300),
+        down_ms: rng.between(0, 300),
     }
 }
 
-fn stop_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+fn stop_before_stored(rng: &mut Rng, _: &Targets) -> Action {
     Action::StopBeforeStored {
-        for_ms: past_the_lease(dice),
+        for_ms: past_the_lease(rng),
     }
 }
 
-fn stop(dice: &mut Dice, targets: &Targets) -> Action {
+fn stop(rng: &mut Rng, targets: &Targets) -> Action {
     Action::Stop {
-        refresher: dice.below(targets.refreshers),
-        for_ms: past_the_lease(dice),
+        refresher: rng.below(targets.refreshers),
+        for_ms: past_the_lease(rng),
     }
 }
 
 /// Past the lease, and at times past the orphan's grace too.
-fn past_the_lease(dice: &mut Dice) -> u64 {
+fn past_the_lease(rng: &mut Rng) -> u64 {
     let lease_ms = u64::from(super::LEASE_SECS) * 1000;
     let grace_ms = u64::from(super::ORPHAN_GRACE_SECS) * 1000;
-    lease_ms + dice.between(200, grace_ms * 3 / 2)
+    lease_ms + rng.between(200, grace_ms * 3 / 2)
 }
 
-fn restart(dice: &mut Dice, targets: &Targets) -> Action {
+fn restart(rng: &mut Rng, targets: &Targets) -> Action {
     let services = [
         (Restarted::Refresher, targets.refreshers),
         (Restarted::DataApi, targets.data_apis),
         (Restarted::AuthCapture, 1),
     ];
-    let (service, several) = dice.one_of(&services);
+    let (service, several) = rng.one_of(&services);
     Action::Restart {
         service,
-        number: dice.below(several),
+        number: rng.below(several),
     }
 }
 
-fn database(dice: &mut Dice, _: &Targets) -> Action {
+fn database(rng: &mut Rng, _: &Targets) -> Action {
     let outages = [Outage::Cut, Outage::Stalled];
     Action::Database {
-        outage: dice.one_of(&outages),
-        for_ms: dice.between(1_000, 6_000),
+        outage: rng.one_of(&outages),
+        for_ms: rng.between(1_000, 6_000),
     }
 }
 
-fn restore(dice: &mut Dice, _: &Targets) -> Action {
+fn restore(rng: &mut Rng, _: &Targets) -> Action {
     Action::Restore {
-        back_ms: dice.between(500, 2_500),
+        back_ms: rng.between(500, 2_500),
     }
 }
 
-fn provider(dice: &mut Dice, _: &Targets) -> Action {
+fn provider(rng: &mut Rng, _: &Targets) -> Action {
     Action::Provider {
-        fault: dice.one_of(&TOKEN_FAULTS),
-        times: dice.between(1, 5),
+        fault: rng.one_of(&TOKEN_FAULTS),
+        times: rng.between(1, 5),
     }
 }
 
-fn api(dice: &mut Dice, _: &Targets) -> Action {
+fn api(rng: &mut Rng, _: &Targets) -> Action {
     Action::Api {
-        fault: dice.one_of(&API_FAULTS),
-        times: dice.between(1, 5),
+        fault: rng.one_of(&API_FAULTS),
+        times: rng.between(1, 5),
     }
 }
 
-fn journal_full(dice: &mut Dice, targets: &Targets) -> Action {
+fn journal_full(rng: &mut Rng, targets: &Targets) -> Action {
     Action::JournalFull {
-        directory: dice.below(targets.journals),
-        for_ms: dice.between(2_000, 6_000),
+        directory: rng.below(targets.journals),
+        for_ms: rng.between(2_000, 6_000),
     }
 }
 
 /// From any journal into one that a single refresher reads.
-fn copy_journal(dice: &mut Dice, targets: &Targets) -> Action {
-    let to = 1 + dice.below(targets.journals - 1);
-    let from = (to + 1 + dice.below(targets.journals - 1)) % targets.journals;
+fn copy_journal(rng: &mut Rng, targets: &Targets) -> Action {
+    let to = 1 + rng.below(targets.journals - 1);
+    let from = (to + 1 + rng.below(targets.journals - 1)) % targets.journals;
     Action::CopyJournal {
         from,
         to,
-        copied: dice.one_of(&[CopiedWhile::Running, CopiedWhile::Down]),
+        copied: rng.one_of(&[CopiedWhile::Running, CopiedWhile::Down]),
     }
 }
 
-fn clock(dice: &mut Dice, targets: &Targets) -> Action {
-    let one = dice.below(targets.refreshers);
+fn clock(rng: &mut Rng, targets: &Targets) -> Action {
+    let one = rng.below(targets.refreshers);
     Action::Clock {
-        refresher: dice.percent(75).then_some(one),
-        offset_ms: dice.one_of(&CLOCK_OFFSETS_MS),
-        for_ms: dice.between(2_000, 8_000),
+        refresher: rng.percent(75).then_some(one),
+        offset_ms: rng.one_of(&CLOCK_OFFSETS_MS),
+        for_ms: rng.between(2_000, 8_000),
     }
 }
 
-fn on_connection(dice: &mut Dice, targets: &Targets, what: OnConnection) -> Action {
+fn on_connection(rng: &mut Rng, targets: &Targets, what: OnConnection) -> Action {
     Action::OnConnection {
-        connection: dice.below(targets.connections),
+        connection: rng.below(targets.connections),
         what,
     }
 }
 
-fn rush(dice: &mut Dice, targets: &Targets) -> Action {
-    on_connection(dice, targets, OnConnection::Rush)
+fn rush(rng: &mut Rng, targets: &Targets) -> Action {
+    on_connection(rng, targets, OnConnection::Rush)
 }
 
-fn reconnect(dice: &mut Dice, targets: &Targets) -> Action {
-    on_connection(dice, targets, OnConnection::Reconnect)
+fn reconnect(rng: &mut Rng, targets: &Targets) -> Action {
+    on_connection(rng, targets, OnConnection::Reconnect)
 }
 
-fn uninstall(dice: &mut Dice, targets: &Targets) -> Action {
-    let notice = match dice.below(10) {
+fn uninstall(rng: &mut Rng, targets: &Targets) -> Action {
+    let notice = match rng.below(10) {
         0 => Notice::Lost,
         1..=5 => Notice::LongAfter,
         _ => Notice::AtOnce,
     };
     let how = Severed::Uninstalled;
-    on_connection(dice, targets, OnConnection::Sever { how, notice })
+    on_connection(rng, targets, OnConnection::Sever { how, notice })
 }
 
-fn disconnect(dice: &mut Dice, targets: &Targets) -> Action {
+fn disconnect(rng: &mut Rng, targets: &Targets) -> Action {
     let (how, notice) = (Severed::Disconnected, Notice::Lost);
-    on_connection(dice, targets, OnConnection::Sever { how, notice })
+    on_connection(rng, targets, OnConnection::Sever { how, notice })
 }
 
-fn revoke(dice: &mut Dice, targets: &Targets) -> Action {
+fn revoke(rng: &mut Rng, targets: &Targets) -> Action {
     let (how, notice) = (Severed::Revoked, Notice::Lost);
-    on_connection(dice, targets, OnConnection::Sever { how, notice })
+    on_connection(rng, targets, OnConnection::Sever { how, notice })
 }
 
-fn disconnect_before_stored(dice: &mut Dice, _: &Targets) -> Action {
+fn disconnect_before_stored(rng: &mut Rng, _: &Targets) -> Action {
     Action::DisconnectBeforeStored {
-        down_ms: dice.between(0, 300),
+        down_ms: rng.between(0, 300),
     }
 }
 
-fn sever_in_call(dice: &mut Dice, _: &Targets) -> Action {
-    let down_ms = dice.between(0, 300);
+fn sever_in_call(rng: &mut Rng, _: &Targets) -> Action {
+    let down_ms = rng.between(0, 300);
     Action::SeverInCall {
-        how: dice.one_of(&[Severed::Disconnected, Severed::Uninstalled]),
-        killed_for_ms: dice.percent(50).then_some(down_ms),
+        how: rng.one_of(&[Severed::Disconnected, Severed::Uninstalled]),
+        killed_for_ms: rng.percent(50).then_some(down_ms),
     }
 }
 
@@ -683,7 +683,7 @@ mod tests {
     fn everything_goes_wrong_within_half_a_minute_too() {
         for seed in 0..20 {
             for kind in KINDS {
-                let steps = kind.steps(Dice::new(seed), 20_000, &TARGETS, None);
+                let steps = kind.steps(Rng::new(seed), 20_000, &TARGETS, None);
                 assert!(!steps.is_empty(), "{:?}", kind.name);
             }
         }
@@ -691,9 +691,9 @@ mod tests {
 
     #[test]
     fn no_journal_is_copied_into_itself_or_into_the_shared_one() {
-        let mut dice = Dice::new(1);
+        let mut rng = Rng::new(1);
         for _ in 0..100 {
-            let action = copy_journal(&mut dice, &TARGETS);
+            let action = copy_journal(&mut rng, &TARGETS);
             let Action::CopyJournal { from, to, .. } = action else {
                 panic!("{action}");
             };
@@ -708,7 +708,7 @@ mod tests {
             for name in sabotage.aimed() {
                 let kind = KINDS.iter().find(|kind| kind.name == *name);
                 let kind = kind.expect("every step has a kind");
-                let steps = kind.steps(Dice::new(1), 20_000, &TARGETS, Some(sabotage));
+                let steps = kind.steps(Rng::new(1), 20_000, &TARGETS, Some(sabotage));
                 assert!(steps.len() >= 10, "{sabotage:?} {name:?}");
             }
         }

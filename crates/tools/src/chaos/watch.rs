@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::event_log::{Event, EventLog, Micros};
-use super::world::World;
+use super::stack::Stack;
 
 /// How often the rows are read.
 const ROWS_EVERY: Duration = Duration::from_millis(700);
@@ -19,18 +19,18 @@ const TIMER: Duration = Duration::from_millis(10);
 const ON_TIME_US: Micros = 15_000;
 
 /// Notes each change of a row's state and generation.
-pub(super) async fn rows(world: Arc<World>) {
+pub(super) async fn rows(stack: Arc<Stack>) {
     let mut known: BTreeMap<u32, (String, i64)> = BTreeMap::new();
     loop {
-        for account in &world.accounts {
-            let read_us = world.event_log.now_us();
+        for account in &stack.accounts {
+            let read_us = stack.event_log.now_us();
             // The database may be away.
-            let Ok(row) = account.row(&world).await else {
+            let Ok(row) = account.row(&stack).await else {
                 continue;
             };
             let seen = (row.state.clone(), row.generation);
             if known.insert(row.company, seen.clone()) != Some(seen) {
-                world.event_log.add(Event::RowState {
+                stack.event_log.add(Event::RowState {
                     company: row.company,
                     state: row.state,
                     generation: row.generation,
@@ -82,9 +82,9 @@ impl Drop for Timers {
 }
 
 /// Deletes the journals' files all the time.
-pub(super) async fn delete_journals(world: Arc<World>) {
+pub(super) async fn delete_journals(stack: Arc<Stack>) {
     loop {
-        world.journals.delete_segments();
+        stack.journals.delete_segments();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -26,8 +26,8 @@ use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 
 use super::tls::Settings;
+use crate::store::diagnosis::Diagnosis;
 use crate::store::error::ConnectError;
-use crate::store::obstacle::Obstacle;
 
 type ValueResult<T> = Result<T, Box<dyn std::error::Error + Sync + Send>>;
 
@@ -42,7 +42,7 @@ impl UnnamedPg {
         let client = settings
             .connect()
             .await
-            .map_err(|error| ConnectError::of(Obstacle::of_postgres(&error), said(&error)))?;
+            .map_err(|error| ConnectError::of(Diagnosis::of_postgres(&error), said(&error)))?;
         Ok(Self {
             client,
             transactions: AnsiTransactionManager::default(),

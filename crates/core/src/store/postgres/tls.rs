@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::verifier::{Lenient, NameCheck};
-use crate::store::target::{UrlError, refused_parameter, without_parameters};
+use crate::store::url_parameters::{UrlError, refused_parameter, without_parameters};
 
 /// A Postgres URL, read: where to connect, and how much TLS it takes.
 pub(in crate::store) struct Settings {

@@ -83,13 +83,13 @@ async fn an_answer_that_names_nobody_is_no_identity() {
         json!([]),
     ] {
         let server = answering(ResponseTemplate::new(200).set_body_json(&body)).await;
-        let nobody = ask(&server, &[]).await;
-        assert!(matches!(nobody, Err(IdentityError::Garbled)), "{body}");
+        let unknown = ask(&server, &[]).await;
+        assert!(matches!(unknown, Err(IdentityError::Garbled)), "{body}");
     }
     for text in ["", "<html></html>"] {
         let server = answering(ResponseTemplate::new(200).set_body_string(text)).await;
-        let nobody = ask(&server, &[]).await;
-        assert!(matches!(nobody, Err(IdentityError::Garbled)), "{text}");
+        let unknown = ask(&server, &[]).await;
+        assert!(matches!(unknown, Err(IdentityError::Garbled)), "{text}");
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn rows_of_the_old_table_are_read_whatever_their_types(backend:
             let one = old.rows_with(ids[1]).await.unwrap();
             assert_eq!(one.len(), 1);
             assert_eq!(one[0].id.as_deref(), Some(ids[1]));
-            assert!(old.rows_with("nobody").await.unwrap().is_empty());
+            assert!(old.rows_with("stranger").await.unwrap().is_empty());
         }
     }
     let database = TestDatabase::create(backend);

@@ -1,7 +1,7 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::Active;
 use pipekeeper_core::crypto::Keyring;
-use pipekeeper_core::granted::Granted;
+use pipekeeper_core::granted::PlainGrant;
 use pipekeeper_core::oauth::{ID_MAX_BYTES, Identity};
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{Backend, NewConnection, Revocation};
@@ -173,7 +173,7 @@ pub(crate) async fn texts_of_a_provider_are_made_to_fit(backend: Backend) {
     };
     let app = crate::oauth::app(&[]);
     let token = Secret::from("token");
-    let granted = Granted {
+    let granted = PlainGrant {
         identity: &identity,
         access_token: &token,
         refresh_token: &token,

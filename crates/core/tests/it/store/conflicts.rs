@@ -1,7 +1,7 @@
 //! Transactions that a server undoes in favour of others are repeated by the store.
 
 use pipekeeper_core::connection::ConnectionState;
-use pipekeeper_core::store::{Backend, Obstacle, RefreshLogEntry, Store, StoreError};
+use pipekeeper_core::store::{Backend, Diagnosis, RefreshLogEntry, Store, StoreError};
 use pipekeeper_testing::TestDatabase;
 use tokio::task::JoinSet;
 
@@ -103,7 +103,7 @@ pub(crate) async fn a_conflict_without_end_is_given_up_on(backend: Backend) {
         .unwrap_err();
 
     assert!(failed.is_unavailable(), "{failed:?}");
-    assert_eq!(failed.obstacle(), Some(Obstacle::Conflicts), "{failed:?}");
+    assert_eq!(failed.diagnosis(), Some(Diagnosis::Conflicts), "{failed:?}");
     let attempts = attempts(&database, backend);
     assert!((3..=20).contains(&attempts), "{attempts}");
     assert_eq!(get(&store, &id).await.generation, 1);

@@ -1,8 +1,9 @@
 //! Connections that end: refused, disconnected, uninstalled; and what revives or removes them.
 
+use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired, Revoked};
-use pipekeeper_core::store::{Backend, Revocation, never};
+use pipekeeper_core::store::{Backend, Revocation};
 use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, commit, consent, failure, get, insert, sealed};
@@ -99,7 +100,7 @@ pub(crate) async fn reauth_required_never_overrides_a_moved_generation(backend: 
     let row = get(&store, &id).await;
     assert_eq!((row.generation, row.lease_owner), (2, None));
     assert_eq!(row.refresh_token, sealed("refresh-2"), "kept");
-    assert_eq!(row.due_at, never());
+    assert_eq!(row.due_at, Timestamp::far_future());
     assert!(
         !store
             .connection_reauth_required(&id, 2, false, None, at(63))
@@ -278,7 +279,10 @@ pub(crate) async fn a_recheck_that_is_refused_again_changes_neither_reason_nor_s
 
     let row = get(&store, &id).await;
     assert_eq!((row.lease_owner, row.retry_at), (None, None));
-    assert_eq!((row.due_at, row.updated_at), (never(), at(8)));
+    assert_eq!(
+        (row.due_at, row.updated_at),
+        (Timestamp::far_future(), at(8))
+    );
     assert_eq!(
         (row.state, row.state_reason, row.state_since, row.generation),
         (ReauthRequired, before.state_reason, at(1), 1)

@@ -1,5 +1,6 @@
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Consent, IdleDeadlines, NewConnection, Revocation, Store};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::store::{Backend, IdleDeadlines, NewConnection, Revocation, Store};
 use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, commit, consent, insert, other_app};

@@ -1,5 +1,5 @@
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{Backend, DueFor, HANDED_BACK, Import};
+use pipekeeper_core::connection::{ConnectionId, ConnectionState, HANDED_BACK};
+use pipekeeper_core::store::{Backend, DueFor, Import};
 use pipekeeper_testing::TestDatabase;
 
 use super::{at, commit, consent, failure, get, insert};

@@ -1,9 +1,8 @@
 use std::collections::BTreeSet;
 
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{
-    AppKey, Backend, Consent, Listing, NewConnection, Overview, Revocation, Store,
-};
+use pipekeeper_core::connection::{AppKey, ConnectionId, ConnectionState};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::store::{Backend, Listing, NewConnection, Overview, Revocation, Store};
 use pipekeeper_testing::TestDatabase;
 
 use super::migrations::overview_columns;
@@ -130,7 +129,7 @@ pub(crate) async fn every_row_is_listed_once_in_the_order_of_its_listing(backend
         ),
         (of(None, Some(ReauthRequired)), &["acme joe"]),
         (of(None, Some(Revoked)), &[]),
-        (of(Some("nobody"), None), &[]),
+        (of(Some("stranger"), None), &[]),
     ];
     for (listing, expected) in expected {
         for limit in [1, 2, 100] {

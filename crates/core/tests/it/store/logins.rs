@@ -62,7 +62,7 @@ fn claim(code: &str, state: Option<&str>, claimer: &str) -> NewCallback {
 
 async fn claimed(store: &Store, new: &NewCallback) -> &'static str {
     match store.callback_claim(new, at(0)).await.unwrap() {
-        Claim::Granted => "granted",
+        Claim::PlainGrant => "granted",
         Claim::Taken(_) => "taken",
         Claim::StateUsed => "state used",
     }

@@ -5,7 +5,7 @@ use std::iter::successors;
 
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Obstacle, StoreError};
+use pipekeeper_core::store::{Backend, Diagnosis, StoreError};
 use pipekeeper_testing::{TestDatabase, TestDirectory, open, role_name};
 use url::Url;
 
@@ -29,8 +29,8 @@ fn said(error: &StoreError) -> String {
 }
 
 #[track_caller]
-fn assert_is(error: &StoreError, obstacle: Obstacle) {
-    assert_eq!(error.obstacle(), Some(obstacle), "{}", said(error));
+fn assert_is(error: &StoreError, diagnosis: Diagnosis) {
+    assert_eq!(error.diagnosis(), Some(diagnosis), "{}", said(error));
     assert!(!said(error).contains(PASSWORD), "{}", said(error));
 }
 
@@ -67,20 +67,20 @@ fn to_a_host_with_an_ipv6_address_alone(url: &mut Url) {
 
 pub(crate) async fn what_keeps_a_server_from_being_used_is_told(backend: Backend) {
     let database = TestDatabase::create(backend);
-    let cases: [(Change, Obstacle); 6] = [
-        (with_password, Obstacle::Password),
-        (as_a_stranger, Obstacle::Password),
-        (to_an_unknown_database, Obstacle::Database),
-        (to_a_closed_port, Obstacle::Refused),
-        (to_an_unknown_host, Obstacle::HostUnknown),
-        (to_a_host_with_an_ipv6_address_alone, Obstacle::Ipv6Only),
+    let cases: [(Change, Diagnosis); 6] = [
+        (with_password, Diagnosis::Password),
+        (as_a_stranger, Diagnosis::Password),
+        (to_an_unknown_database, Diagnosis::Database),
+        (to_a_closed_port, Diagnosis::Refused),
+        (to_an_unknown_host, Diagnosis::HostUnknown),
+        (to_a_host_with_an_ipv6_address_alone, Diagnosis::Ipv6Only),
     ];
-    for (change, obstacle) in cases {
+    for (change, diagnosis) in cases {
         let url = changed(&database.url(), change);
         let error = open(&url).ping().await.unwrap_err();
         // A password that is being changed heals by itself.
         assert!(error.is_unavailable());
-        assert_is(&error, obstacle);
+        assert_is(&error, diagnosis);
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn a_user_with_too_few_rights_is_told_what_to_do(backend: Backe
     } else {
         run("GRANT USAGE ON *.* TO $USER IDENTIFIED BY 'hunter2' WITH MAX_USER_CONNECTIONS 1");
         let error = open(&url).ping().await.unwrap_err();
-        assert_is(&error, Obstacle::Database);
+        assert_is(&error, Diagnosis::Database);
         let name = Url::parse(url.expose()).unwrap().path().replace('/', "");
         run(&format!("GRANT SELECT ON {name}.* TO $USER"));
     }
@@ -102,7 +102,7 @@ pub(crate) async fn a_user_with_too_few_rights_is_told_what_to_do(backend: Backe
     let store = open(&url);
     store.ping().await.unwrap();
     let error = open(&url).ping().await.unwrap_err();
-    assert_is(&error, Obstacle::TooManyConnections);
+    assert_is(&error, Diagnosis::TooManyConnections);
     if backend == Backend::Postgres {
         run("ALTER ROLE $USER CONNECTION LIMIT -1");
     } else {
@@ -111,7 +111,7 @@ pub(crate) async fn a_user_with_too_few_rights_is_told_what_to_do(backend: Backe
     }
 
     let error = store.migrate().await.unwrap_err();
-    assert_is(&error, Obstacle::Permission);
+    assert_is(&error, Diagnosis::Permission);
     database.store().migrate().await.unwrap();
     let refused = match backend {
         Backend::Postgres => store.schema_status().await.map(drop),
@@ -121,7 +121,7 @@ pub(crate) async fn a_user_with_too_few_rights_is_told_what_to_do(backend: Backe
                 .await
         }
     };
-    assert_is(&refused.unwrap_err(), Obstacle::Permission);
+    assert_is(&refused.unwrap_err(), Diagnosis::Permission);
     if backend == Backend::Postgres {
         run("DROP ROLE $USER");
     } else {
@@ -136,8 +136,8 @@ pub(crate) async fn a_host_that_answers_nothing_is_told_of(backend: Backend) {
 
     let error = open(&gate.url()).ping().await.unwrap_err();
 
-    assert_eq!(error.obstacle(), Some(Obstacle::Silent), "{error:?}");
-    assert!(Obstacle::Silent.may_pass());
+    assert_eq!(error.diagnosis(), Some(Diagnosis::Silent), "{error:?}");
+    assert!(Diagnosis::Silent.may_pass());
     gate.open();
 }
 
@@ -146,18 +146,23 @@ async fn what_keeps_a_file_from_being_used_is_told() {
     let directory = TestDirectory::create();
     let inside = |name: &str| format!("{}/{name}", directory.path().display());
     std::fs::write(inside("letter.txt"), "Dear Jane, this is no database.").unwrap();
-    for (path, obstacle) in [
-        (inside("letter.txt"), Obstacle::NotADatabase),
-        (inside(""), Obstacle::NotADatabase),
-        (inside("missing/pipekeeper.db"), Obstacle::NoDirectory),
-        (inside("letter.txt/pipekeeper.db"), Obstacle::NoDirectory),
+    for (path, diagnosis) in [
+        (inside("letter.txt"), Diagnosis::NotADatabase),
+        (inside(""), Diagnosis::NotADatabase),
+        (inside("missing/pipekeeper.db"), Diagnosis::NoDirectory),
+        (inside("letter.txt/pipekeeper.db"), Diagnosis::NoDirectory),
         // No user can make files there.
-        ("/sys/pipekeeper.db".to_owned(), Obstacle::NotWritable),
+        ("/sys/pipekeeper.db".to_owned(), Diagnosis::NotWritable),
     ] {
         let store = open(&Secret::new(format!("sqlite:{path}")));
         for error in [store.ping().await, store.migrate().await.map(drop)] {
             let error = error.expect_err(&path);
-            assert_eq!(error.obstacle(), Some(obstacle), "{path}: {}", said(&error));
+            assert_eq!(
+                error.diagnosis(),
+                Some(diagnosis),
+                "{path}: {}",
+                said(&error)
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::secret::Secret;
 use pipekeeper_core::store::{
-    AppTok, Backend, DueFor, NewConnection, Obstacle, RowTokens, RowWrite,
+    AppTok, Backend, Diagnosis, DueFor, NewConnection, RowTokens, RowWrite,
 };
 use pipekeeper_testing::{OddDefaults, TestDatabase, open};
 
@@ -86,9 +86,9 @@ async fn read_only_is_told(server: &OddDefaults, url: &Secret) {
 
     server.run("SET GLOBAL read_only = 1");
 
-    assert_eq!(store.refuses_writes().await, Some(Obstacle::ReadOnly));
+    assert_eq!(store.refuses_writes().await, Some(Diagnosis::ReadOnly));
     let error = store.connection_touch(&id, at(1), at(1)).await.unwrap_err();
-    assert_eq!(error.obstacle(), Some(Obstacle::ReadOnly), "{error:?}");
+    assert_eq!(error.diagnosis(), Some(Diagnosis::ReadOnly), "{error:?}");
     assert_eq!(get(&store, &id).await.last_used_at, None);
     server.run("SET GLOBAL read_only = 0");
     store.connection_touch(&id, at(1), at(1)).await.unwrap();

@@ -2,10 +2,10 @@
 //!
 //! The store logs what it sends, and that very text is explained: there is no second copy of a query that could differ.
 
-use pipekeeper_core::connection::ConnectionId;
 use pipekeeper_core::connection::ConnectionState::{Active, ReauthRequired};
+use pipekeeper_core::connection::{AppKey, ConnectionId};
 use pipekeeper_core::store::{
-    AppKey, Backend, DueFor, Listing, RefreshLogEntry, Revocation, Selector, SpendFailure, Store,
+    Backend, DueFor, Listing, RefreshLogEntry, Revocation, Selector, SpendFailure, Store,
 };
 use pipekeeper_testing::{QueryLog, TestDatabase};
 

@@ -1,7 +1,7 @@
 //! Behind a transaction pooler, as Supabase has one before every project.
 
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Obstacle};
+use pipekeeper_core::store::{Backend, Diagnosis};
 use pipekeeper_testing::{BY_WAY_OF, Pooler, TestDatabase, open};
 use url::Url;
 
@@ -64,17 +64,17 @@ async fn its_refusals_are_told_apart(pooler: &Pooler) {
     let (mut wrong_password, mut unknown_user, mut unknown_database) =
         (url.clone(), url.clone(), url);
     wrong_password.set_password(Some("hunter2")).unwrap();
-    unknown_user.set_username("nobody").unwrap();
+    unknown_user.set_username("stranger").unwrap();
     unknown_database.set_path("/nowhere");
 
-    for (url, obstacle) in [
-        (wrong_password, Obstacle::Password),
-        (unknown_user, Obstacle::Password),
-        (unknown_database, Obstacle::Database),
+    for (url, diagnosis) in [
+        (wrong_password, Diagnosis::Password),
+        (unknown_user, Diagnosis::Password),
+        (unknown_database, Diagnosis::Database),
     ] {
         let refused = open(&Secret::new(url.into())).ping().await;
         let error = refused.unwrap_err();
-        assert_eq!(error.obstacle(), Some(obstacle), "{error:?}");
+        assert_eq!(error.diagnosis(), Some(diagnosis), "{error:?}");
         assert!(error.is_unavailable(), "{error:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! A database that answers and takes no writes.
 
-use pipekeeper_core::store::{Backend, Obstacle, Store};
+use pipekeeper_core::store::{Backend, Diagnosis, Store};
 use pipekeeper_testing::{TestDatabase, admin_url, open};
 
 use super::{at, consent, get, insert};
@@ -8,7 +8,7 @@ use super::{at, consent, get, insert};
 /// Reads succeed, writes are refused for this reason; then neither.
 async fn is_refused_and_taken_again(
     store: &Store,
-    obstacle: Obstacle,
+    diagnosis: Diagnosis,
     begin: impl AsyncFnOnce(),
     end: impl FnOnce(),
 ) {
@@ -19,12 +19,12 @@ async fn is_refused_and_taken_again(
 
     let error = store.connection_touch(&id, at(1), at(1)).await.unwrap_err();
     assert!(error.is_unavailable(), "{error:?}");
-    assert_eq!(error.obstacle(), Some(obstacle), "{error:?}");
-    assert_eq!(store.refuses_writes().await, Some(obstacle));
+    assert_eq!(error.diagnosis(), Some(diagnosis), "{error:?}");
+    assert_eq!(store.refuses_writes().await, Some(diagnosis));
     assert_eq!(get(store, &id).await.last_used_at, None);
     assert_eq!(
         store.refuses_writes().await,
-        Some(obstacle),
+        Some(diagnosis),
         "a read proves nothing"
     );
 
@@ -39,7 +39,7 @@ pub(crate) async fn a_full_disk_is_told_from_a_database_that_is_away(backend: Ba
     let store = database.store();
     is_refused_and_taken_again(
         &store,
-        Obstacle::DiskFull,
+        Diagnosis::DiskFull,
         async || database.fill_disk(),
         || database.clear_disk(),
     )
@@ -63,7 +63,7 @@ pub(super) async fn a_default_of_postgres_that_forbids_writes_is_told_without_a_
     set("on");
     // Each of these makes its first connection, which has the default of that time.
     let reader = open(&database.url());
-    assert_eq!(reader.refuses_writes().await, Some(Obstacle::ReadOnly));
+    assert_eq!(reader.refuses_writes().await, Some(Diagnosis::ReadOnly));
     reader.schema_status().await.unwrap();
     set("off");
     // The first one finds a connection of before, and throws it away.
@@ -73,14 +73,14 @@ pub(super) async fn a_default_of_postgres_that_forbids_writes_is_told_without_a_
     let store = open(&database.url());
     is_refused_and_taken_again(
         &store,
-        Obstacle::ReadOnly,
+        Diagnosis::ReadOnly,
         async || {
             set("on");
             let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                           WHERE datname = current_database() AND pid <> pg_backend_pid()";
             database.lines(others).unwrap();
             // Its connections of before end in their own time.
-            while store.refuses_writes().await != Some(Obstacle::ReadOnly) {}
+            while store.refuses_writes().await != Some(Diagnosis::ReadOnly) {}
         },
         || set("off"),
     )

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Beat, Obstacle, Store};
+use pipekeeper_core::store::{Backend, Beat, Diagnosis, Store};
 use pipekeeper_testing::{TestDatabase, WriteLock};
 
 use super::{at, consent, get, insert};
@@ -152,7 +152,7 @@ async fn a_file_that_is_gone_is_missed_and_no_empty_one_takes_its_place() {
     let error = store.connection_find(first).await.unwrap_err();
 
     assert!(error.is_unavailable());
-    assert_eq!(error.obstacle(), Some(Obstacle::FileGone), "{error:?}");
+    assert_eq!(error.diagnosis(), Some(Diagnosis::FileGone), "{error:?}");
     assert!(!path.exists());
     fs::rename(&elsewhere, path).unwrap();
     assert_eq!(get(store, first).await.id, *first);

@@ -1,7 +1,7 @@
 //! The role that `migrate --role` makes.
 
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Obstacle, Role, RoleError, Schema};
+use pipekeeper_core::store::{Backend, Diagnosis, Role, RoleError, Schema};
 use pipekeeper_testing::{AS_ROLE, TestDatabase, open, role_name};
 use url::Url;
 
@@ -51,7 +51,7 @@ pub(crate) async fn a_service_role_can_do_nothing_else(backend: Backend) {
         assert!(why.iter().any(|why| error.contains(why)), "{error}");
     }
     let error = database.store().migrate().await.unwrap_err();
-    assert_eq!(error.obstacle(), Some(Obstacle::Permission), "{error:?}");
+    assert_eq!(error.diagnosis(), Some(Diagnosis::Permission), "{error:?}");
 
     let overview = "SELECT account_id FROM connections_overview";
     let seen = database.lines_by(&database.url(), overview).unwrap();
@@ -98,7 +98,7 @@ pub(crate) async fn a_role_covers_what_a_later_migration_adds(backend: Backend) 
         assert!(has_policy(&database, &name, &table), "{table}");
     }
     let error = database.store().ping().await.unwrap_err();
-    assert_eq!(error.obstacle(), Some(Obstacle::Password), "{error:?}");
+    assert_eq!(error.diagnosis(), Some(Diagnosis::Password), "{error:?}");
 }
 
 /// Without one a role with every right sees no row.
@@ -118,7 +118,7 @@ pub(crate) async fn a_role_has_whatever_name_and_password_it_was_given(backend: 
     let id = insert(&database.store(), consent("acme", "jane")).await;
     assert_eq!(get(&database.store(), &id).await.id, id);
     let wrong = open(&database.url_by(&name, "wrong")).ping().await;
-    assert_eq!(wrong.unwrap_err().obstacle(), Some(Obstacle::Password));
+    assert_eq!(wrong.unwrap_err().diagnosis(), Some(Diagnosis::Password));
 }
 
 pub(crate) async fn roles_that_are_not_for_services_are_left_alone(backend: Backend) {

@@ -1,7 +1,8 @@
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
-use pipekeeper_core::store::{
-    AppKey, Backend, Connection, Consent, NewConnection, Sealed, StoreError, never,
-};
+use pipekeeper_core::clock::Timestamp;
+use pipekeeper_core::connection::{AppKey, Connection, ConnectionId, ConnectionState};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::sealed::Sealed;
+use pipekeeper_core::store::{Backend, NewConnection, StoreError};
 use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, consent, get, insert, name};
@@ -81,7 +82,7 @@ pub(crate) async fn instants_survive_to_the_microsecond(backend: Backend) {
     let database = TestDatabase::migrated(backend).await;
     let store = database.store();
     for micros in [0, 1, 1_800_000_000_999_999, 4_102_444_799_000_001] {
-        let instant = pipekeeper_core::clock::Timestamp::from_unix_micros(micros).unwrap();
+        let instant = Timestamp::from_unix_micros(micros).unwrap();
         let given = Consent {
             expires_at: instant,
             ..consent("acme", &format!("u{micros}"))
@@ -231,5 +232,5 @@ pub(crate) async fn use_makes_an_active_row_due_sooner_never_later(backend: Back
 
     let refused = store.connection_reauth_required(&id, 1, false, None, at(3));
     assert!(refused.await.unwrap());
-    assert_eq!(touch(4, at(5)).await, never());
+    assert_eq!(touch(4, at(5)).await, Timestamp::far_future());
 }

@@ -1,8 +1,9 @@
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{AppKey, ConnectionId, ConnectionState};
+use pipekeeper_core::granted::Consent;
 use pipekeeper_core::placement::DefaultReason;
 use pipekeeper_core::store::{
-    AppKey, Backend, Consent, NewConnection, NewDefault, PlacedConsent, PlacedRow, RemovedRow,
-    Revocation, Selection, Selector, Store, StoreError,
+    Backend, NewConnection, NewDefault, PlacedConsent, PlacedRow, RemovedRow, Revocation,
+    Selection, Selector, Store, StoreError,
 };
 use pipekeeper_testing::TestDatabase;
 

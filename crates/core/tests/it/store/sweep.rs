@@ -1,5 +1,7 @@
 use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{Backend, Consent, DueFor, NewConnection, Revocation, Sealed};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::sealed::Sealed;
+use pipekeeper_core::store::{Backend, DueFor, NewConnection, Revocation};
 use pipekeeper_testing::TestDatabase;
 
 use super::{app, at, consent, get, insert, other_app, sealed};

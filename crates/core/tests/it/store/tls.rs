@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{Backend, Obstacle};
+use pipekeeper_core::store::{Backend, Diagnosis};
 use pipekeeper_testing::{TestDatabase, TestDirectory, TlsFiles, TlsServer, open};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
@@ -69,7 +69,7 @@ impl Fixture {
     }
 
     /// What comes of connecting so.
-    async fn connect(&self, host: &str, query: &str) -> Result<(), Option<Obstacle>> {
+    async fn connect(&self, host: &str, query: &str) -> Result<(), Option<Diagnosis>> {
         let query = query
             .replace("OWN", &self.file("own.pem").display().to_string())
             .replace("OTHER", &self.file("other.pem").display().to_string());
@@ -81,11 +81,11 @@ impl Fixture {
             .await
             .map_err(|error| {
                 assert!(error.is_unavailable(), "{error:?}");
-                error.obstacle()
+                error.diagnosis()
             })
     }
 
-    async fn is_refused(&self, host: &str, query: &str, why: Obstacle) {
+    async fn is_refused(&self, host: &str, query: &str, why: Diagnosis) {
         let outcome = self.connect(host, query).await;
         assert_eq!(outcome, Err(Some(why)), "{host} {query}");
     }
@@ -118,28 +118,28 @@ pub(super) async fn postgres_is_held_to_its_sslmode() {
         (
             ADDRESS,
             "sslmode=verify-full&sslrootcert=OWN",
-            Obstacle::CertificateName,
+            Diagnosis::CertificateName,
         ),
-        (NAME, "sslmode=verify-full", Obstacle::Certificate),
+        (NAME, "sslmode=verify-full", Diagnosis::Certificate),
         (
             NAME,
             "sslmode=verify-full&sslrootcert=system",
-            Obstacle::Certificate,
+            Diagnosis::Certificate,
         ),
         (
             NAME,
             "sslmode=verify-full&sslrootcert=OTHER",
-            Obstacle::Certificate,
+            Diagnosis::Certificate,
         ),
         (
             NAME,
             "sslmode=verify-ca&sslrootcert=OTHER",
-            Obstacle::Certificate,
+            Diagnosis::Certificate,
         ),
         (
             NAME,
             "sslmode=require&sslrootcert=OTHER",
-            Obstacle::Certificate,
+            Diagnosis::Certificate,
         ),
     ] {
         fixture.is_refused(host, query, why).await;
@@ -152,14 +152,14 @@ pub(super) async fn postgres_is_held_to_its_sslmode() {
         "sslmode=verify-ca&sslrootcert=OWN",
     ] {
         fixture
-            .is_refused(NAME, query, Obstacle::CertificateExpired)
+            .is_refused(NAME, query, Diagnosis::CertificateExpired)
             .await;
     }
 
     // Who does not speak TLS is turned away by name.
     fixture.server.only_tls();
     fixture
-        .is_refused(NAME, "sslmode=disable", Obstacle::TlsRequired)
+        .is_refused(NAME, "sslmode=disable", Diagnosis::TlsRequired)
         .await;
     fixture.is_let_in(NAME, "").await;
 }
@@ -196,21 +196,25 @@ pub(super) async fn mysql_is_held_to_its_tls_parameters() {
         fixture.is_let_in(ADDRESS, query).await;
     }
     for (host, query, why) in [
-        (NAME, "require_ssl=true", Obstacle::Certificate),
-        (NAME, "ssl_ca=OTHER", Obstacle::Certificate),
-        (NAME, "require_ssl=true&ssl_ca=OTHER", Obstacle::Certificate),
+        (NAME, "require_ssl=true", Diagnosis::Certificate),
+        (NAME, "ssl_ca=OTHER", Diagnosis::Certificate),
+        (
+            NAME,
+            "require_ssl=true&ssl_ca=OTHER",
+            Diagnosis::Certificate,
+        ),
         (
             NAME,
             "ssl_ca=OWN&ssl_host=db.example.com",
-            Obstacle::CertificateName,
+            Diagnosis::CertificateName,
         ),
-        (ADDRESS, "ssl_ca=OWN", Obstacle::CertificateName),
+        (ADDRESS, "ssl_ca=OWN", Diagnosis::CertificateName),
     ] {
         fixture.is_refused(host, query, why).await;
     }
 
     fixture.server.only_tls();
-    fixture.is_refused(NAME, "", Obstacle::TlsRequired).await;
+    fixture.is_refused(NAME, "", Diagnosis::TlsRequired).await;
     fixture.is_let_in(NAME, "ssl_ca=OWN").await;
 }
 
@@ -235,6 +239,6 @@ pub(super) async fn a_server_without_tls_is_told_of_when_tls_is_asked_for(backen
 
     let error = open(&Secret::new(url.into())).ping().await.unwrap_err();
 
-    assert_eq!(error.obstacle(), Some(Obstacle::TlsMissing), "{error:?}");
+    assert_eq!(error.diagnosis(), Some(Diagnosis::TlsMissing), "{error:?}");
     database.store().ping().await.unwrap();
 }

@@ -4,78 +4,93 @@ const HOUR: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn a_settled_answer_is_kept_for_its_time_and_then_deleted() {
-    let world = World::new();
-    let journal = world.journal();
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.clock.advance(23 * HOUR);
+    let fixture = Fixture::new();
+    let journal = fixture.journal();
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture.clock.advance(23 * HOUR);
     // Kept from when it was settled, not from when it was received.
-    world.settle(&journal, 7, "token-1");
-    world.clock.advance(23 * HOUR);
+    fixture.settle(&journal, 7, "token-1");
+    fixture.clock.advance(23 * HOUR);
 
     journal.compact().await.unwrap();
-    assert_eq!(world.find(&journal, 7, "token-1").await.unwrap(), b"one");
+    assert_eq!(fixture.find(&journal, 7, "token-1").await.unwrap(), b"one");
 
-    world.clock.advance(2 * HOUR);
+    fixture.clock.advance(2 * HOUR);
     journal.compact().await.unwrap();
-    assert_eq!(world.find(&journal, 7, "token-1").await, None);
-    assert!(world.segments().is_empty());
+    assert_eq!(fixture.find(&journal, 7, "token-1").await, None);
+    assert!(fixture.segments().is_empty());
 }
 
 #[tokio::test]
 async fn an_answer_is_kept_after_a_restart_as_long_as_without() {
-    let world = World::new();
-    let journal = world.journal();
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.clock.advance(23 * HOUR);
-    world.settle(&journal, 7, "token-1");
+    let fixture = Fixture::new();
+    let journal = fixture.journal();
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture.clock.advance(23 * HOUR);
+    fixture.settle(&journal, 7, "token-1");
     drop(journal);
-    world.clock.advance(23 * HOUR);
+    fixture.clock.advance(23 * HOUR);
 
-    let journal = world.journal();
+    let journal = fixture.journal();
     journal.compact().await.unwrap();
     assert!(journal.orphaned().await.unwrap().is_empty());
-    assert!(world.find(&journal, 7, "token-1").await.is_some());
+    assert!(fixture.find(&journal, 7, "token-1").await.is_some());
 
-    world.clock.advance(2 * HOUR);
+    fixture.clock.advance(2 * HOUR);
     journal.compact().await.unwrap();
-    assert!(world.segments().is_empty());
+    assert!(fixture.segments().is_empty());
 }
 
 #[tokio::test]
 async fn an_unsettled_answer_is_carried_on_for_as_long_as_it_is_one() {
-    let world = World::new();
-    let mut journal = world.journal();
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.record(&journal, 8, "token-2", b"two").await.unwrap();
-    world.settle(&journal, 8, "token-2");
+    let fixture = Fixture::new();
+    let mut journal = fixture.journal();
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture
+        .record(&journal, 8, "token-2", b"two")
+        .await
+        .unwrap();
+    fixture.settle(&journal, 8, "token-2");
     for _day in 0..3 {
-        world.clock.advance(25 * HOUR);
+        fixture.clock.advance(25 * HOUR);
         journal.compact().await.unwrap();
         assert_eq!(journal.depth(), 1);
-        assert_eq!(world.find(&journal, 7, "token-1").await.unwrap(), b"one");
-        assert_eq!(world.find(&journal, 8, "token-2").await, None);
-        assert_eq!(world.segments().len(), 1);
+        assert_eq!(fixture.find(&journal, 7, "token-1").await.unwrap(), b"one");
+        assert_eq!(fixture.find(&journal, 8, "token-2").await, None);
+        assert_eq!(fixture.segments().len(), 1);
         drop(journal);
-        journal = world.journal();
-        assert_eq!(world.find(&journal, 7, "token-1").await.unwrap(), b"one");
+        journal = fixture.journal();
+        assert_eq!(fixture.find(&journal, 7, "token-1").await.unwrap(), b"one");
     }
 
-    world.settle(&journal, 7, "token-1");
+    fixture.settle(&journal, 7, "token-1");
     assert_eq!(journal.depth(), 0);
-    world.clock.advance(25 * HOUR);
+    fixture.clock.advance(25 * HOUR);
     journal.compact().await.unwrap();
-    assert!(world.segments().is_empty());
+    assert!(fixture.segments().is_empty());
 }
 
 #[tokio::test]
 async fn what_is_carried_is_an_orphan_still() {
-    let world = World::new();
-    let journal = world.journal();
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
+    let fixture = Fixture::new();
+    let journal = fixture.journal();
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
     drop(journal);
-    world.clock.advance(25 * HOUR);
+    fixture.clock.advance(25 * HOUR);
 
-    let journal = world.journal();
+    let journal = fixture.journal();
     journal.compact().await.unwrap();
 
     let [unsettled] = &*journal.orphaned().await.unwrap() else {
@@ -86,78 +101,90 @@ async fn what_is_carried_is_an_orphan_still() {
 
 #[tokio::test]
 async fn what_is_carried_survives_a_power_cut_right_after() {
-    let world = World::new();
-    let disk = ForgetfulDisk::default();
-    let journal = world.journal_on(Arc::new(disk.clone()));
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.clock.advance(25 * HOUR);
+    let fixture = Fixture::new();
+    let disk = FaultyDisk::default();
+    let journal = fixture.journal_on(Arc::new(disk.clone()));
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture.clock.advance(25 * HOUR);
     journal.compact().await.unwrap();
     disk.crash();
     drop(journal);
 
-    let journal = world.journal();
+    let journal = fixture.journal();
 
-    assert_eq!(world.find(&journal, 7, "token-1").await.unwrap(), b"one");
+    assert_eq!(fixture.find(&journal, 7, "token-1").await.unwrap(), b"one");
 }
 
 #[tokio::test]
 async fn nothing_is_deleted_that_could_not_be_carried() {
-    let world = World::new();
-    let disk = ForgetfulDisk::default();
-    let journal = world.journal_on(Arc::new(disk.clone()));
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.clock.advance(25 * HOUR);
-    disk.trouble(Trouble::Full(1));
+    let fixture = Fixture::new();
+    let disk = FaultyDisk::default();
+    let journal = fixture.journal_on(Arc::new(disk.clone()));
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture.clock.advance(25 * HOUR);
+    disk.trouble(DiskFault::Full(1));
 
     assert!(journal.compact().await.is_err());
 
     disk.crash();
     drop(journal);
-    let journal = world.journal();
-    assert_eq!(world.find(&journal, 7, "token-1").await.unwrap(), b"one");
+    let journal = fixture.journal();
+    assert_eq!(fixture.find(&journal, 7, "token-1").await.unwrap(), b"one");
 }
 
 #[tokio::test]
 async fn slots_that_nobody_has_are_tidied_by_whoever_is_there() {
-    let world = World::new();
-    let (gone, running, journal) = (world.journal(), world.journal(), world.journal());
+    let fixture = Fixture::new();
+    let (gone, running, journal) = (fixture.journal(), fixture.journal(), fixture.journal());
     for (journal, token) in [(&gone, "token-1"), (&running, "token-2")] {
-        world.record(journal, 7, token, b"one").await.unwrap();
-        world.settle(journal, 7, token);
+        fixture.record(journal, 7, token, b"one").await.unwrap();
+        fixture.settle(journal, 7, token);
     }
-    world.record(&gone, 8, "token-3", b"three").await.unwrap();
+    fixture.record(&gone, 8, "token-3", b"three").await.unwrap();
     drop(gone);
-    world.clock.advance(25 * HOUR);
+    fixture.clock.advance(25 * HOUR);
 
     // One answer in it is unsettled: the segment stays.
     journal.compact().await.unwrap();
-    assert_eq!(world.segments().len(), 2);
+    assert_eq!(fixture.segments().len(), 2);
 
     let [unsettled] = &*journal.orphaned().await.unwrap() else {
         panic!("one is orphaned");
     };
     journal.settle_orphan(unsettled);
-    world.clock.advance(25 * HOUR);
+    fixture.clock.advance(25 * HOUR);
     journal.compact().await.unwrap();
-    let left = world.segments();
+    let left = fixture.segments();
     assert_eq!(left.len(), 1);
-    assert!(left[0].starts_with(world.root().join(slot_of(&running))));
+    assert!(left[0].starts_with(fixture.root().join(slot_of(&running))));
 }
 
 #[tokio::test]
 async fn a_clock_set_back_deletes_nothing_and_one_set_ahead_nothing_unsettled() {
-    let world = World::new();
-    let journal = world.journal();
-    world.record(&journal, 7, "token-1", b"one").await.unwrap();
-    world.record(&journal, 8, "token-2", b"two").await.unwrap();
-    world.settle(&journal, 8, "token-2");
-    let now = world.clock.now();
-    world.clock.set_wall(now.saturating_sub(DAY));
+    let fixture = Fixture::new();
+    let journal = fixture.journal();
+    fixture
+        .record(&journal, 7, "token-1", b"one")
+        .await
+        .unwrap();
+    fixture
+        .record(&journal, 8, "token-2", b"two")
+        .await
+        .unwrap();
+    fixture.settle(&journal, 8, "token-2");
+    let now = fixture.clock.now();
+    fixture.clock.set_wall(now.saturating_sub(DAY));
     journal.compact().await.unwrap();
-    assert!(world.find(&journal, 7, "token-1").await.is_some());
-    assert!(world.find(&journal, 8, "token-2").await.is_some());
+    assert!(fixture.find(&journal, 7, "token-1").await.is_some());
+    assert!(fixture.find(&journal, 8, "token-2").await.is_some());
 
-    world.clock.set_wall(now.saturating_add(DAY + HOUR));
+    fixture.clock.set_wall(now.saturating_add(DAY + HOUR));
     journal.compact().await.unwrap();
-    assert!(world.find(&journal, 7, "token-1").await.is_some());
+    assert!(fixture.find(&journal, 7, "token-1").await.is_some());
 }

@@ -1,14 +1,14 @@
-//! A disconnect while a refresh is under way, or while nobody knows what became of the last one.
+//! A disconnect while a refresh is under way, or while no one knows what became of the last one.
 
 use pipekeeper_core::oauth::TokenBody;
 
 use super::*;
 use crate::journal::Holder;
 
-async fn disconnect(world: &World) {
-    let row = world.row().await;
+async fn disconnect(fixture: &Fixture) {
+    let row = fixture.row().await;
     let pending = Revocation::Pending;
-    let ended = world
+    let ended = fixture
         .store
         .connection_revoke(&row.id, row.generation, "disconnected", pending, at(0))
         .await;
@@ -16,43 +16,43 @@ async fn disconnect(world: &World) {
 }
 
 /// A process that has taken the lease, spent the token, and died before the response was durable.
-async fn died_while_spending(world: &World) {
-    let journal = world.journal(&world.journals);
+async fn died_while_spending(fixture: &Fixture) {
+    let journal = fixture.journal(&fixture.journals);
     let owner = format!("{}/0123456789abcdef", journal.process());
-    world.leased_by(&owner).await;
+    fixture.leased_by(&owner).await;
     journal.die();
     assert_eq!(journal.holder(&owner).await, Holder::Gone);
 }
 
 /// The refresh tokens that the provider was told to revoke.
-async fn revoked(world: &World) -> Vec<String> {
-    let sent = world.requests("/revoke").await;
+async fn revoked(fixture: &Fixture) -> Vec<String> {
+    let sent = fixture.requests("/revoke").await;
     let body = |sent: &Request| String::from_utf8(sent.body.clone()).unwrap();
     let token = |body: String| body.split(['=', '&']).nth(1).map(str::to_owned);
     sent.iter().map(body).filter_map(token).collect()
 }
 
-/// The provider's newest token is refresh-2, which nobody has: revoking refresh-1 would end nothing.
+/// The provider's newest token is refresh-2, which no one has: revoking refresh-1 would end nothing.
 #[tokio::test]
 async fn a_grant_whose_last_response_was_lost_is_refreshed_once_and_revoked() {
-    let world = World::answering([granted()]).await;
-    died_while_spending(&world).await;
-    disconnect(&world).await;
-    let row = world.row().await;
+    let fixture = Fixture::answering([granted()]).await;
+    died_while_spending(&fixture).await;
+    disconnect(&fixture).await;
+    let row = fixture.row().await;
     assert!(
         row.in_doubt && row.state == ConnectionState::Revoked,
         "{row:?}"
     );
     assert!(matches!(
-        world.refresh(Some(1)).await,
+        fixture.refresh(Some(1)).await,
         Err(RefreshError::Ended { .. })
     ));
 
-    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(fixture.refresher().sweep_once().await.unwrap().revoked, 1);
 
-    assert_eq!(world.calls().await, 1);
-    assert_eq!(revoked(&world).await, ["refresh-2"]);
-    let row = world.row().await;
+    assert_eq!(fixture.calls().await, 1);
+    assert_eq!(revoked(&fixture).await, ["refresh-2"]);
+    let row = fixture.row().await;
     assert!(
         !row.revoke_pending && row.refresh_token.is_wiped(),
         "{row:?}"
@@ -63,15 +63,15 @@ async fn a_grant_whose_last_response_was_lost_is_refreshed_once_and_revoked() {
 
 #[tokio::test]
 async fn a_response_that_a_dead_process_left_is_revoked_in_place_of_a_refresh() {
-    let world = World::answering([]).await;
-    let journal = world.journal(&world.journals);
+    let fixture = Fixture::answering([]).await;
+    let journal = fixture.journal(&fixture.journals);
     let owner = format!("{}/0123456789abcdef", journal.process());
-    world.leased_by(&owner).await;
+    fixture.leased_by(&owner).await;
     let body = tokens().to_string();
     let spent = Secret::from("refresh-1");
     journal
         .record(
-            &world.id,
+            &fixture.id,
             1,
             &spent,
             at(0),
@@ -80,34 +80,34 @@ async fn a_response_that_a_dead_process_left_is_revoked_in_place_of_a_refresh() 
         .await
         .unwrap();
     journal.die();
-    disconnect(&world).await;
+    disconnect(&fixture).await;
 
-    assert_eq!(world.refresher().sweep_once().await.unwrap().revoked, 1);
+    assert_eq!(fixture.refresher().sweep_once().await.unwrap().revoked, 1);
 
     assert_eq!(
-        (world.calls().await, revoked(&world).await),
+        (fixture.calls().await, revoked(&fixture).await),
         (0, vec!["refresh-2".to_owned()])
     );
-    assert!(!world.row().await.revoke_pending);
+    assert!(!fixture.row().await.revoke_pending);
 }
 
 #[tokio::test]
 async fn a_grant_that_the_provider_refuses_meanwhile_is_reported_as_unconfirmed() {
-    let world = World::answering([refusal(400, "invalid_grant")]).await;
-    died_while_spending(&world).await;
-    disconnect(&world).await;
+    let fixture = Fixture::answering([refusal(400, "invalid_grant")]).await;
+    died_while_spending(&fixture).await;
+    disconnect(&fixture).await;
 
-    assert_eq!(world.refresher().sweep_once().await.unwrap().failed, 1);
+    assert_eq!(fixture.refresher().sweep_once().await.unwrap().failed, 1);
 
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!(row.last_error.as_deref(), Some("revocation_unconfirmed"));
     assert!(
         !row.revoke_pending && row.refresh_token.is_wiped(),
         "{row:?}"
     );
-    assert_eq!(revoked(&world).await, [""; 0]);
+    assert_eq!(revoked(&fixture).await, [""; 0]);
     assert_eq!(
-        world.refresher().sweep_once().await.unwrap(),
+        fixture.refresher().sweep_once().await.unwrap(),
         Swept::default()
     );
 }
@@ -115,9 +115,9 @@ async fn a_grant_that_the_provider_refuses_meanwhile_is_reported_as_unconfirmed(
 /// What it received goes into the row that ended, and is revoked there.
 #[tokio::test]
 async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
-    let world = World::new().await;
-    let sweeping = world.refresher();
-    let disconnected = world.elsewhere(|store, id| async move {
+    let fixture = Fixture::new().await;
+    let sweeping = fixture.refresher();
+    let disconnected = fixture.elsewhere(|store, id| async move {
         let pending = Revocation::Pending;
         store
             .connection_revoke(&id, 1, "disconnected", pending, at(0))
@@ -130,10 +130,10 @@ async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
         disconnected();
         may_respond.lock().unwrap().recv().unwrap();
     };
-    world.answer([after(waits, granted())]).await;
-    let refreshing = world.refresher();
+    fixture.answer([after(waits, granted())]).await;
+    let refreshing = fixture.refresher();
     let swept_meanwhile = async {
-        while !world.row().await.revoke_pending {
+        while !fixture.row().await.revoke_pending {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let swept = sweeping.sweep_once().await.unwrap();
@@ -141,7 +141,7 @@ async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
         swept
     };
 
-    let (end, swept) = tokio::join!(refresh(&refreshing, &world.id, Some(1)), swept_meanwhile);
+    let (end, swept) = tokio::join!(refresh(&refreshing, &fixture.id, Some(1)), swept_meanwhile);
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
     assert_eq!(
@@ -151,15 +151,15 @@ async fn a_holder_that_runs_brings_its_response_before_anything_is_revoked() {
     );
     assert_eq!(sweeping.sweep_once().await.unwrap().revoked, 1);
     assert_eq!(
-        (world.calls().await, revoked(&world).await),
+        (fixture.calls().await, revoked(&fixture).await),
         (1, vec!["refresh-2".to_owned()])
     );
 }
 
 #[tokio::test]
 async fn a_holder_that_is_refused_meanwhile_leaves_nothing_to_wait_for() {
-    let world = World::new().await;
-    let disconnected = world.elsewhere(|store, id| async move {
+    let fixture = Fixture::new().await;
+    let disconnected = fixture.elsewhere(|store, id| async move {
         let pending = Revocation::Pending;
         store
             .connection_revoke(&id, 1, "disconnected", pending, at(0))
@@ -167,31 +167,31 @@ async fn a_holder_that_is_refused_meanwhile_leaves_nothing_to_wait_for() {
             .unwrap();
     });
     let refused = || refusal(400, "invalid_grant");
-    world
+    fixture
         .answer([after(disconnected, refused()), refused()])
         .await;
 
-    let end = world.refresh(Some(1)).await;
+    let end = fixture.refresh(Some(1)).await;
 
     assert!(matches!(end, Err(RefreshError::Ended { .. })), "{end:?}");
-    assert_eq!(world.row().await.lease_owner, None);
-    assert_eq!(world.refresher().sweep_once().await.unwrap().failed, 1);
-    assert!(!world.row().await.revoke_pending);
+    assert_eq!(fixture.row().await.lease_owner, None);
+    assert_eq!(fixture.refresher().sweep_once().await.unwrap().failed, 1);
+    assert!(!fixture.row().await.revoke_pending);
 }
 
 #[tokio::test]
 async fn a_refresh_that_fails_leaves_the_revocation_due() {
-    let world = World::answering([status(500), status(500), granted()]).await;
-    died_while_spending(&world).await;
-    disconnect(&world).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([status(500), status(500), granted()]).await;
+    died_while_spending(&fixture).await;
+    disconnect(&fixture).await;
+    let refresher = fixture.refresher();
 
     assert_eq!(refresher.sweep_once().await.unwrap().postponed, 1);
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert!(row.revoke_pending && row.in_doubt, "{row:?}");
     assert_eq!(row.lease_owner, None);
 
-    world.clock.advance(Duration::from_mins(5));
+    fixture.clock.advance(Duration::from_mins(5));
     assert_eq!(refresher.sweep_once().await.unwrap().revoked, 1);
-    assert_eq!(revoked(&world).await, ["refresh-2"]);
+    assert_eq!(revoked(&fixture).await, ["refresh-2"]);
 }

@@ -5,18 +5,18 @@ use pipekeeper_core::oauth::basic_auth;
 use super::*;
 
 /// So many connections beside the first one.
-async fn crowd(world: &World, others: usize) -> Vec<ConnectionId> {
-    let mut ids = vec![world.id.clone()];
+async fn crowd(fixture: &Fixture, others: usize) -> Vec<ConnectionId> {
+    let mut ids = vec![fixture.id.clone()];
     for other in 0..others {
-        ids.push(world.connect(&format!("user-{other}")).await);
+        ids.push(fixture.connect(&format!("user-{other}")).await);
     }
     ids
 }
 
-async fn states(world: &World, ids: &[ConnectionId]) -> Vec<ConnectionState> {
+async fn states(fixture: &Fixture, ids: &[ConnectionId]) -> Vec<ConnectionState> {
     let mut states = Vec::new();
     for id in ids {
-        states.push(world.row_of(id).await.state);
+        states.push(fixture.row_of(id).await.state);
     }
     states
 }
@@ -30,9 +30,9 @@ fn dead(states: &[ConnectionState]) -> usize {
 
 #[tokio::test]
 async fn a_mass_of_refusals_is_taken_for_our_mistake() {
-    let world = World::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
-    let ids = crowd(&world, 7).await;
-    let refreshers = [world.refresher(), world.refresher()];
+    let fixture = Fixture::answering((0..20).map(|_| refusal(400, "invalid_grant"))).await;
+    let ids = crowd(&fixture, 7).await;
+    let refreshers = [fixture.refresher(), fixture.refresher()];
 
     for (turn, id) in ids.iter().enumerate() {
         refresh(&refreshers[turn % 2], id, Some(1))
@@ -40,8 +40,8 @@ async fn a_mass_of_refusals_is_taken_for_our_mistake() {
             .unwrap_err();
     }
 
-    assert_eq!(dead(&states(&world, &ids).await), 3);
-    let spared = world.row_of(&ids[7]).await;
+    assert_eq!(dead(&states(&fixture, &ids).await), 3);
+    let spared = fixture.row_of(&ids[7]).await;
     assert_eq!(
         (spared.state, spared.lease_owner.as_deref()),
         (ConnectionState::Active, None)
@@ -50,58 +50,61 @@ async fn a_mass_of_refusals_is_taken_for_our_mistake() {
     assert!((at(660)..=at(720)).contains(&retry_at), "{retry_at}");
     assert_eq!(spared.last_error.as_deref(), Some("mass_rejection"));
     for refresher in &refreshers {
-        assert_eq!(refresher.troubles(), ["app pipedrive: mass_rejection"]);
+        assert_eq!(
+            refresher.degraded_reasons(),
+            ["app pipedrive: mass_rejection"]
+        );
     }
 
     // When the window has moved on, as many more may go.
-    world.clock.advance(Duration::from_mins(12));
+    fixture.clock.advance(Duration::from_mins(12));
     for id in &ids {
         refresh(&refreshers[0], id, Some(1)).await.unwrap_err();
     }
-    assert_eq!(dead(&states(&world, &ids).await), 6);
+    assert_eq!(dead(&states(&fixture, &ids).await), 6);
 }
 
 #[tokio::test]
 async fn of_many_connections_one_in_twenty_may_go_at_once() {
-    let world = World::answering((0..100).map(|_| refusal(400, "invalid_grant"))).await;
-    let ids = crowd(&world, 99).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering((0..100).map(|_| refusal(400, "invalid_grant"))).await;
+    let ids = crowd(&fixture, 99).await;
+    let refresher = fixture.refresher();
 
     for id in &ids {
         refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
-    assert_eq!(dead(&states(&world, &ids).await), 5);
+    assert_eq!(dead(&states(&fixture, &ids).await), 5);
 }
 
 /// Puts connections in doubt, as a holder that is gone does.
-async fn doubt(world: &World, ids: &[ConnectionId]) {
+async fn doubt(fixture: &Fixture, ids: &[ConnectionId]) {
     for id in ids {
         let active = ConnectionState::Active;
-        let store = &world.store;
+        let store = &fixture.store;
         assert!(store.lease_acquire(id, 1, active, "gone").await.unwrap());
         assert!(store.lease_take_over(id, "gone", "heir").await.unwrap());
         assert!(store.lease_release(id, "heir").await.unwrap());
     }
 }
 
-/// A crash of ours, or of the provider's, may lose many answers at once: they die of that, and nobody is spared to die later.
+/// A crash of ours, or of the provider's, may lose many answers at once: they die of that, and no one is spared to die later.
 #[tokio::test]
 async fn lost_answers_are_no_mass_of_refusals() {
     let refusals = (0..20).map(|_| refusal(400, "invalid_grant"));
-    let world = World::answering([granted()].into_iter().chain(refusals)).await;
-    let ids = crowd(&world, 10).await;
-    let refresher = world.refresher();
-    doubt(&world, &ids[1..7]).await;
+    let fixture = Fixture::answering([granted()].into_iter().chain(refusals)).await;
+    let ids = crowd(&fixture, 10).await;
+    let refresher = fixture.refresher();
+    doubt(&fixture, &ids[1..7]).await;
     refreshed(refresh(&refresher, &ids[0], Some(1)).await);
 
     for id in &ids[1..] {
         refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
-    assert_eq!(dead(&states(&world, &ids[1..7]).await), 6);
+    assert_eq!(dead(&states(&fixture, &ids[1..7]).await), 6);
     assert_eq!(
-        dead(&states(&world, &ids[7..]).await),
+        dead(&states(&fixture, &ids[7..]).await),
         3,
         "and three by the provider's word"
     );
@@ -112,40 +115,43 @@ async fn lost_answers_are_no_mass_of_refusals() {
 async fn doubts_are_no_leave_to_refuse_everybody() {
     let refusals = (0..10).map(|_| refusal(400, "invalid_grant"));
     let after = [granted(), refusal(400, "invalid_grant")];
-    let world = World::answering(refusals.chain(after)).await;
-    let ids = crowd(&world, 9).await;
-    let refresher = world.refresher();
-    doubt(&world, &ids).await;
+    let fixture = Fixture::answering(refusals.chain(after)).await;
+    let ids = crowd(&fixture, 9).await;
+    let refresher = fixture.refresher();
+    doubt(&fixture, &ids).await;
 
     for id in &ids {
         refresh(&refresher, id, Some(1)).await.unwrap_err();
     }
 
-    assert_eq!(dead(&states(&world, &ids).await), 3);
-    assert_eq!(refresher.troubles(), ["app pipedrive: mass_rejection"]);
-    let spared = world.row_of(&ids[9]).await;
+    assert_eq!(dead(&states(&fixture, &ids).await), 3);
+    assert_eq!(
+        refresher.degraded_reasons(),
+        ["app pipedrive: mass_rejection"]
+    );
+    let spared = fixture.row_of(&ids[9]).await;
     assert_eq!(
         (spared.state, spared.in_doubt),
         (ConnectionState::Active, true)
     );
 
     // When it gives new tokens again, it is believed.
-    world.clock.advance(Duration::from_mins(1));
+    fixture.clock.advance(Duration::from_mins(1));
     refreshed(refresh(&refresher, &ids[8], Some(1)).await);
     refresh(&refresher, &ids[9], Some(1)).await.unwrap_err();
-    let row = world.row_of(&ids[9]).await;
+    let row = fixture.row_of(&ids[9]).await;
     assert_eq!(row.state_reason.as_deref(), Some("answer_lost"));
-    assert_eq!(refresher.troubles(), [""; 0]);
+    assert_eq!(refresher.degraded_reasons(), [""; 0]);
 }
 
 #[tokio::test]
 async fn when_a_hold_is_over_one_caller_tries_for_all() {
     let refused = || refusal(401, "invalid_client");
-    let world = World::answering((0..20).map(|_| refused())).await;
-    let ids = crowd(&world, 9).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering((0..20).map(|_| refused())).await;
+    let ids = crowd(&fixture, 9).await;
+    let refresher = fixture.refresher();
     refresh(&refresher, &ids[0], Some(1)).await.unwrap_err();
-    world.clock.advance(Duration::from_mins(1));
+    fixture.clock.advance(Duration::from_mins(1));
 
     let all = ids.iter().map(|id| refresh(&refresher, id, Some(1)));
     for end in futures_util::future::join_all(all).await {
@@ -155,14 +161,14 @@ async fn when_a_hold_is_over_one_caller_tries_for_all() {
         );
     }
 
-    assert_eq!(world.calls().await, 2);
+    assert_eq!(fixture.calls().await, 2);
 }
 
 #[tokio::test]
 async fn a_recheck_revives_what_was_refused_by_mistake() {
-    let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
-    let refresher = world.refresher();
-    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
+    let fixture = Fixture::answering([refusal(400, "invalid_grant"), granted()]).await;
+    let refresher = fixture.refresher();
+    refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
     assert_eq!(
         refresher.sweep_once().await.unwrap().refreshed,
         0,
@@ -170,7 +176,7 @@ async fn a_recheck_revives_what_was_refused_by_mistake() {
     );
 
     assert_eq!(
-        world
+        fixture
             .store
             .connections_recheck(&app(), at(0))
             .await
@@ -179,28 +185,32 @@ async fn a_recheck_revives_what_was_refused_by_mistake() {
     );
     assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
 
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!((row.state, row.generation), (ConnectionState::Active, 2));
     assert_eq!((row.state_reason, row.lease_owner), (None, None));
 }
 
 #[tokio::test]
 async fn a_recheck_of_what_is_dead_changes_nothing() {
-    let world = World::answering((0..3).map(|_| refusal(400, "invalid_grant"))).await;
-    let refresher = world.refresher();
-    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
-    let before = world.row().await;
-    world.clock.advance(Duration::from_secs(7));
+    let fixture = Fixture::answering((0..3).map(|_| refusal(400, "invalid_grant"))).await;
+    let refresher = fixture.refresher();
+    refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
+    let before = fixture.row().await;
+    fixture.clock.advance(Duration::from_secs(7));
     let now = at(7);
 
     assert_eq!(
-        world.store.connections_recheck(&app(), now).await.unwrap(),
+        fixture
+            .store
+            .connections_recheck(&app(), now)
+            .await
+            .unwrap(),
         1
     );
     refresher.sweep_once().await.unwrap();
     refresher.sweep_once().await.unwrap();
 
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!(
         (row.state, row.state_reason, row.state_since, row.due_at),
         (
@@ -210,35 +220,35 @@ async fn a_recheck_of_what_is_dead_changes_nothing() {
             before.due_at
         )
     );
-    assert_eq!((row.lease_owner, world.calls().await), (None, 2));
+    assert_eq!((row.lease_owner, fixture.calls().await), (None, 2));
 }
 
 #[tokio::test]
 async fn a_recheck_goes_on_after_an_outage() {
-    let world = World::answering([refusal(400, "invalid_grant"), status(429), granted()]).await;
-    let refresher = world.refresher();
-    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
-    world
+    let fixture = Fixture::answering([refusal(400, "invalid_grant"), status(429), granted()]).await;
+    let refresher = fixture.refresher();
+    refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
+    fixture
         .store
         .connections_recheck(&app(), at(0))
         .await
         .unwrap();
 
     refresher.sweep_once().await.unwrap();
-    assert_eq!(world.row().await.state, ConnectionState::ReauthRequired);
-    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(fixture.row().await.state, ConnectionState::ReauthRequired);
+    fixture.clock.advance(Duration::from_mins(1));
     refresher.sweep_once().await.unwrap();
 
-    assert_eq!(world.row().await.state, ConnectionState::Active);
+    assert_eq!(fixture.row().await.state, ConnectionState::Active);
 }
 
 #[tokio::test]
 async fn a_change_of_credentials_has_refused_connections_rechecked() {
-    let world = World::answering([refusal(400, "invalid_grant"), granted()]).await;
-    let refresher = world.refresher();
-    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
+    let fixture = Fixture::answering([refusal(400, "invalid_grant"), granted()]).await;
+    let refresher = fixture.refresher();
+    refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
     refresher.recheck_after_changes().await.unwrap();
-    world.refresher().recheck_after_changes().await.unwrap();
+    fixture.refresher().recheck_after_changes().await.unwrap();
     assert_eq!(
         refresher.sweep_once().await.unwrap().refreshed,
         0,
@@ -246,30 +256,30 @@ async fn a_change_of_credentials_has_refused_connections_rechecked() {
     );
 
     let changed = [("APPS__PIPEDRIVE__CLIENT_SECRET", "n3w")];
-    let refresher = world.door_with(&changed, &world.journals);
+    let refresher = fixture.door_with(&changed, &fixture.journals);
     refresher.recheck_after_changes().await.unwrap();
 
     assert_eq!(refresher.sweep_once().await.unwrap().refreshed, 1);
-    assert_eq!(world.row().await.state, ConnectionState::Active);
+    assert_eq!(fixture.row().await.state, ConnectionState::Active);
 }
 
 #[tokio::test]
 async fn the_second_secret_is_tried_when_the_first_is_refused() {
-    let world = World::answering([refusal(401, "invalid_client"), granted(), granted()]).await;
+    let fixture = Fixture::answering([refusal(401, "invalid_client"), granted(), granted()]).await;
     let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
-    let refresher = world.door_with(&settings, &world.journals);
+    let refresher = fixture.door_with(&settings, &fixture.journals);
 
     assert_eq!(
-        refreshed(refresh(&refresher, &world.id, Some(1)).await).generation,
+        refreshed(refresh(&refresher, &fixture.id, Some(1)).await).generation,
         2
     );
-    world.clock.advance(Duration::from_mins(1));
+    fixture.clock.advance(Duration::from_mins(1));
     assert_eq!(
-        refreshed(refresh(&refresher, &world.id, Some(2)).await).generation,
+        refreshed(refresh(&refresher, &fixture.id, Some(2)).await).generation,
         3
     );
 
-    let sent: Vec<_> = world
+    let sent: Vec<_> = fixture
         .requests("/token")
         .await
         .iter()
@@ -277,23 +287,26 @@ async fn the_second_secret_is_tried_when_the_first_is_refused() {
         .collect();
     let with = |secret| basic_auth(CLIENT_ID, &Secret::from(secret));
     assert_eq!(sent, [with("s3cret"), with("n3w"), with("n3w")]);
-    assert_eq!(refresher.troubles(), [""; 0]);
+    assert_eq!(refresher.degraded_reasons(), [""; 0]);
 }
 
 #[tokio::test]
 async fn two_refused_secrets_are_our_fault() {
     let refused = || refusal(400, "invalid_client");
-    let world = World::answering([refused(), refused()]).await;
+    let fixture = Fixture::answering([refused(), refused()]).await;
     let settings = [("APPS__PIPEDRIVE__SECOND_CLIENT_SECRET", "n3w")];
-    let refresher = world.door_with(&settings, &world.journals);
+    let refresher = fixture.door_with(&settings, &fixture.journals);
 
-    let end = refresh(&refresher, &world.id, Some(1)).await;
+    let end = refresh(&refresher, &fixture.id, Some(1)).await;
 
     assert!(
         matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
         "{end:?}"
     );
-    assert_eq!(world.calls().await, 2);
-    assert_eq!(world.row().await.state, ConnectionState::Active);
-    assert_eq!(refresher.troubles(), ["app pipedrive: invalid_client"]);
+    assert_eq!(fixture.calls().await, 2);
+    assert_eq!(fixture.row().await.state, ConnectionState::Active);
+    assert_eq!(
+        refresher.degraded_reasons(),
+        ["app pipedrive: invalid_client"]
+    );
 }

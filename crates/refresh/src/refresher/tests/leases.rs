@@ -26,28 +26,28 @@ async fn crowd(refreshers: &[Arc<Refresher>], id: &ConnectionId) -> Vec<RefreshR
 
 #[tokio::test]
 async fn a_hundred_callers_are_one_call() {
-    let world = World::answering([late_tokens()]).await;
+    let fixture = Fixture::answering([late_tokens()]).await;
 
-    let ends = crowd(&[world.refresher()], &world.id).await;
+    let ends = crowd(&[fixture.refresher()], &fixture.id).await;
 
     for end in ends {
         assert_eq!(refreshed(end).generation, 2);
     }
-    assert_eq!(world.calls().await, 1);
-    assert_eq!(world.row().await.lease_owner, None);
+    assert_eq!(fixture.calls().await, 1);
+    assert_eq!(fixture.row().await.lease_owner, None);
 }
 
 #[tokio::test]
 async fn a_hundred_callers_of_four_processes_are_one_call() {
-    let world = World::answering([late_tokens()]).await;
+    let fixture = Fixture::answering([late_tokens()]).await;
     let refreshers = [
-        world.refresher(),
-        world.refresher(),
-        world.refresher(),
-        world.refresher(),
+        fixture.refresher(),
+        fixture.refresher(),
+        fixture.refresher(),
+        fixture.refresher(),
     ];
 
-    let ends = crowd(&refreshers, &world.id).await;
+    let ends = crowd(&refreshers, &fixture.id).await;
 
     for end in ends {
         match end {
@@ -57,62 +57,65 @@ async fn a_hundred_callers_of_four_processes_are_one_call() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(world.calls().await, 1);
+    assert_eq!(fixture.calls().await, 1);
 }
 
 #[tokio::test]
 async fn a_caller_of_another_generation_is_answered_by_the_row() {
-    let world = World::answering([late_tokens()]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([late_tokens()]).await;
+    let refresher = fixture.refresher();
 
     let (of_this, of_another, of_none) = tokio::join!(
-        refresh(&refresher, &world.id, Some(1)),
-        refresh(&refresher, &world.id, Some(0)),
-        refresh(&refresher, &world.id, None),
+        refresh(&refresher, &fixture.id, Some(1)),
+        refresh(&refresher, &fixture.id, Some(0)),
+        refresh(&refresher, &fixture.id, None),
     );
 
     assert_eq!(refreshed(of_this).generation, 2);
     assert_eq!(already_newer(of_another).generation, 2);
     assert_eq!(already_newer(of_none).generation, 2, "minted just now");
-    assert_eq!(world.calls().await, 1);
+    assert_eq!(fixture.calls().await, 1);
 }
 
 #[tokio::test]
 async fn a_dropped_caller_does_not_abort_the_flight() {
     let (answer, held) = Held::before(granted());
-    let world = World::answering([answer]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([answer]).await;
+    let refresher = fixture.refresher();
 
-    let caller = refresh(&refresher, &world.id, Some(1));
+    let caller = refresh(&refresher, &fixture.id, Some(1));
     let dropped = tokio::time::timeout(Duration::from_millis(50), caller).await;
 
     assert!(dropped.is_err());
     held.release();
-    refreshed(refresh(&refresher, &world.id, Some(1)).await);
-    assert_eq!((world.row().await.generation, world.calls().await), (2, 1));
+    refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
+    assert_eq!(
+        (fixture.row().await.generation, fixture.calls().await),
+        (2, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_caller_without_patience_is_told_that_somebody_is_at_it() {
     let (answer, held) = Held::before(granted());
-    let world = World::answering([answer]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([answer]).await;
+    let refresher = fixture.refresher();
     let patience = Duration::from_millis(20);
 
     let busy = refresher
-        .refresh(&world.id, Some(1), Trigger::Webhook, patience)
+        .refresh(&fixture.id, Some(1), Trigger::Webhook, patience)
         .await;
 
     assert!(matches!(busy, Err(RefreshError::Busy)), "{busy:?}");
     held.release();
-    refreshed(refresh(&refresher, &world.id, Some(1)).await);
+    refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
 }
 
 #[tokio::test]
 async fn an_ended_flight_leaves_the_board() {
-    let world = World::answering([granted()]).await;
-    let refresher = world.refresher();
-    refreshed(refresh(&refresher, &world.id, Some(1)).await);
+    let fixture = Fixture::answering([granted()]).await;
+    let refresher = fixture.refresher();
+    refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
     assert!(refresher.in_flight.lock().unwrap().is_empty());
 
     let nobody = ConnectionId::generate();
@@ -122,14 +125,14 @@ async fn an_ended_flight_leaves_the_board() {
 
 #[tokio::test]
 async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
-    let world = World::answering([]).await;
-    world.leased_by("other/1").await;
-    let (refresher, row) = (world.refresher(), world.row().await);
+    let fixture = Fixture::answering([]).await;
+    fixture.leased_by("other/1").await;
+    let (refresher, row) = (fixture.refresher(), fixture.row().await);
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let commit = sibling(&world.vault, &row);
+        let commit = sibling(&fixture.vault, &row);
         assert!(
-            world
+            fixture
                 .store
                 .connection_commit(&row.id, 1, &commit, at(0))
                 .await
@@ -137,34 +140,34 @@ async fn who_finds_the_lease_taken_adopts_what_its_holder_brings() {
         );
     };
 
-    let (adopted, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), holder);
+    let (adopted, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), holder);
 
     let adopted = already_newer(adopted);
     assert_eq!(adopted.generation, 2);
-    let token = world.vault.access_token(&adopted).unwrap();
+    let token = fixture.vault.access_token(&adopted).unwrap();
     assert_eq!(token.expose(), "access-sibling");
-    assert_eq!(world.calls().await, 0);
+    assert_eq!(fixture.calls().await, 0);
 }
 
 #[tokio::test]
 async fn who_finds_the_lease_taken_spends_once_its_holder_gave_up() {
-    let world = World::answering([granted()]).await;
-    world.leased_by("other/1").await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([granted()]).await;
+    fixture.leased_by("other/1").await;
+    let refresher = fixture.refresher();
     let holder = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(
-            world
+            fixture
                 .store
-                .lease_release(&world.id, "other/1")
+                .lease_release(&fixture.id, "other/1")
                 .await
                 .unwrap()
         );
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), holder);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), holder);
 
-    assert_eq!((refreshed(end).generation, world.calls().await), (2, 1));
+    assert_eq!((refreshed(end).generation, fixture.calls().await), (2, 1));
 }
 
 /// Waits until the refresher has observed the lease.
@@ -201,27 +204,27 @@ async fn observe(refresher: &Refresher, clock: &ManualClock, mut left: Duration)
 }
 
 /// A dead holder's lease, watched for as long as it takes.
-async fn orphaned(world: &World) -> RefreshResult {
-    world.leased_by("dead/1").await;
-    let refresher = world.refresher();
+async fn orphaned(fixture: &Fixture) -> RefreshResult {
+    fixture.leased_by("dead/1").await;
+    let refresher = fixture.refresher();
     let time = async {
         assert_eq!(seen(&refresher).await, "dead/1");
-        observe(&refresher, &world.clock, Duration::from_secs(90)).await;
-        assert_eq!(world.calls().await, 0, "not before its time");
+        observe(&refresher, &fixture.clock, Duration::from_secs(90)).await;
+        assert_eq!(fixture.calls().await, 0, "not before its time");
         // Also what a day of the wall clock does not change.
-        world.clock.set_wall(at(0).saturating_add(DAY));
-        world.clock.set_wall(at(0));
-        world.clock.advance(Duration::from_millis(1));
+        fixture.clock.set_wall(at(0).saturating_add(DAY));
+        fixture.clock.set_wall(at(0));
+        fixture.clock.advance(Duration::from_millis(1));
     };
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), time);
     end
 }
 
 #[tokio::test]
 async fn a_lease_whose_holder_is_gone_is_taken_over() {
-    let world = World::answering([status(500), granted()]).await;
+    let fixture = Fixture::answering([status(500), granted()]).await;
 
-    let row = refreshed(orphaned(&world).await);
+    let row = refreshed(orphaned(&fixture).await);
 
     assert_eq!((row.generation, row.in_doubt), (2, false));
     assert_eq!(row.lease_owner, None);
@@ -229,28 +232,28 @@ async fn a_lease_whose_holder_is_gone_is_taken_over() {
 
 #[tokio::test]
 async fn a_token_that_a_dead_holder_may_have_spent_dies_as_an_answer_lost() {
-    let world = World::answering([refusal(400, "invalid_grant")]).await;
+    let fixture = Fixture::answering([refusal(400, "invalid_grant")]).await;
 
-    let end = orphaned(&world).await;
+    let end = orphaned(&fixture).await;
 
     let Err(RefreshError::Ended { state, reason, .. }) = end else {
         panic!("{end:?}")
     };
     assert_eq!(state, ConnectionState::ReauthRequired);
     assert_eq!(reason.as_deref(), Some("answer_lost"));
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert!(row.in_doubt);
     assert_eq!(row.lease_owner, None);
 }
 
 #[tokio::test]
 async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
-    let world = World::answering([granted()]).await;
-    world.leased_by("one/1").await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([granted()]).await;
+    fixture.leased_by("one/1").await;
+    let refresher = fixture.refresher();
     let time = async {
         seen(&refresher).await;
-        world.clock.advance(Duration::from_secs(89));
+        fixture.clock.advance(Duration::from_secs(89));
         while refresher
             .lease_observer
             .0
@@ -271,28 +274,34 @@ async fn after_an_outage_the_holder_is_given_the_whole_time_again() {
             .unwrap()
             .first;
         assert_eq!(first, Duration::from_secs(89));
-        observe(&refresher, &world.clock, Duration::from_secs(2)).await;
-        assert_eq!(world.calls().await, 0);
-        assert!(world.store.lease_release(&world.id, "one/1").await.unwrap());
+        observe(&refresher, &fixture.clock, Duration::from_secs(2)).await;
+        assert_eq!(fixture.calls().await, 0);
+        assert!(
+            fixture
+                .store
+                .lease_release(&fixture.id, "one/1")
+                .await
+                .unwrap()
+        );
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), time);
 
     refreshed(end);
 }
 
 #[tokio::test]
 async fn a_new_holder_is_given_its_own_time() {
-    let world = World::answering([granted()]).await;
-    world.leased_by("one/1").await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([granted()]).await;
+    fixture.leased_by("one/1").await;
+    let refresher = fixture.refresher();
     let time = async {
         seen(&refresher).await;
-        observe(&refresher, &world.clock, Duration::from_secs(45)).await;
+        observe(&refresher, &fixture.clock, Duration::from_secs(45)).await;
         assert!(
-            world
+            fixture
                 .store
-                .lease_take_over(&world.id, "one/1", "two/1")
+                .lease_take_over(&fixture.id, "one/1", "two/1")
                 .await
                 .unwrap()
         );
@@ -309,12 +318,18 @@ async fn a_new_holder_is_given_its_own_time() {
             .unwrap()
             .first;
         assert_eq!(first, Duration::from_secs(45));
-        observe(&refresher, &world.clock, Duration::from_secs(44)).await;
-        assert_eq!(world.calls().await, 0);
-        assert!(world.store.lease_release(&world.id, "two/1").await.unwrap());
+        observe(&refresher, &fixture.clock, Duration::from_secs(44)).await;
+        assert_eq!(fixture.calls().await, 0);
+        assert!(
+            fixture
+                .store
+                .lease_release(&fixture.id, "two/1")
+                .await
+                .unwrap()
+        );
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), time);
 
     refreshed(end);
 }
@@ -322,9 +337,9 @@ async fn a_new_holder_is_given_its_own_time() {
 /// Two machines made from one image: each has a copy of the other's slot, with a free lock.
 #[tokio::test]
 async fn a_copy_of_the_holders_journal_does_not_make_it_look_dead() {
-    let world = World::answering([late_tokens()]).await;
+    let fixture = Fixture::answering([late_tokens()]).await;
     let (here, there) = (TestDirectory::create(), TestDirectory::create());
-    let first = world.door_with(&[], &here);
+    let first = fixture.door_with(&[], &here);
     let slot = first
         .journal
         .process()
@@ -338,63 +353,63 @@ async fn a_copy_of_the_holders_journal_does_not_make_it_look_dead() {
         let file = file.unwrap();
         std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
     }
-    let second = world.door_with(&[], &there);
+    let second = fixture.door_with(&[], &there);
     let asked_while_the_first_calls = async {
-        while world.calls().await == 0 {
+        while fixture.calls().await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        refresh(&second, &world.id, Some(1)).await
+        refresh(&second, &fixture.id, Some(1)).await
     };
 
     let (ours, theirs) = tokio::join!(
-        refresh(&first, &world.id, Some(1)),
+        refresh(&first, &fixture.id, Some(1)),
         asked_while_the_first_calls
     );
 
     assert_eq!(refreshed(ours).generation, 2);
     assert_eq!(already_newer(theirs).generation, 2);
-    assert_eq!(world.calls().await, 1);
+    assert_eq!(fixture.calls().await, 1);
 }
 
 #[tokio::test]
 async fn no_flight_waits_for_ever() {
-    let world = World::answering([]).await;
-    world.leased_by("one/1").await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([]).await;
+    fixture.leased_by("one/1").await;
+    let refresher = fixture.refresher();
     let time = async {
         seen(&refresher).await;
         // Another holder each time: none of them is an orphan.
         assert!(
-            world
+            fixture
                 .store
-                .lease_take_over(&world.id, "one/1", "two/1")
+                .lease_take_over(&fixture.id, "one/1", "two/1")
                 .await
                 .unwrap()
         );
-        world.clock.advance(Duration::from_secs(95));
+        fixture.clock.advance(Duration::from_secs(95));
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), time);
 
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
-    assert_eq!(world.row().await.lease_owner.as_deref(), Some("two/1"));
-    assert_eq!(world.calls().await, 0);
+    assert_eq!(fixture.row().await.lease_owner.as_deref(), Some("two/1"));
+    assert_eq!(fixture.calls().await, 0);
 }
 
 #[tokio::test]
 async fn a_lease_does_not_wait_for_a_place() {
-    let world = World::answering([granted()]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([granted()]).await;
+    let refresher = fixture.refresher();
     let places = u32::try_from(timing().max_concurrent_calls).unwrap();
     let permits_there = &refresher.permits["pipedrive"];
     let all = permits_there.acquire_many(places).await.unwrap();
     let time = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(world.row().await.lease_owner, None);
+        assert_eq!(fixture.row().await.lease_owner, None);
         drop(all);
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), time);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), time);
 
     refreshed(end);
     assert_eq!(
@@ -406,8 +421,8 @@ async fn a_lease_does_not_wait_for_a_place() {
 /// A call that the process might not be there to end is not begun.
 #[tokio::test]
 async fn a_stopping_process_begins_no_call() {
-    let world = World::answering([]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([]).await;
+    let refresher = fixture.refresher();
     let places = u32::try_from(timing().max_concurrent_calls).unwrap();
     let all = refresher.permits["pipedrive"]
         .acquire_many(places)
@@ -415,15 +430,15 @@ async fn a_stopping_process_begins_no_call() {
         .unwrap();
     let stop = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        world.tasks.stopping().cancel();
+        fixture.tasks.stopping().cancel();
         drop(all);
     };
 
-    let (end, ()) = tokio::join!(refresh(&refresher, &world.id, Some(1)), stop);
+    let (end, ()) = tokio::join!(refresh(&refresher, &fixture.id, Some(1)), stop);
 
     assert!(matches!(end, Err(RefreshError::Busy)), "{end:?}");
     assert_eq!(
-        (world.calls().await, world.row().await.lease_owner),
+        (fixture.calls().await, fixture.row().await.lease_owner),
         (0, None)
     );
 }

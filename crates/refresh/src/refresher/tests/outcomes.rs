@@ -11,13 +11,13 @@ fn pairs(pairs: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
 
 #[tokio::test]
 async fn a_success_is_stored_in_full() {
-    let world = World::answering([granted()]).await;
-    world.clock.advance(Duration::from_mins(1));
+    let fixture = Fixture::answering([granted()]).await;
+    fixture.clock.advance(Duration::from_mins(1));
 
-    let row = refreshed(world.refresh(Some(1)).await);
+    let row = refreshed(fixture.refresh(Some(1)).await);
 
-    assert_eq!(row, Arc::new(world.row().await));
-    let vault = &world.vault;
+    assert_eq!(row, Arc::new(fixture.row().await));
+    let vault = &fixture.vault;
     assert_eq!(vault.access_token(&row).unwrap().expose(), "access-2");
     assert_eq!(vault.refresh_token(&row).unwrap().expose(), "refresh-2");
     assert_eq!((row.generation, row.lease_owner.as_deref()), (2, None));
@@ -27,8 +27,8 @@ async fn a_success_is_stored_in_full() {
     let due = at(60 + 3150)..=at(60 + 3300);
     assert!(due.contains(&row.due_at), "{}", row.due_at);
     assert_eq!(row.idle_deadline, Some(at(60).saturating_add(DAY * 60)));
-    world.tasks.idle().await;
-    let log = world.store.refresh_log_for(&world.id, 9).await.unwrap();
+    fixture.tasks.idle().await;
+    let log = fixture.store.refresh_log_for(&fixture.id, 9).await.unwrap();
     let [entry] = log.as_slice() else {
         panic!("{log:?}")
     };
@@ -44,7 +44,7 @@ async fn a_success_is_stored_in_full() {
         (entry.outcome.as_str(), entry.error.as_deref()),
         ("refreshed", None)
     );
-    let [call] = &world.requests("/token").await[..] else {
+    let [call] = &fixture.requests("/token").await[..] else {
         panic!("one call")
     };
     assert_eq!(
@@ -56,12 +56,12 @@ async fn a_success_is_stored_in_full() {
 #[tokio::test]
 async fn what_an_answer_leaves_out_stays_as_it_was() {
     let bare = json!({"access_token": "access-2"});
-    let world = World::answering([plain(ResponseTemplate::new(200).set_body_json(bare))]).await;
+    let fixture = Fixture::answering([plain(ResponseTemplate::new(200).set_body_json(bare))]).await;
 
-    let row = refreshed(world.refresh(Some(1)).await);
+    let row = refreshed(fixture.refresh(Some(1)).await);
 
     assert_eq!(
-        world.vault.refresh_token(&row).unwrap().expose(),
+        fixture.vault.refresh_token(&row).unwrap().expose(),
         "refresh-1"
     );
     assert_eq!((row.scope.as_str(), row.expires_at), ("base", at(3600)));
@@ -87,39 +87,43 @@ async fn a_bad_api_domain_keeps_the_old_one_and_the_tokens() {
     ] {
         let mut body = tokens();
         body["api_domain"] = json!(sent);
-        let world = World::answering([plain(ResponseTemplate::new(200).set_body_json(body))]).await;
+        let fixture =
+            Fixture::answering([plain(ResponseTemplate::new(200).set_body_json(body))]).await;
 
-        let row = refreshed(world.refresh(Some(1)).await);
+        let row = refreshed(fixture.refresh(Some(1)).await);
 
         assert_eq!(row.api_domain, kept, "{sent}");
-        assert_eq!(world.vault.access_token(&row).unwrap().expose(), "access-2");
+        assert_eq!(
+            fixture.vault.access_token(&row).unwrap().expose(),
+            "access-2"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_lost_answer_is_asked_for_once_more_at_once() {
-    let world = World::answering([status(500), granted()]).await;
+    let fixture = Fixture::answering([status(500), granted()]).await;
 
-    let row = refreshed(world.refresh(Some(1)).await);
+    let row = refreshed(fixture.refresh(Some(1)).await);
 
     assert_eq!((row.generation, row.in_doubt, row.failures), (2, false, 0));
-    assert_eq!(world.calls().await, 2);
+    assert_eq!(fixture.calls().await, 2);
     assert_eq!(
-        world.log().await,
+        fixture.log().await,
         pairs(&[("unknown", Some("http_500")), ("refreshed", None)])
     );
 }
 
 #[tokio::test]
 async fn two_lost_answers_back_off_in_doubt() {
-    let world = World::answering([
+    let fixture = Fixture::answering([
         status(503),
         plain(ResponseTemplate::new(200).set_body_string("<html>")),
         refusal(400, "invalid_grant"),
     ])
     .await;
 
-    let end = world.refresh(Some(1)).await;
+    let end = fixture.refresh(Some(1)).await;
 
     let Err(RefreshError::Provider {
         word,
@@ -135,7 +139,7 @@ async fn two_lost_answers_back_off_in_doubt() {
         ("garbled_answer", false, at(3600))
     );
     assert!((at(1)..=at(3)).contains(&retry_at), "{retry_at}");
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!((row.state, row.generation), (ConnectionState::Active, 1));
     assert_eq!(
         (row.failures, row.in_doubt, row.retry_at),
@@ -146,19 +150,19 @@ async fn two_lost_answers_back_off_in_doubt() {
         (Some("garbled_answer"), None)
     );
     assert_eq!(
-        world.log().await,
+        fixture.log().await,
         pairs(&[
             ("unknown", Some("http_503")),
             ("unknown", Some("garbled_answer"))
         ])
     );
 
-    // Until then nobody calls; then the doubt is remembered.
-    let later = world.refresh(Some(1)).await;
+    // Until then no one calls; then the doubt is remembered.
+    let later = fixture.refresh(Some(1)).await;
     assert!(matches!(later, Err(RefreshError::TryLater { retry_at: at, .. }) if at == retry_at));
-    assert_eq!(world.calls().await, 2);
-    world.clock.advance(retry_at.saturating_since(at(0)));
-    let ended = world.refresh(Some(1)).await;
+    assert_eq!(fixture.calls().await, 2);
+    fixture.clock.advance(retry_at.saturating_since(at(0)));
+    let ended = fixture.refresh(Some(1)).await;
     let Err(RefreshError::Ended { reason, .. }) = ended else {
         panic!("{ended:?}")
     };
@@ -167,9 +171,9 @@ async fn two_lost_answers_back_off_in_doubt() {
 
 #[tokio::test]
 async fn a_refused_grant_ends_the_connection_and_keeps_its_tokens() {
-    let world = World::answering([refusal(400, "invalid_grant")]).await;
+    let fixture = Fixture::answering([refusal(400, "invalid_grant")]).await;
 
-    let end = world.refresh(Some(1)).await;
+    let end = fixture.refresh(Some(1)).await;
 
     let Err(RefreshError::Ended {
         state,
@@ -184,9 +188,9 @@ async fn a_refused_grant_ends_the_connection_and_keeps_its_tokens() {
         (ConnectionState::ReauthRequired, Some("rejected"))
     );
     assert_eq!(since, at(0));
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!(
-        world.vault.refresh_token(&row).unwrap().expose(),
+        fixture.vault.refresh_token(&row).unwrap().expose(),
         "refresh-1"
     );
     assert_eq!(
@@ -194,11 +198,11 @@ async fn a_refused_grant_ends_the_connection_and_keeps_its_tokens() {
         (1, None, false)
     );
     assert_eq!(
-        world.log().await,
+        fixture.log().await,
         pairs(&[("rejected", Some("invalid_grant"))])
     );
     assert_eq!(
-        world.calls().await,
+        fixture.calls().await,
         1,
         "a refusal is an answer, and not asked for again"
     );
@@ -206,56 +210,56 @@ async fn a_refused_grant_ends_the_connection_and_keeps_its_tokens() {
 
 #[tokio::test]
 async fn what_was_not_sent_is_not_in_doubt_and_no_attempt() {
-    let world = World::new().await;
+    let fixture = Fixture::new().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let refresher = world.refresher_to(&format!("http://{nobody}/token"));
+    let refresher = fixture.refresher_to(&format!("http://{nobody}/token"));
 
-    let end = refresh(&refresher, &world.id, Some(1)).await;
+    let end = refresh(&refresher, &fixture.id, Some(1)).await;
 
     assert!(matches!(&end, Err(RefreshError::NotSent { .. })), "{end:?}");
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert_eq!(
         (row.failures, row.in_doubt, row.lease_owner),
         (1, false, None)
     );
     assert!(row.retry_at.is_some());
-    assert_eq!(world.log().await, []);
+    assert_eq!(fixture.log().await, []);
 }
 
 #[tokio::test]
 async fn a_rate_limit_is_waited_out() {
     let limited = |wait: &str| plain(ResponseTemplate::new(429).insert_header("retry-after", wait));
-    let world = World::answering([limited("120"), limited("86400")]).await;
+    let fixture = Fixture::answering([limited("120"), limited("86400")]).await;
 
-    world.refresh(Some(1)).await.unwrap_err();
-    let row = world.row().await;
+    fixture.refresh(Some(1)).await.unwrap_err();
+    let row = fixture.row().await;
     assert_eq!(
         (row.retry_at, row.failures, row.in_doubt),
         (Some(at(120)), 1, false)
     );
     assert_eq!(
-        world.log().await,
+        fixture.log().await,
         pairs(&[("turned_away", Some("http_429"))])
     );
 
-    world.clock.advance(Duration::from_mins(2));
-    world.refresh(Some(1)).await.unwrap_err();
-    let row = world.row().await;
+    fixture.clock.advance(Duration::from_mins(2));
+    fixture.refresh(Some(1)).await.unwrap_err();
+    let row = fixture.row().await;
     assert_eq!((row.retry_at, row.failures), (Some(at(120 + 3600)), 2));
-    assert_eq!((world.calls().await, row.lease_owner), (2, None));
+    assert_eq!((fixture.calls().await, row.lease_owner), (2, None));
 }
 
 #[tokio::test]
 async fn a_provider_that_refuses_us_is_left_alone_for_a_minute() {
-    let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
-    let other = world.connect("joe").await;
-    let before = (world.row().await, world.row_of(&other).await);
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([refusal(401, "invalid_client"), granted()]).await;
+    let other = fixture.connect("joe").await;
+    let before = (fixture.row().await, fixture.row_of(&other).await);
+    let refresher = fixture.refresher();
 
-    for id in [&world.id, &other, &world.id] {
+    for id in [&fixture.id, &other, &fixture.id] {
         let end = refresh(&refresher, id, Some(1)).await;
         let Err(RefreshError::ClientMisconfigured {
             word,
@@ -271,31 +275,31 @@ async fn a_provider_that_refuses_us_is_left_alone_for_a_minute() {
         );
     }
 
-    assert_eq!((world.row().await, world.row_of(&other).await), before);
-    assert_eq!(world.calls().await, 1);
+    assert_eq!((fixture.row().await, fixture.row_of(&other).await), before);
+    assert_eq!(fixture.calls().await, 1);
     assert_eq!(
-        world.log().await,
+        fixture.log().await,
         pairs(&[("our_fault", Some("invalid_client"))])
     );
 
-    world.clock.advance(Duration::from_millis(59_999));
+    fixture.clock.advance(Duration::from_millis(59_999));
     refresh(&refresher, &other, Some(1)).await.unwrap_err();
-    assert_eq!(world.calls().await, 1);
-    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(fixture.calls().await, 1);
+    fixture.clock.advance(Duration::from_millis(1));
     refreshed(refresh(&refresher, &other, Some(1)).await);
 }
 
 #[tokio::test]
 async fn a_doubt_outlives_a_refusal_of_our_client() {
-    let world = World::answering([status(500), refusal(401, "invalid_client")]).await;
+    let fixture = Fixture::answering([status(500), refusal(401, "invalid_client")]).await;
 
-    let end = world.refresh(Some(1)).await;
+    let end = fixture.refresh(Some(1)).await;
 
     assert!(
         matches!(end, Err(RefreshError::ClientMisconfigured { .. })),
         "{end:?}"
     );
-    let row = world.row().await;
+    let row = fixture.row().await;
     assert!(row.in_doubt, "the first call may have spent the token");
     assert_eq!(
         (row.state, row.lease_owner),
@@ -334,19 +338,19 @@ async fn every_answer_frees_the_lease() {
         let answer = Arc::new(answer);
         let again = Arc::clone(&answer);
         let both: [Answer; 2] = [Box::new(move || answer()), Box::new(move || again())];
-        let world = World::answering(both).await;
+        let fixture = Fixture::answering(both).await;
 
-        let end = world.refresh(Some(1)).await;
+        let end = fixture.refresh(Some(1)).await;
 
-        let row = world.row().await;
+        let row = fixture.row().await;
         assert_eq!(row.lease_owner, None, "{end:?}");
         assert_eq!(
             (row.state, row.in_doubt, row.failures),
             (state, in_doubt, failures),
             "{end:?}"
         );
-        let attempts = world.calls().await;
+        let attempts = fixture.calls().await;
         assert_eq!(attempts, if in_doubt { 2 } else { 1 }, "{end:?}");
-        assert_eq!(world.log().await.len(), attempts, "{end:?}");
+        assert_eq!(fixture.log().await.len(), attempts, "{end:?}");
     }
 }

@@ -19,7 +19,7 @@ fn early_refresh_allowed_at(row: &Connection, now: Timestamp) -> Option<Timestam
 }
 
 async fn row_with(early_renewals: i32, refreshed_at: Option<Timestamp>) -> Connection {
-    let mut row = World::new().await.row().await;
+    let mut row = Fixture::new().await.row().await;
     row.early_renewals = early_renewals;
     row.refreshed_at = refreshed_at;
     row
@@ -97,7 +97,7 @@ fn back_off_honours_retry_after_within_reason() {
 
 #[tokio::test]
 async fn every_outcome_has_its_word() {
-    let row = Arc::new(World::new().await.row().await);
+    let row = Arc::new(Fixture::new().await.row().await);
     let (retry_at, token_expires_at) = (at(1), at(2));
     let results: Vec<RefreshResult> = vec![
         Ok(Outcome::Refreshed(Arc::clone(&row))),
@@ -161,96 +161,96 @@ async fn every_outcome_has_its_word() {
 
 #[tokio::test]
 async fn only_the_generation_that_failed_is_spent() {
-    let world = World::answering([granted()]).await;
+    let fixture = Fixture::answering([granted()]).await;
     for other in [0, 2, -1, i64::MAX] {
-        let row = already_newer(world.refresh(Some(other)).await);
+        let row = already_newer(fixture.refresh(Some(other)).await);
         assert_eq!(row.generation, 1);
     }
-    assert_eq!(world.calls().await, 0);
+    assert_eq!(fixture.calls().await, 0);
 
-    let row = refreshed(world.refresh(Some(1)).await);
+    let row = refreshed(fixture.refresh(Some(1)).await);
 
-    assert_eq!((row.generation, world.calls().await), (2, 1));
-    assert_eq!(already_newer(world.refresh(Some(1)).await).generation, 2);
-    assert_eq!(world.calls().await, 1);
+    assert_eq!((row.generation, fixture.calls().await), (2, 1));
+    assert_eq!(already_newer(fixture.refresh(Some(1)).await).generation, 2);
+    assert_eq!(fixture.calls().await, 1);
 }
 
 #[tokio::test]
 async fn without_a_generation_what_was_minted_in_the_last_five_seconds_is_newer() {
-    let world = World::answering([granted(), granted()]).await;
-    refreshed(world.refresh(None).await);
+    let fixture = Fixture::answering([granted(), granted()]).await;
+    refreshed(fixture.refresh(None).await);
 
-    world.clock.advance(Duration::from_millis(4999));
-    assert_eq!(already_newer(world.refresh(None).await).generation, 2);
-    world.clock.advance(Duration::from_millis(1));
-    assert_eq!(refreshed(world.refresh(None).await).generation, 3);
+    fixture.clock.advance(Duration::from_millis(4999));
+    assert_eq!(already_newer(fixture.refresh(None).await).generation, 2);
+    fixture.clock.advance(Duration::from_millis(1));
+    assert_eq!(refreshed(fixture.refresh(None).await).generation, 3);
 
-    assert_eq!(world.calls().await, 2);
+    assert_eq!(fixture.calls().await, 2);
 }
 
 #[tokio::test]
 async fn an_upstream_that_refuses_everything_costs_ever_fewer_refreshes() {
-    let world = World::answering((0..9).map(|_| granted())).await;
-    let refresher = world.refresher();
-    refreshed(refresh(&refresher, &world.id, Some(1)).await);
+    let fixture = Fixture::answering((0..9).map(|_| granted())).await;
+    let refresher = fixture.refresher();
+    refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
     let waits = [1, 2, 4, 8, 16, 32, 60, 60];
     for (generation, secs) in (2..).zip(waits) {
         let wait = Duration::from_secs(secs);
-        let minted = world.row().await.refreshed_at.unwrap();
+        let minted = fixture.row().await.refreshed_at.unwrap();
 
-        let refused = refresh(&refresher, &world.id, Some(generation)).await;
+        let refused = refresh(&refresher, &fixture.id, Some(generation)).await;
         let Err(RefreshError::RefusedAfterRenewal { retry_at }) = refused else {
             panic!("{refused:?}")
         };
         assert_eq!(retry_at, minted.saturating_add(wait));
-        assert_eq!(world.row().await.state, ConnectionState::Active);
+        assert_eq!(fixture.row().await.state, ConnectionState::Active);
 
-        world.clock.advance(wait);
-        refreshed(refresh(&refresher, &world.id, Some(generation)).await);
+        fixture.clock.advance(wait);
+        refreshed(refresh(&refresher, &fixture.id, Some(generation)).await);
     }
-    assert_eq!(world.calls().await, 9);
+    assert_eq!(fixture.calls().await, 9);
 }
 
 /// n8n's workflows name no generation: one that asks too often must not keep others from the token they need.
 #[tokio::test]
 async fn a_noisy_caller_that_names_no_generation_delays_nobody_but_itself() {
-    let world = World::answering((0..20).map(|_| granted())).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering((0..20).map(|_| granted())).await;
+    let refresher = fixture.refresher();
     for _ in 0..100 {
-        world.clock.advance(Duration::from_secs(6));
-        let result = refresh(&refresher, &world.id, None).await;
+        fixture.clock.advance(Duration::from_secs(6));
+        let result = refresh(&refresher, &fixture.id, None).await;
         assert!(
             matches!(result, Ok(Outcome::Refreshed(_) | Outcome::AlreadyNewer(_))),
             "{result:?}"
         );
     }
-    let spent = world.calls().await;
+    let spent = fixture.calls().await;
     assert!(
         (10..=14).contains(&spent),
         "{spent} refreshes in ten minutes"
     );
 
-    let row = world.row().await;
-    let others = refreshed(refresh(&refresher, &world.id, Some(row.generation)).await);
+    let row = fixture.row().await;
+    let others = refreshed(refresh(&refresher, &fixture.id, Some(row.generation)).await);
 
     assert_eq!(others.early_renewals, 1, "their own streak begins here");
 }
 
 #[tokio::test]
 async fn a_renewal_at_its_time_is_no_streak() {
-    let world = World::answering([granted(), granted()]).await;
-    world.clock.advance(Duration::from_secs(3400));
-    assert_eq!(refreshed(world.refresh(Some(1)).await).early_renewals, 0);
+    let fixture = Fixture::answering([granted(), granted()]).await;
+    fixture.clock.advance(Duration::from_secs(3400));
+    assert_eq!(refreshed(fixture.refresh(Some(1)).await).early_renewals, 0);
 
-    let row = refreshed(world.refresh(Some(2)).await);
+    let row = refreshed(fixture.refresh(Some(2)).await);
 
     assert_eq!(row.early_renewals, 1, "that one came early");
 }
 
 #[tokio::test]
 async fn what_cannot_be_refreshed_says_why_without_a_call() {
-    let world = World::answering([]).await;
-    let refresher = world.refresher();
+    let fixture = Fixture::answering([]).await;
+    let refresher = fixture.refresher();
     let nobody = ConnectionId::generate();
     assert!(matches!(
         refresh(&refresher, &nobody, None).await,
@@ -258,14 +258,14 @@ async fn what_cannot_be_refreshed_says_why_without_a_call() {
     ));
 
     let pending = Revocation::Pending;
-    let gone = world.connect("joe").await;
-    world
+    let gone = fixture.connect("joe").await;
+    fixture
         .store
         .connection_revoke(&gone, 1, "disconnected", pending, at(7))
         .await
         .unwrap();
-    let dead = world.connect("jim").await;
-    world
+    let dead = fixture.connect("jim").await;
+    fixture
         .store
         .connection_reauth_required(&dead, 1, false, None, at(8))
         .await
@@ -283,34 +283,34 @@ async fn what_cannot_be_refreshed_says_why_without_a_call() {
         }
     }
 
-    world
+    fixture
         .database
         .lines("UPDATE connections SET app_id = 'another' WHERE owner = 'jane'")
         .unwrap();
     assert!(matches!(
-        world.refresh(Some(1)).await,
+        fixture.refresh(Some(1)).await,
         Err(RefreshError::UnknownApp)
     ));
-    assert_eq!(world.calls().await, 0);
+    assert_eq!(fixture.calls().await, 0);
 }
 
 #[tokio::test]
 async fn a_token_that_does_not_open_changes_nothing() {
-    let world = World::answering([]).await;
-    world
+    let fixture = Fixture::answering([]).await;
+    fixture
         .database
         .lines("UPDATE connections SET account_id = 'mallory'")
         .unwrap();
-    let before = world.row().await;
+    let before = fixture.row().await;
 
-    let sealed = world.refresh(Some(1)).await;
+    let sealed = fixture.refresh(Some(1)).await;
 
     assert!(
         matches!(sealed, Err(RefreshError::Sealed(OpenError::Tampered))),
         "{sealed:?}"
     );
-    assert_eq!(world.row().await, before);
-    assert_eq!(world.calls().await, 0);
+    assert_eq!(fixture.row().await, before);
+    assert_eq!(fixture.calls().await, 0);
 }
 
 const JUMPS: [i64; 4] = [-24 * 60, -5, 5, 24 * 60];
@@ -343,19 +343,19 @@ fn wait(clock: &ManualClock, result: RefreshResult) -> Duration {
 async fn who_has_set_a_wait_keeps_to_its_length_whatever_the_wall_clock_does() {
     for minutes in JUMPS {
         let failing = plain(ResponseTemplate::new(503).insert_header("retry-after", "40"));
-        let world = World::answering([failing, granted()]).await;
-        let refresher = world.refresher();
-        let asked = refresh(&refresher, &world.id, Some(1)).await;
-        assert_eq!(wait(&world.clock, asked), Duration::from_secs(40));
+        let fixture = Fixture::answering([failing, granted()]).await;
+        let refresher = fixture.refresher();
+        let asked = refresh(&refresher, &fixture.id, Some(1)).await;
+        assert_eq!(wait(&fixture.clock, asked), Duration::from_secs(40));
 
-        jump(&world.clock, minutes);
+        jump(&fixture.clock, minutes);
         for _ in 0..2 {
-            world.clock.advance(Duration::from_millis(19_990));
-            refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
+            fixture.clock.advance(Duration::from_millis(19_990));
+            refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
         }
-        assert_eq!(world.calls().await, 1, "{minutes}");
-        world.clock.advance(Duration::from_millis(20));
-        refreshed(refresh(&refresher, &world.id, Some(1)).await);
+        assert_eq!(fixture.calls().await, 1, "{minutes}");
+        fixture.clock.advance(Duration::from_millis(20));
+        refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
     }
 }
 
@@ -363,41 +363,41 @@ async fn who_has_set_a_wait_keeps_to_its_length_whatever_the_wall_clock_does() {
 async fn who_meets_a_wait_waits_no_longer_than_it_was_meant_to_last() {
     for minutes in JUMPS {
         let failing = plain(ResponseTemplate::new(503).insert_header("retry-after", "40"));
-        let world = World::answering([failing, granted(), granted()]).await;
-        world.refresh(Some(1)).await.unwrap_err();
-        jump(&world.clock, minutes);
-        let refresher = world.refresher();
+        let fixture = Fixture::answering([failing, granted(), granted()]).await;
+        fixture.refresh(Some(1)).await.unwrap_err();
+        jump(&fixture.clock, minutes);
+        let refresher = fixture.refresher();
 
         if minutes < 0 {
-            let told = refresh(&refresher, &world.id, Some(1)).await;
-            assert_eq!(wait(&world.clock, told), Duration::from_secs(40));
-            world.clock.advance(Duration::from_secs(40));
+            let told = refresh(&refresher, &fixture.id, Some(1)).await;
+            assert_eq!(wait(&fixture.clock, told), Duration::from_secs(40));
+            fixture.clock.advance(Duration::from_secs(40));
         }
-        refreshed(refresh(&refresher, &world.id, Some(1)).await);
+        refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
 
         // The same of the wait after an early refresh.
-        jump(&world.clock, minutes);
+        jump(&fixture.clock, minutes);
         if minutes < 0 {
-            let told = refresh(&refresher, &world.id, Some(2)).await;
-            assert_eq!(wait(&world.clock, told), Duration::from_secs(1));
-            world.clock.advance(Duration::from_secs(1));
+            let told = refresh(&refresher, &fixture.id, Some(2)).await;
+            assert_eq!(wait(&fixture.clock, told), Duration::from_secs(1));
+            fixture.clock.advance(Duration::from_secs(1));
         }
-        refreshed(refresh(&refresher, &world.id, Some(2)).await);
+        refreshed(refresh(&refresher, &fixture.id, Some(2)).await);
     }
 }
 
 #[tokio::test]
 async fn a_wall_clock_that_was_set_back_holds_nobody_up_for_a_day() {
     let yesterday = at(0).saturating_sub(DAY);
-    let world = World::answering([granted(), granted()]).await;
-    refreshed(world.refresh(Some(1)).await);
-    world.clock.set_wall(yesterday);
-    assert_eq!(refreshed(world.refresh(None).await).generation, 3);
+    let fixture = Fixture::answering([granted(), granted()]).await;
+    refreshed(fixture.refresh(Some(1)).await);
+    fixture.clock.set_wall(yesterday);
+    assert_eq!(refreshed(fixture.refresh(None).await).generation, 3);
 
-    let world = World::answering([refusal(401, "invalid_client"), granted()]).await;
-    let refresher = world.refresher();
-    refresh(&refresher, &world.id, Some(1)).await.unwrap_err();
-    world.clock.set_wall(yesterday);
-    world.clock.advance(Duration::from_mins(1));
-    refreshed(refresh(&refresher, &world.id, Some(1)).await);
+    let fixture = Fixture::answering([refusal(401, "invalid_client"), granted()]).await;
+    let refresher = fixture.refresher();
+    refresh(&refresher, &fixture.id, Some(1)).await.unwrap_err();
+    fixture.clock.set_wall(yesterday);
+    fixture.clock.advance(Duration::from_mins(1));
+    refreshed(refresh(&refresher, &fixture.id, Some(1)).await);
 }

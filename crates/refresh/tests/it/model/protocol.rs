@@ -1,23 +1,23 @@
 //! The refresh protocol, one function a step, named as in `refresh`, `journal` and the store.
 //! Its modules are those of `refresh`.
 
+mod attempt;
 mod commit;
+mod failure;
 mod lease;
-mod refused;
-mod renew;
 mod replay;
 mod rewrite;
 
+use super::environment::Environment;
 use super::provider::Rotation;
-use super::search::{Deed, Next, Promise};
-use super::state::{About, Answer, Flight, Phase, Process, State};
-use super::world::World;
+use super::search::{Next, Property, Step};
+use super::state::{About, InFlight, Phase, Process, ProviderResponse, State};
 
+use attempt::{look, record, spend};
 use commit::{commit, connection_revoke_also, settle};
+use failure::{connection_spend_failed, rejected};
 pub(super) use lease::begin;
 use lease::{lease_acquire, lease_release};
-use refused::{connection_spend_failed, rejected};
-use renew::{look, record, spend};
 use replay::replay;
 use rewrite::rewrite;
 
@@ -108,84 +108,93 @@ impl Protocol {
 }
 
 /// What a process that runs may do next.
-pub(super) fn steps(world: &World, state: &State, process: u8, next: &mut Vec<Next>) {
+pub(super) fn steps(environment: &Environment, state: &State, process: u8, next: &mut Vec<Next>) {
     match state.processes[usize::from(process)] {
         Process::Killed => return,
         Process::Idle => {
-            begin(world, state, process, About::Named, next);
-            begin(world, state, process, About::Revocation, next);
+            begin(environment, state, process, About::Named, next);
+            begin(environment, state, process, About::Revocation, next);
         }
-        Process::Flying(flight) => fly(world, state, process, flight, next),
+        Process::Flying(in_flight) => fly(environment, state, process, in_flight, next),
     }
-    if world.protocol.replay {
-        replay(world, state, process, next);
+    if environment.protocol.replay {
+        replay(environment, state, process, next);
     }
-    rewrite(world, state, process, next);
+    rewrite(environment, state, process, next);
 }
 
-fn fly(world: &World, state: &State, process: u8, flight: Flight, next: &mut Vec<Next>) {
-    match flight.phase {
-        Phase::Found => lease_acquire(state, process, flight, next),
+fn fly(
+    environment: &Environment,
+    state: &State,
+    process: u8,
+    in_flight: InFlight,
+    next: &mut Vec<Next>,
+) {
+    match in_flight.phase {
+        Phase::Found => lease_acquire(state, process, in_flight, next),
         Phase::Leased => {
-            if flight.may_call || world.protocol.look_before_release {
-                look(world, state, process, flight, next);
+            if in_flight.may_call || environment.protocol.look_before_release {
+                look(environment, state, process, in_flight, next);
             } else {
                 lease_release(state, process, next);
             }
         }
-        Phase::Looked => spend(world, state, process, flight, next),
+        Phase::Looked => spend(environment, state, process, in_flight, next),
         Phase::Unknown => {
-            let again = Flight {
+            let again = InFlight {
                 second_call: true,
-                ..flight
+                ..in_flight
             };
             match (
-                flight.may_call && !flight.second_call,
-                world.protocol.look_is_fresh,
+                in_flight.may_call && !in_flight.second_call,
+                environment.protocol.look_is_fresh,
             ) {
                 (false, _) => {}
-                (true, true) => look(world, state, process, again, next),
-                (true, false) => spend(world, state, process, again, next),
+                (true, true) => look(environment, state, process, again, next),
+                (true, false) => spend(environment, state, process, again, next),
             }
-            connection_spend_failed(world, state, process, next);
+            connection_spend_failed(environment, state, process, next);
         }
-        Phase::Answered(Answer::Tokens(answer)) => {
-            record(world, state, process, flight, answer, next);
+        Phase::Answered(ProviderResponse::Tokens(answer)) => {
+            record(environment, state, process, in_flight, answer, next);
         }
-        Phase::Answered(Answer::InvalidGrant) => rejected(world, state, process, flight, next),
+        Phase::Answered(ProviderResponse::InvalidGrant) => {
+            rejected(environment, state, process, in_flight, next);
+        }
         Phase::Unrecorded(answer) | Phase::Recorded(answer) | Phase::Adopting(answer) => {
-            commit(world, state, process, flight, answer, next);
+            commit(environment, state, process, in_flight, answer, next);
         }
         Phase::Overtaken(answer) => {
             let mut after = *state;
-            let took = connection_revoke_also(world, &mut after, flight.generation, answer);
-            settle(&mut after, process, flight);
+            let took =
+                connection_revoke_also(environment, &mut after, in_flight.generation, answer);
+            settle(&mut after, process, in_flight);
             after.set(process, Process::Idle);
-            let deed = Deed::ConnectionRevokeAlso { answer, took };
-            next.push(Next::step(process, deed, after));
+            let step = Step::ConnectionRevokeAlso { answer, took };
+            next.push(Next::step(process, step, after));
         }
         Phase::Committed => {
             let mut after = *state;
-            settle(&mut after, process, flight);
+            settle(&mut after, process, in_flight);
             after.set(process, Process::Idle);
-            next.push(Next::step(process, Deed::Settle, after));
+            next.push(Next::step(process, Step::Settle, after));
         }
     }
 }
 
 /// A process dies; what was in its memory alone is gone with it.
-pub(super) fn kill(world: &World, state: &State, process: u8) -> Next {
+pub(super) fn kill(environment: &Environment, state: &State, process: u8) -> Next {
     let mut after = *state;
     let mut broken = None;
-    if let Some(flight) = state.flight(process) {
-        match flight.phase {
-            Phase::Answered(Answer::Tokens(answer)) | Phase::Unrecorded(answer) => {
-                world.provider.destroyed(&mut after.books, answer);
-                after.destroyed |= 1 << flight.generation;
-                let reached_us = matches!(flight.phase, Phase::Unrecorded(_));
-                let sticky = world.provider.rotation == Rotation::Sticky;
-                if reached_us && !world.protocol.journal_before_commit && !sticky {
-                    broken = Some(Promise::ReachedIsKept);
+    if let Some(in_flight) = state.in_flight(process) {
+        match in_flight.phase {
+            Phase::Answered(ProviderResponse::Tokens(answer)) | Phase::Unrecorded(answer) => {
+                environment.provider.destroyed(&mut after.records, answer);
+                after.destroyed |= 1 << in_flight.generation;
+                let reached_us = matches!(in_flight.phase, Phase::Unrecorded(_));
+                let sticky = environment.provider.rotation == Rotation::Sticky;
+                if reached_us && !environment.protocol.journal_before_commit && !sticky {
+                    broken = Some(Property::ReachedIsKept);
                 }
             }
             _ => {}
@@ -204,6 +213,6 @@ pub(super) fn kill(world: &World, state: &State, process: u8) -> Next {
     after.to_rewrite &= !(1 << process);
     Next {
         broken,
-        ..Next::misfortune(process, Deed::Killed, after)
+        ..Next::misfortune(process, Step::Killed, after)
     }
 }

@@ -1,7 +1,7 @@
 //! The provider: it rotates, refuses, revokes.
 
-use super::search::Promise;
-use super::state::{Answer, Books, Family, Token};
+use super::search::Property;
+use super::state::{Family, ProviderResponse, Token, TokenRecords};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rotation {
@@ -27,67 +27,67 @@ pub(super) struct Provider {
 }
 
 impl Provider {
-    pub(super) fn spend(self, books: &mut Books, token: Token) -> Answer {
-        let newest = token.family + 1 == books.consents;
-        let family = &mut books.families[usize::from(token.family)];
+    pub(super) fn spend(self, records: &mut TokenRecords, token: Token) -> ProviderResponse {
+        let newest = token.family + 1 == records.consents;
+        let family = &mut records.families[usize::from(token.family)];
         if !family.alive {
-            return Answer::InvalidGrant;
+            return ProviderResponse::InvalidGrant;
         }
         if token.serial == family.serial {
             family.lost = false;
             if self.rotation != Rotation::Sticky {
                 family.serial += 1;
             }
-            return Answer::Tokens(Token {
+            return ProviderResponse::Tokens(Token {
                 serial: family.serial,
                 ..token
             });
         }
         if newest && self.rotation == Rotation::SingleUseWithReuseDetection {
-            end(books);
-            books.families[usize::from(token.family)].ended_by_reuse = true;
+            end(records);
+            records.families[usize::from(token.family)].ended_by_reuse = true;
         }
-        Answer::InvalidGrant
+        ProviderResponse::InvalidGrant
     }
 
     /// RFC 7009: one grant per user and app, so a token that is good ends all there is; any other changes nothing.
-    pub(super) fn revoke(books: &mut Books, token: Token) -> Option<Promise> {
-        let family = books.families[usize::from(token.family)];
+    pub(super) fn revoke(records: &mut TokenRecords, token: Token) -> Option<Property> {
+        let family = records.families[usize::from(token.family)];
         if !family.alive || family.serial != token.serial {
             return None;
         }
-        end(books);
-        (token.family + 1 < books.consents).then_some(Promise::NewConsentIsSpared)
+        end(records);
+        (token.family + 1 < records.consents).then_some(Property::NewConsentIsSpared)
     }
 
-    pub(super) fn uninstall(books: &mut Books) {
-        end(books);
+    pub(super) fn uninstall(records: &mut TokenRecords) {
+        end(records);
     }
 
-    pub(super) fn consent(self, books: &mut Books) -> u8 {
+    pub(super) fn consent(self, records: &mut TokenRecords) -> u8 {
         if self.reinstall == Reinstall::ReplacesTokens {
-            end(books);
+            end(records);
         }
-        let family = books.consents;
-        books.families[usize::from(family)] = Family {
+        let family = records.consents;
+        records.families[usize::from(family)] = Family {
             alive: true,
             ..Family::default()
         };
-        books.consents += 1;
+        records.consents += 1;
         family
     }
 
     /// What the answer carried is lost; a token that stays the same is in the row as well.
-    pub(super) fn destroyed(self, books: &mut Books, answer: Token) {
-        let family = &mut books.families[usize::from(answer.family)];
+    pub(super) fn destroyed(self, records: &mut TokenRecords, answer: Token) {
+        let family = &mut records.families[usize::from(answer.family)];
         if self.rotation != Rotation::Sticky && family.serial == answer.serial {
             family.lost = true;
         }
     }
 }
 
-fn end(books: &mut Books) {
-    for family in &mut books.families {
+fn end(records: &mut TokenRecords) {
+    for family in &mut records.families {
         family.alive = false;
     }
 }

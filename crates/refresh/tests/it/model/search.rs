@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::promises;
-use super::state::{Answer, Reason, State, Token};
-use super::world::World;
+use super::environment::Environment;
+use super::properties;
+use super::state::{ProviderResponse, Reason, State, Token};
 
 /// What must hold, whatever happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Promise {
+pub(super) enum Property {
     /// No token is presented again whose answer is journaled in reach or committed.
     PresentedOnce,
     /// An answer that reached us is never lost.
@@ -32,7 +32,7 @@ pub(super) enum Promise {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Deed {
+pub(super) enum Step {
     ConnectionFind,
     LeaseAcquire,
     LeaseNotAcquired,
@@ -41,7 +41,7 @@ pub(super) enum Deed {
     LookFinds(Token),
     LookFindsNothing,
     LookSeesRowMoved,
-    Spend(Token, Answer),
+    Spend(Token, ProviderResponse),
     AnswerLost(Token),
     RequestLost(Token),
     Record(Token),
@@ -87,54 +87,54 @@ pub(super) enum Deed {
     },
 }
 
-/// One thing that may happen, and the world after it.
+/// One thing that may happen, and the environment after it.
 #[derive(Debug)]
 pub(super) struct Next {
     pub(super) process: Option<u8>,
-    pub(super) deed: Deed,
+    pub(super) step: Step,
     pub(super) state: State,
     /// It happens sooner or later, unless something else does; the rest is a user's choice or a fault.
     pub(super) is_progress: bool,
-    pub(super) broken: Option<Promise>,
+    pub(super) broken: Option<Property>,
 }
 
 impl Next {
-    pub(super) fn step(process: u8, deed: Deed, state: State) -> Self {
+    pub(super) fn step(process: u8, step: Step, state: State) -> Self {
         Self {
             process: Some(process),
-            ..Self::world(deed, state)
+            ..Self::environment(step, state)
         }
     }
 
-    pub(super) fn misfortune(process: u8, deed: Deed, state: State) -> Self {
+    pub(super) fn misfortune(process: u8, step: Step, state: State) -> Self {
         Self {
             is_progress: false,
-            ..Self::step(process, deed, state)
+            ..Self::step(process, step, state)
         }
     }
 
-    pub(super) fn world(deed: Deed, state: State) -> Self {
+    pub(super) fn environment(step: Step, state: State) -> Self {
         Self {
             process: None,
-            deed,
+            step,
             state,
             is_progress: true,
             broken: None,
         }
     }
 
-    pub(super) fn event(deed: Deed, state: State) -> Self {
+    pub(super) fn event(step: Step, state: State) -> Self {
         Self {
             is_progress: false,
-            ..Self::world(deed, state)
+            ..Self::environment(step, state)
         }
     }
 }
 
-/// A promise that was broken, and how.
+/// A property that was broken, and how.
 #[derive(Debug)]
 pub(super) struct Counterexample {
-    pub(super) promise: Promise,
+    pub(super) property: Property,
     pub(super) story: String,
 }
 
@@ -145,32 +145,32 @@ pub(super) struct Searched {
     pub(super) found: Option<Counterexample>,
 }
 
-/// Every state that the world can come to, up to the first broken promise.
-pub(super) fn search(world: &World) -> Searched {
-    let start = world.start();
+/// Every state that the environment can come to, up to the first broken property.
+pub(super) fn search(environment: &Environment) -> Searched {
+    let start = environment.start();
     let mut seen: HashSet<State, BuildHasherDefault<Mixer>> = HashSet::default();
     let mut came_from: Vec<(u32, u8)> = vec![(0, 0)];
     let (mut front, mut back) = (vec![(start, 0)], Vec::new());
-    seen.insert(start.nameless(world.disks));
+    seen.insert(start.nameless(environment.disks));
     let (mut at_rest, mut next) = (0, Vec::new());
     while !front.is_empty() {
         for (state, number) in front.drain(..) {
-            world.next(&state, &mut next);
+            environment.next(&state, &mut next);
             let rests = !next.iter().any(|next| next.is_progress);
             at_rest += usize::from(rests);
-            let broken = promises::broken(&state, rests);
+            let broken = properties::broken(&state, rests);
             let by_step = next.iter().position(|next| next.broken.is_some());
-            if let Some(promise) = broken.or_else(|| by_step.and_then(|step| next[step].broken)) {
+            if let Some(property) = broken.or_else(|| by_step.and_then(|step| next[step].broken)) {
                 let last = if broken.is_some() { None } else { by_step };
-                let story = tell(world, &came_from, number, last);
+                let story = tell(environment, &came_from, number, last);
                 return Searched {
                     states: seen.len(),
                     at_rest,
-                    found: Some(Counterexample { promise, story }),
+                    found: Some(Counterexample { property, story }),
                 };
             }
             for (step, next) in next.iter().enumerate() {
-                if seen.insert(next.state.nameless(world.disks)) {
+                if seen.insert(next.state.nameless(environment.disks)) {
                     let id = u32::try_from(came_from.len()).unwrap();
                     came_from.push((number, u8::try_from(step).unwrap()));
                     back.push((next.state, id));
@@ -186,7 +186,12 @@ pub(super) fn search(world: &World) -> Searched {
     }
 }
 
-fn tell(world: &World, came_from: &[(u32, u8)], number: u32, last: Option<usize>) -> String {
+fn tell(
+    environment: &Environment,
+    came_from: &[(u32, u8)],
+    number: u32,
+    last: Option<usize>,
+) -> String {
     let mut steps: Vec<usize> = last.into_iter().collect();
     let mut at = number;
     while at != 0 {
@@ -194,9 +199,9 @@ fn tell(world: &World, came_from: &[(u32, u8)], number: u32, last: Option<usize>
         steps.push(usize::from(step));
         at = before;
     }
-    let (mut state, mut next, mut story) = (world.start(), Vec::new(), String::new());
+    let (mut state, mut next, mut story) = (environment.start(), Vec::new(), String::new());
     for (line, step) in steps.into_iter().rev().enumerate() {
-        world.next(&state, &mut next);
+        environment.next(&state, &mut next);
         let taken = &next[step];
         writeln!(story, "{:>3}. {taken}", line + 1).unwrap();
         state = taken.state;
@@ -205,7 +210,7 @@ fn tell(world: &World, came_from: &[(u32, u8)], number: u32, last: Option<usize>
     writeln!(
         story,
         "     {:?}",
-        &state.books.families[..usize::from(state.books.consents)]
+        &state.records.families[..usize::from(state.records.consents)]
     )
     .unwrap();
     story
@@ -216,67 +221,71 @@ impl fmt::Display for Next {
         if let Some(process) = self.process {
             write!(f, "{}: ", ["A", "B", "C"][usize::from(process)])?;
         }
-        match self.deed {
-            Deed::ConnectionFind => f.write_str("connection_find")?,
-            Deed::LeaseAcquire => f.write_str("lease_acquire")?,
-            Deed::LeaseNotAcquired => f.write_str("lease_acquire: too late")?,
-            Deed::LeaseTakeOver => f.write_str("lease_take_over")?,
-            Deed::LeaseRelease => f.write_str("lease_release")?,
-            Deed::LookFinds(answer) => write!(f, "look: {answer}")?,
-            Deed::LookFindsNothing => f.write_str("look: nothing")?,
-            Deed::LookSeesRowMoved => f.write_str("look: the row has moved on")?,
-            Deed::Spend(token, Answer::Tokens(answer)) => write!(f, "spend {token} → {answer}")?,
-            Deed::Spend(token, Answer::InvalidGrant) => write!(f, "spend {token} → invalid_grant")?,
-            Deed::AnswerLost(token) => write!(f, "spend {token} → the answer is lost")?,
-            Deed::RequestLost(token) => write!(f, "spend {token} → the request is lost")?,
-            Deed::Record(answer) => write!(f, "record {answer}")?,
-            Deed::RecordLater => f.write_str("record: after the commit")?,
-            Deed::RecordFails => f.write_str("record: the journal takes nothing")?,
-            Deed::ConnectionCommit { answer, took } => {
+        match self.step {
+            Step::ConnectionFind => f.write_str("connection_find")?,
+            Step::LeaseAcquire => f.write_str("lease_acquire")?,
+            Step::LeaseNotAcquired => f.write_str("lease_acquire: too late")?,
+            Step::LeaseTakeOver => f.write_str("lease_take_over")?,
+            Step::LeaseRelease => f.write_str("lease_release")?,
+            Step::LookFinds(answer) => write!(f, "look: {answer}")?,
+            Step::LookFindsNothing => f.write_str("look: nothing")?,
+            Step::LookSeesRowMoved => f.write_str("look: the row has moved on")?,
+            Step::Spend(token, ProviderResponse::Tokens(answer)) => {
+                write!(f, "spend {token} → {answer}")?;
+            }
+            Step::Spend(token, ProviderResponse::InvalidGrant) => {
+                write!(f, "spend {token} → invalid_grant")?;
+            }
+            Step::AnswerLost(token) => write!(f, "spend {token} → the answer is lost")?,
+            Step::RequestLost(token) => write!(f, "spend {token} → the request is lost")?,
+            Step::Record(answer) => write!(f, "record {answer}")?,
+            Step::RecordLater => f.write_str("record: after the commit")?,
+            Step::RecordFails => f.write_str("record: the journal takes nothing")?,
+            Step::ConnectionCommit { answer, took } => {
                 write!(f, "connection_commit {answer}{}", unless(took))?;
             }
-            Deed::ConnectionReauthRequired { took, reason } => {
+            Step::ConnectionReauthRequired { took, reason } => {
                 write!(f, "connection_reauth_required {reason:?}{}", unless(took))?;
             }
-            Deed::ConnectionStillRefused => f.write_str("connection_still_refused")?,
-            Deed::ConnectionSpendFailed => f.write_str("connection_spend_failed")?,
-            Deed::ConnectionRevokeAlso { answer, took } => {
+            Step::ConnectionStillRefused => f.write_str("connection_still_refused")?,
+            Step::ConnectionSpendFailed => f.write_str("connection_spend_failed")?,
+            Step::ConnectionRevokeAlso { answer, took } => {
                 write!(f, "connection_revoke_also {answer}{}", unless(took))?;
             }
-            Deed::RevocationUnconfirmed => f.write_str("revocation unconfirmed")?,
-            Deed::Failover => f.write_str("the database loses its last commit")?,
-            Deed::Rewrite { leases, responses } => {
+            Step::RevocationUnconfirmed => f.write_str("revocation unconfirmed")?,
+            Step::Failover => f.write_str("the database loses its last commit")?,
+            Step::Rewrite { leases, responses } => {
                 write!(f, "keep_continuity: {responses} responses")?;
                 f.write_str(if leases { ", a lease" } else { "" })?;
             }
-            Deed::Settle => f.write_str("settle")?,
-            Deed::Replay {
+            Step::Settle => f.write_str("settle")?,
+            Step::Replay {
                 answer, took: true, ..
             } => write!(f, "replay: connection_commit {answer}")?,
-            Deed::Replay {
+            Step::Replay {
                 answer,
                 revokes: true,
                 ..
             } => write!(f, "replay: connection_revoke_also {answer}")?,
-            Deed::Replay { answer, .. } => write!(f, "replay: {answer} is dropped")?,
-            Deed::Killed => f.write_str("is killed")?,
-            Deed::Started => f.write_str("is started again")?,
-            Deed::LeaseLengthPasses => f.write_str("a lease length passes")?,
-            Deed::OrphanGracePasses => f.write_str("orphan_grace passes")?,
-            Deed::Disconnect => f.write_str("disconnect: connection_revoke Pending")?,
-            Deed::RevocationTold(token) => {
+            Step::Replay { answer, .. } => write!(f, "replay: {answer} is dropped")?,
+            Step::Killed => f.write_str("is killed")?,
+            Step::Started => f.write_str("is started again")?,
+            Step::LeaseLengthPasses => f.write_str("a lease length passes")?,
+            Step::OrphanGracePasses => f.write_str("orphan_grace passes")?,
+            Step::Disconnect => f.write_str("disconnect: connection_revoke Pending")?,
+            Step::RevocationTold(token) => {
                 write!(
                     f,
                     "sweep: oauth::revoke {token}, connection_revocation_told"
                 )?;
             }
-            Deed::Consent => f.write_str("a new consent at the provider")?,
-            Deed::ConnectionReconnect => f.write_str("connection_reconnect")?,
-            Deed::Uninstall => f.write_str("uninstalled at the provider")?,
-            Deed::UninstallNotice { is_late: false } => {
+            Step::Consent => f.write_str("a new consent at the provider")?,
+            Step::ConnectionReconnect => f.write_str("connection_reconnect")?,
+            Step::Uninstall => f.write_str("uninstalled at the provider")?,
+            Step::UninstallNotice { is_late: false } => {
                 f.write_str("uninstall notice: connection_revoke Known")?;
             }
-            Deed::UninstallNotice { is_late: true } => f.write_str("uninstall notice: late")?,
+            Step::UninstallNotice { is_late: true } => f.write_str("uninstall notice: late")?,
         }
         let row = &self.state.row;
         write!(f, "  [generation {}, {:?}", row.generation, row.state)?;

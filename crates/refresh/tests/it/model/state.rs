@@ -1,4 +1,4 @@
-//! What the model knows of the world at one moment: the row, the provider's books, the processes, their journals.
+//! What the model knows of the environment at one moment: the row, the provider's records, the processes, their journals.
 
 /// So many processes at most.
 pub(super) const PROCESSES: usize = 3;
@@ -64,7 +64,7 @@ pub(super) struct Row {
     pub(super) streak: bool,
 }
 
-/// One consent, as the provider's books have it.
+/// One consent, as the provider's records have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Family {
     /// The token that can be spent.
@@ -76,18 +76,18 @@ pub(super) struct Family {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Books {
+pub(super) struct TokenRecords {
     pub(super) families: [Family; FAMILIES],
     pub(super) consents: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Answer {
+pub(super) enum ProviderResponse {
     Tokens(Token),
     InvalidGrant,
 }
 
-/// How far a flight has come.
+/// How far a refresh in flight has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Phase {
     /// It has read the row.
@@ -96,7 +96,7 @@ pub(super) enum Phase {
     /// It has looked for the token's answer, and found nothing.
     Looked,
     /// The answer is in its socket.
-    Answered(Answer),
+    Answered(ProviderResponse),
     /// What its call did is unknown.
     Unknown,
     /// The answer is in its memory alone: its own journal has not got it.
@@ -121,7 +121,7 @@ pub(super) enum Excuse {
     OutOfSight,
 }
 
-/// What a flight is for.
+/// What a refresh in flight is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum About {
     /// A caller that names the generation that failed.
@@ -134,9 +134,9 @@ pub(super) enum About {
     Revocation,
 }
 
-/// A flight that holds, or has held, a lease.
+/// A refresh in flight that holds, or has held, a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     pub(super) phase: Phase,
     pub(super) generation: u8,
     pub(super) token: Token,
@@ -154,7 +154,7 @@ pub(super) struct Flight {
 pub(super) enum Process {
     Killed,
     Idle,
-    Flying(Flight),
+    Flying(InFlight),
 }
 
 /// An answer in a journal's slot; a process has the slot of its own number.
@@ -243,7 +243,7 @@ pub(super) struct UnderWay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct State {
     pub(super) row: Row,
-    pub(super) books: Books,
+    pub(super) records: TokenRecords,
     pub(super) processes: [Process; PROCESSES],
     pub(super) journals: Journals,
     pub(super) left: Faults,
@@ -270,11 +270,11 @@ impl State {
             family: 0,
             serial: 0,
         };
-        let mut books = Books {
+        let mut records = TokenRecords {
             families: [Family::default(); FAMILIES],
             consents: 1,
         };
-        books.families[0].alive = true;
+        records.families[0].alive = true;
         let mut all = [Process::Killed; PROCESSES];
         all[..usize::from(processes)].fill(Process::Idle);
         Self {
@@ -288,7 +288,7 @@ impl State {
                 unconfirmed: false,
                 streak: false,
             },
-            books,
+            records,
             processes: all,
             journals: Journals::default(),
             left: faults,
@@ -303,9 +303,9 @@ impl State {
         }
     }
 
-    pub(super) fn flight(&self, process: u8) -> Option<Flight> {
+    pub(super) fn in_flight(&self, process: u8) -> Option<InFlight> {
         match self.processes[usize::from(process)] {
-            Process::Flying(flight) => Some(flight),
+            Process::Flying(in_flight) => Some(in_flight),
             Process::Idle | Process::Killed => None,
         }
     }
@@ -314,9 +314,9 @@ impl State {
         self.processes[usize::from(process)] = to;
     }
 
-    pub(super) fn flights(&self) -> impl Iterator<Item = Flight> {
+    pub(super) fn in_flights(&self) -> impl Iterator<Item = InFlight> {
         self.processes.iter().filter_map(|process| match process {
-            Process::Flying(flight) => Some(*flight),
+            Process::Flying(in_flight) => Some(*in_flight),
             Process::Idle | Process::Killed => None,
         })
     }
@@ -397,8 +397,8 @@ impl State {
                 asked_for |= 1 << generation;
             }
         }
-        for flight in self.flights() {
-            asked_for |= 1 << flight.generation;
+        for in_flight in self.in_flights() {
+            asked_for |= 1 << in_flight.generation;
         }
         self.answered &= asked_for;
         self.destroyed &= asked_for;

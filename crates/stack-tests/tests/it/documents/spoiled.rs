@@ -125,8 +125,8 @@ fn scripts() {
     );
     tells(
         "`scripts/up --demo`",
-        "`scripts/up --story`",
-        "knows no --story",
+        "`scripts/up --play`",
+        "knows no --play",
     );
     tells(
         "`scripts/test -p pipekeeper-core`",

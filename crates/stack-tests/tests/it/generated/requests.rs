@@ -7,7 +7,7 @@ mod routes;
 use std::fmt;
 
 use stack_tests::Client;
-use tools::dice::Dice;
+use tools::rng::Rng;
 
 use self::routes::{callback, login, notice, nowhere, person, refresh};
 
@@ -62,14 +62,14 @@ impl Route {
         }
     }
 
-    pub(super) fn service<'a>(self, known: &'a Known, dice: &mut Dice) -> &'a str {
+    pub(super) fn service<'a>(self, known: &'a Known, rng: &mut Rng) -> &'a str {
         let client = &known.client;
         match self {
             Self::Callback | Self::Notice | Self::Login => &client.auth_capture,
             Self::Person => &client.data_api,
             Self::Refresh => &client.token_refresher,
             // A batch each: one connection serves one service.
-            Self::Nowhere => match dice.below(3) {
+            Self::Nowhere => match rng.below(3) {
                 0 => &client.auth_capture,
                 1 => &client.data_api,
                 _ => &client.token_refresher,
@@ -77,22 +77,22 @@ impl Route {
         }
     }
 
-    pub(super) fn request(self, known: &Known, dice: &mut Dice) -> Request {
+    pub(super) fn request(self, known: &Known, rng: &mut Rng) -> Request {
         let mut draft = match self {
-            Self::Callback => callback(dice),
-            Self::Notice => notice(dice),
-            Self::Login => login(dice),
-            Self::Person => person(known, dice),
-            Self::Refresh => refresh(known, dice),
-            Self::Nowhere => nowhere(dice),
+            Self::Callback => callback(rng),
+            Self::Notice => notice(rng),
+            Self::Login => login(rng),
+            Self::Person => person(known, rng),
+            Self::Refresh => refresh(known, rng),
+            Self::Nowhere => nowhere(rng),
         };
-        if dice.per_mille(15) {
-            draft.method = dice.one_of(&[
+        if rng.per_mille(15) {
+            draft.method = rng.one_of(&[
                 "GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW", "get",
             ]);
         }
-        draft.odd_headers(dice);
-        draft.odd_body(dice);
-        draft.write(dice)
+        draft.odd_headers(rng);
+        draft.odd_body(rng);
+        draft.write(rng)
     }
 }

@@ -2,10 +2,9 @@
 
 use anyhow::{Context as _, bail};
 use pipekeeper_core::clock::Timestamp;
-use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::disconnect::{self, Disconnected};
+use pipekeeper_core::connection::{Connection, ConnectionId, HANDED_BACK};
 use pipekeeper_core::provider::Apps;
-use pipekeeper_core::store::{Connection, HANDED_BACK, Store};
+use pipekeeper_core::store::{self, Disconnected, Store};
 
 use super::text::{state, when};
 
@@ -15,7 +14,7 @@ pub(super) async fn disconnect(
     id: &ConnectionId,
     now: Timestamp,
 ) -> anyhow::Result<String> {
-    let outcome = disconnect::disconnect(store, id, now).await;
+    let outcome = store::disconnect(store, id, now).await;
     match outcome.context("not disconnected")? {
         Disconnected::Unknown => bail!("no connection {id}"),
         Disconnected::Before(row) => Ok(ended_before(&row, apps, now)),

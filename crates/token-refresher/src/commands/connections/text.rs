@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipekeeper_core::clock::Timestamp;
 use pipekeeper_core::connection::ConnectionState;
-use pipekeeper_core::store::never;
+
 use pipekeeper_core::terminal;
 
 /// Longer names and errors end in `…` where a table has many columns.
@@ -12,7 +12,7 @@ const LONGEST: usize = 32;
 
 /// How far away: `in 59 min`, `8 min ago`.
 pub(super) fn away(at: Timestamp, now: Timestamp) -> String {
-    if at == never() {
+    if at == Timestamp::far_future() {
         "never".to_owned()
     } else if at > now {
         format!("in {}", span(at.saturating_since(now)))
@@ -34,7 +34,7 @@ fn span(length: Duration) -> String {
 
 /// `2026-11-22 05:59:59 UTC (in 59 min)`
 pub(super) fn when(at: Timestamp, now: Timestamp) -> String {
-    if at == never() {
+    if at == Timestamp::far_future() {
         return "never".to_owned();
     }
     let date = at.datetime().format("%Y-%m-%d %H:%M:%S UTC");
@@ -87,8 +87,8 @@ mod tests {
         ] {
             assert_eq!(away(at(secs), at(0)), expected);
         }
-        assert_eq!(away(never(), at(0)), "never");
+        assert_eq!(away(Timestamp::far_future(), at(0)), "never");
         assert_eq!(when(at(60), at(0)), "2027-01-15 08:01:00 UTC (in 60 s)");
-        assert_eq!(when(never(), at(0)), "never");
+        assert_eq!(when(Timestamp::far_future(), at(0)), "never");
     }
 }

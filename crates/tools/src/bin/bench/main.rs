@@ -1,5 +1,5 @@
-//! `scripts/bench`: how fast the stack starts, answers and refreshes. `scripts/bench start > docs/measured/start.md` keeps
-//! what is measured, and `README.md` has rows of it.
+//! `scripts/bench`: how fast the stack starts, answers and refreshes. `scripts/bench start > docs/results/start.md` keeps
+//! what is results, and `README.md` has rows of it.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ mod scale;
 mod start;
 
 #[derive(Debug, Parser)]
-#[command(name = "scripts/bench")]
+#[command(name = "scripts/bench", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PIPEKEEPER_COMMIT"), ")"))]
 struct Arguments {
     what: What,
     /// How long each measurement takes
@@ -51,13 +51,13 @@ async fn main() -> anyhow::Result<()> {
     let plan = Plan::new(data.clone(), arguments.base_port);
     let backend = arguments.database;
     let length = Duration::from_secs(arguments.seconds);
-    let measured = match arguments.what {
+    let results = match arguments.what {
         What::Start => start::start(plan).await,
         What::Person => person::person(plan, length).await,
         What::Refresh => refresh::refresh(plan, backend, length).await,
         What::Scale => scale::scale(plan, backend).await,
     };
-    measured?;
+    results?;
     Ok(std::fs::remove_dir_all(&data)?)
 }
 
@@ -98,7 +98,7 @@ fn request_for(service: &str, client: &Client) -> anyhow::Result<(String, Vec<u8
     Ok((host, request))
 }
 
-/// What was measured, and where.
+/// What was results, and where.
 fn caption(run: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let date = SystemClock::shared().now().datetime().format("%Y-%m-%d");

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tools::load::{self, Until};
-use tools::measured::{Table, per_second};
+use tools::results::{Table, per_second};
 use up::client::Client;
 use up::processes::{Plan, Processes};
 
 use super::{caption, host_of, millis, request_for, said_of};
 
-/// Real n8n 2.8.4 on a machine of two cores, its data workflow repaired so that it answers: the best requests/s measured
+/// Real n8n 2.8.4 on a machine of two cores, its data workflow repaired so that it answers: the best requests/s results
 /// (with `ab -k`) at 1 and 16 callers.
 const N8N: [f64; 2] = [24.0, 40.0];
 
@@ -36,7 +36,7 @@ pub(super) async fn person(plan: Plan, length: Duration) -> anyhow::Result<()> {
         "p50",
         "p99",
         "beside the simulator asked directly",
-        "real n8n 2.8.4 (measured apart)",
+        "real n8n 2.8.4 (results apart)",
     ]);
     for (callers, n8n) in [1, 16].into_iter().zip(N8N) {
         let warm = Until::Elapsed(Duration::from_secs(1));

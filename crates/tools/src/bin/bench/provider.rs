@@ -1,4 +1,4 @@
-//! A token endpoint that gives every caller new tokens, as fast as it goes or after a while: what is measured is ours alone.
+//! A token endpoint that gives every caller new tokens, as fast as it goes or after a while: what is results is ours alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

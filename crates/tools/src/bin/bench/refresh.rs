@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pipekeeper_core::clock::SystemClock;
-use pipekeeper_core::connection::{ConnectionId, ConnectionState};
+use pipekeeper_core::connection::{AppKey, ConnectionId, ConnectionState};
+use pipekeeper_core::granted::Consent;
+use pipekeeper_core::refresher_client::{RefreshOutcome, Refreshed};
 use pipekeeper_core::secret::Secret;
-use pipekeeper_core::store::{AppKey, Backend, Commit, Consent, NewConnection, Store};
-use pipekeeper_core::vault::{SealedTo, Vault};
-use pipekeeper_core::webhook::{RefreshOutcome, Refreshed};
+use pipekeeper_core::store::{Backend, Commit, NewConnection, Store};
+use pipekeeper_core::vault::{RowContext, Vault};
 use pipekeeper_testing::{self as testing, TestDatabase};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tools::load::{self, Measured};
-use tools::measured::{Table, backend_name, per_second, two_digits};
+use tools::results::{Table, backend_name, per_second, two_digits};
 use up::client::{Client, REFRESH};
 use up::processes::{Plan, Processes};
 
@@ -113,7 +114,7 @@ pub(super) async fn connections(
     for user in 0..count {
         let id = ConnectionId::generate();
         let (account_id, owner) = ("bench".parse()?, id.as_str().parse()?);
-        let to = SealedTo {
+        let to = RowContext {
             id: &id,
             app: &app,
             account_id: &account_id,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pipekeeper_core::clock::SystemClock;
-use pipekeeper_core::connection::ConnectionId;
-use pipekeeper_core::store::{AppKey, Backend};
+use pipekeeper_core::connection::{AppKey, ConnectionId};
+use pipekeeper_core::store::Backend;
 use pipekeeper_testing::TestDatabase;
 use serde_json::json;
 use tools::load::{self, Measured, Until};
-use tools::measured::{Table, backend_name, grouped, per_second, two_digits};
+use tools::results::{Table, backend_name, grouped, per_second, two_digits};
 use up::client::{Client, REFRESH};
 use up::processes::{Plan, Processes};
 
@@ -78,13 +78,13 @@ pub(super) async fn scale(mut plan: Plan, backend: Backend) -> anyhow::Result<()
         }
         let took = started.elapsed();
         let id = ids.first().context("there are some")?;
-        let measured = already_newer(&plan.client()?, id).await?;
+        let results = already_newer(&plan.client()?, id).await?;
         table.row([
             backend_name(backend).to_owned(),
             grouped(usize::try_from(rows)?),
             per_second(f64::from(u32::try_from(DUE)?) / took.as_secs_f64()),
-            format!("{} ms", two_digits(millis(measured.p50))),
-            format!("{} ms", two_digits(millis(measured.p99))),
+            format!("{} ms", two_digits(millis(results.p50))),
+            format!("{} ms", two_digits(millis(results.p99))),
         ]);
         processes.stop().await?;
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::{Context as _, anyhow};
 use tools::load::{self, Until};
-use tools::measured::{Table, grouped};
+use tools::results::{Table, grouped};
 use up::processes::{Plan, Processes, SERVICES};
 
 use super::{caption, megabytes, millis, now, request_for};

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::iter;
 
-use pipekeeper_core::webhook::RefreshOutcome;
+use pipekeeper_core::refresher_client::RefreshOutcome;
 
 use super::timeline::Timeline;
 use super::windows::{Window, any_touches, down, ended};
-use super::{Rule, Violation, clock};
+use super::{Invariant, Violation, clock};
 use crate::chaos::event_log::{Event, Micros, Severed};
 use crate::chaos::evidence::{Call, Evidence};
-use crate::chaos::load::{Answered, Asked, Outcome};
+use crate::chaos::stack::load::{Answered, Asked, Outcome};
 
 /// Renewals of one access token within its lifetime that no caller has asked for.
 const RENEWALS: usize = 2;
@@ -65,7 +65,7 @@ pub(super) fn few_refreshes(evidence: &Evidence, timeline: &Timeline<'_>) -> Vec
             let callers = asked.iter().filter(|ask| window.touches(ask)).count() + verified;
             if renewals > RENEWALS + callers {
                 violations.push(Violation {
-                    rule: Rule::FewRefreshes,
+                    rule: Invariant::FewRefreshes,
                     what: format!(
                         "company {company}: {renewals} refreshes between {} and {}, and {callers} callers asked for one",
                         clock(call.at_us),
@@ -117,7 +117,7 @@ pub(super) fn old_generations_are_not_refreshed(
         let was_newer = known.max().is_some_and(|known| known > named);
         if (newer > named + 2 || was_newer) && !gone_back {
             violations.push(Violation {
-                rule: Rule::OldGenerationsAreNotRefreshed,
+                rule: Invariant::OldGenerationsAreNotRefreshed,
                 what: format!(
                     "company {company}: {process} was asked at {} by a caller with generation {named}, and refreshed to generation {newer}",
                     clock(*began_us)
@@ -210,7 +210,7 @@ impl Availability {
             return None;
         };
         Some(Violation {
-            rule: Rule::DataIsAvailable,
+            rule: Invariant::DataIsAvailable,
             what,
         })
     }

@@ -1,9 +1,9 @@
 //! What callers were told: the right data, or an honest status.
 
 use super::windows::{any_touches, down, ended};
-use super::{Rule, Violation, clock};
+use super::{Invariant, Violation, clock};
 use crate::chaos::evidence::Evidence;
-use crate::chaos::load::{Answered, Outcome};
+use crate::chaos::stack::load::{Answered, Outcome};
 
 /// Never another account's data, never a wrong status; no response at all only while the data-api was being restarted. How many
 /// of the honest 429, 502, 503 and 504 there may be, [`super::bounds`] says.
@@ -63,7 +63,7 @@ pub(super) fn refreshes_are_honest(evidence: &Evidence) -> Vec<Violation> {
 
 fn of_request(answered: &Answered, what: &str) -> Violation {
     Violation {
-        rule: Rule::AnswersAreRight,
+        rule: Invariant::AnswersAreRight,
         what: format!(
             "a request for company {} of {}, {} to {}, {what}",
             answered.company,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::timeline::{LifeTime, SYNCED_WITHIN_US, Timeline};
 use super::windows::Window;
-use super::{Rule, Violation, clock, windows};
+use super::{Invariant, Violation, clock, windows};
 use crate::chaos::event_log::{Life, Micros, Severed};
 use crate::chaos::evidence::{Call, Evidence};
 use crate::chaos::responses::{Kept, OnDisk};
@@ -163,7 +163,7 @@ pub(super) fn all(
     let without_cause = reuses.iter().filter(|reuse| reuse.cause.is_err());
     let mut violations: Vec<Violation> = without_cause
         .map(|reuse| Violation {
-            rule: Rule::ReuseHasCause,
+            rule: Invariant::ReuseHasCause,
             what: reuse.to_string(),
         })
         .collect();
@@ -781,7 +781,7 @@ impl<'a> History<'a> {
             };
             if tokens.len() > most {
                 violations.push(Violation {
-                    rule: Rule::FewResponsesAreLost,
+                    rule: Invariant::FewResponsesAreLost,
                     what: format!(
                         "{what} explains {} lost responses, and {most} calls were under way",
                         tokens.len()
@@ -796,10 +796,14 @@ impl<'a> History<'a> {
     fn under_way(&self, sender: (&str, Life), at_us: Micros) -> usize {
         let lease = SECOND_US * Micros::from(LEASE_SECS);
         let calls = self.evidence.calls.iter().filter(|call| {
-            // What the process had sent the provider may read a moment later.
+            // What the process had sent the provider may read a moment later. A response that the disk has refused waits for the
+            // database as long as that is away.
+            let response = call.issued.as_deref().unwrap_or_default();
+            let waits = self.evidence.responses.refused.contains_key(response);
             call.call == "refresh"
                 && call.sender() == Some(sender)
-                && (at_us - lease..at_us + SECOND_US).contains(&call.arrived_us())
+                && call.arrived_us() < at_us + SECOND_US
+                && (waits || call.arrived_us() >= at_us - lease)
         });
         calls
             .filter(|call| {
@@ -827,7 +831,7 @@ impl<'a> History<'a> {
         let count = by_lateness.count();
         let is_busy = count >= LATE_AT_LEAST && count * 100 > reuses.len() * LATE_PER_CENT;
         is_busy.then(|| Violation {
-            rule: Rule::RunsAsPlanned,
+            rule: Invariant::RunsAsPlanned,
             what: format!(
                 "{count} of {} tokens that were presented again are explained only because this machine was busy",
                 reuses.len()

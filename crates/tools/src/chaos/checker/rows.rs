@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::reuse::{Cause, Reuse};
 use super::timeline::Timeline;
-use super::{Rule, Violation, clock};
-use crate::chaos::account::Row;
+use super::{Invariant, Violation, clock};
 use crate::chaos::event_log::{Event, Micros};
 use crate::chaos::evidence::{Call, Evidence};
+use crate::chaos::stack::account::Row;
 
 /// Every grant that the provider holds as good is `active` here, with its newest refresh token.
 pub(super) fn good_grants_are_held(evidence: &Evidence) -> Vec<Violation> {
@@ -32,7 +32,7 @@ pub(super) fn good_grants_are_held(evidence: &Evidence) -> Vec<Violation> {
             Some(_) => continue,
         };
         violations.push(Violation {
-            rule: Rule::GoodGrantsAreHeld,
+            rule: Invariant::GoodGrantsAreHeld,
             what,
         });
     }
@@ -47,7 +47,7 @@ pub(super) fn ends_are_true(evidence: &Evidence, reuses: &[Reuse]) -> Vec<Violat
         .filter(|row| row.state == "reauth_required")
         .filter_map(|row| untrue_end(evidence, reuses, row))
         .map(|what| Violation {
-            rule: Rule::EndsAreTrue,
+            rule: Invariant::EndsAreTrue,
             what,
         })
         .collect()
@@ -155,7 +155,7 @@ pub(super) fn revoked_stays_revoked(
             let at_generation =
                 at_generation.map_or_else(String::new, |at| format!(" (generation {at})"));
             violations.push(Violation {
-                rule: Rule::RevokedStaysRevoked,
+                rule: Invariant::RevokedStaysRevoked,
                 what: format!(
                     "company {company}: its row was revoked at {}{at_generation}, and active at {} (generation {generation}) without a new consent",
                     clock(revoked_us),

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::chaos::account::Row;
 use crate::chaos::event_log::{Life, Micros, Severed, Signal};
 use crate::chaos::evidence::{Call, Grant};
-use crate::chaos::load::{Answered, Asked, Outcome};
 use crate::chaos::responses::OnDisk;
-use pipekeeper_core::webhook::RefreshOutcome;
+use crate::chaos::stack::account::Row;
+use crate::chaos::stack::load::{Answered, Asked, Outcome};
+use pipekeeper_core::refresher_client::RefreshOutcome;
 
 const COMPANY: u32 = 101;
 const MILLI: Micros = 1_000;
@@ -192,7 +192,7 @@ impl Run {
     }
 
     #[track_caller]
-    fn breaks(&self, rule: Rule, what: &str) {
+    fn breaks(&self, rule: Invariant, what: &str) {
         let violations = check(&self.0, Moment::AtRest).violations;
         let [violation] = violations.as_slice() else {
             panic!("{violations:#?}");
@@ -262,7 +262,7 @@ fn a_process_that_ends_unasked_is_named_unless_its_journal_took_nothing() {
 
     run.event(14 * SECOND, ended("one"));
 
-    run.breaks(Rule::RunsAsPlanned, "one ended unasked");
+    run.breaks(Invariant::RunsAsPlanned, "one ended unasked");
 }
 
 #[test]
@@ -282,7 +282,10 @@ fn signal_to_a_process_that_has_not_been_ready_for_a_second_is_named() {
         if holds {
             run.holds();
         } else {
-            run.breaks(Rule::RunsAsPlanned, "before it had been ready for a second");
+            run.breaks(
+                Invariant::RunsAsPlanned,
+                "before it had been ready for a second",
+            );
         }
     }
 }
@@ -292,11 +295,14 @@ fn what_the_run_could_not_do_and_what_did_not_come_to_rest_is_named() {
     let mut run = Run::good();
     let what = "connect company 101 again".to_owned();
     run.event(9 * SECOND, Event::Failed { what });
-    run.breaks(Rule::RunsAsPlanned, "could not connect company 101 again");
+    run.breaks(
+        Invariant::RunsAsPlanned,
+        "could not connect company 101 again",
+    );
 
     let mut run = Run::good();
     run.0.restless.push("company 101: active".to_owned());
-    run.breaks(Rule::ComesToRest, "company 101");
+    run.breaks(Invariant::ComesToRest, "company 101");
 }
 
 #[test]

@@ -28,7 +28,7 @@ const COMMITTED_WITHIN_MAX_US: Micros = 4 * LATE_MAX_US;
 /// What a clock that is put wrong, or right again, can change: a call that is under way, and the moments until it is read.
 const CLOCK_LASTS_US: (Micros, Micros) = (50_000, 1_000_000);
 
-/// A process is sent no signal sooner; the clocks that this is measured by may differ a little.
+/// A process is sent no signal sooner; the clocks that this is results by may differ a little.
 const READY_FOR_US: Micros = 990_000;
 
 /// The longest that a busy machine excuses.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::chaos::event_log::{Event, Micros, Signal};
 use crate::chaos::evidence::Evidence;
-use crate::chaos::load::Answered;
+use crate::chaos::stack::load::Answered;
 
 /// From one instant to another; for ever without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

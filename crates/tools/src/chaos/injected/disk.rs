@@ -158,12 +158,12 @@ mod tests {
 
     use super::*;
 
-    struct World {
+    struct Fixture {
         home: TestDirectory,
         disk: PowerCutDisk,
     }
 
-    impl World {
+    impl Fixture {
         fn new(mode: DiskMode) -> Self {
             let home = TestDirectory::create();
             let at = |name: &str| home.path().join(name);
@@ -190,57 +190,57 @@ mod tests {
 
     #[test]
     fn what_is_not_synced_is_in_memory_alone_and_each_sync_is_noted() {
-        let world = World::new(DiskMode::Reliable);
-        let mut segment = world.segment();
+        let fixture = Fixture::new(DiskMode::Reliable);
+        let mut segment = fixture.segment();
 
         segment.write(b"one\n").unwrap();
-        assert_eq!(world.read("segment"), "");
+        assert_eq!(fixture.read("segment"), "");
         segment.sync().unwrap();
         segment.write(b"two\n").unwrap();
 
-        assert_eq!(world.read("segment"), "one\n");
-        assert_eq!(world.notes(), [(Noted::Synced, "one\n".to_owned())]);
+        assert_eq!(fixture.read("segment"), "one\n");
+        assert_eq!(fixture.notes(), [(Noted::Synced, "one\n".to_owned())]);
     }
 
     #[test]
     fn a_full_disk_refuses_and_the_refusal_is_noted() {
-        let world = World::new(DiskMode::Reliable);
-        let mut segment = world.segment();
-        fs::write(world.home.path().join("full"), "").unwrap();
+        let fixture = Fixture::new(DiskMode::Reliable);
+        let mut segment = fixture.segment();
+        fs::write(fixture.home.path().join("full"), "").unwrap();
 
         let refused = segment.write(b"one\n");
 
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(world.notes(), [(Noted::Refused, "one\n".to_owned())]);
+        assert_eq!(fixture.notes(), [(Noted::Refused, "one\n".to_owned())]);
     }
 
     #[test]
     fn a_deleted_segment_is_noticed_by_the_next_sync() {
-        let world = World::new(DiskMode::Reliable);
-        let mut segment = world.segment();
-        fs::remove_file(world.home.path().join("segment")).unwrap();
+        let fixture = Fixture::new(DiskMode::Reliable);
+        let mut segment = fixture.segment();
+        fs::remove_file(fixture.home.path().join("segment")).unwrap();
 
         segment.write(b"one\n").unwrap();
 
         assert!(segment.sync().is_err());
-        assert_eq!(world.notes(), []);
+        assert_eq!(fixture.notes(), []);
     }
 
     #[test]
     fn sabotaged_disks_say_that_they_synced_and_did_not() {
         for mode in [DiskMode::DropsWrites, DiskMode::NeverSyncs] {
-            let world = World::new(mode);
-            let mut segment = world.segment();
+            let fixture = Fixture::new(mode);
+            let mut segment = fixture.segment();
             segment.write(b"one\n").unwrap();
             segment.sync().unwrap();
-            assert_eq!(world.read("segment"), "", "{mode:?}");
+            assert_eq!(fixture.read("segment"), "", "{mode:?}");
         }
-        let world = World::new(DiskMode::SyncsSettled);
-        let mut segment = world.segment();
+        let fixture = Fixture::new(DiskMode::SyncsSettled);
+        let mut segment = fixture.segment();
         segment.write(b"one\n").unwrap();
         segment.sync().unwrap();
-        assert_eq!(world.read("segment"), "");
+        assert_eq!(fixture.read("segment"), "");
         segment.write(b"{\"kind\":\"settled\"}\n").unwrap();
-        assert!(world.read("segment").starts_with("one\n"));
+        assert!(fixture.read("segment").starts_with("one\n"));
     }
 }

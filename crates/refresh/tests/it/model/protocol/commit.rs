@@ -1,61 +1,67 @@
 //! What was received goes into the row, by compare on the generation.
 
-use crate::model::search::{Deed, Next, Promise};
-use crate::model::state::{About, ConnectionState, Flight, Phase, Process, Row, State, Token};
-use crate::model::world::World;
+use crate::model::environment::Environment;
+use crate::model::search::{Next, Property, Step};
+use crate::model::state::{About, ConnectionState, InFlight, Phase, Process, Row, State, Token};
 
 pub(super) fn commit(
-    world: &World,
+    environment: &Environment,
     state: &State,
     process: u8,
-    flight: Flight,
+    in_flight: InFlight,
     answer: Token,
     next: &mut Vec<Next>,
 ) {
     let mut after = *state;
-    let spent_it = !matches!(flight.phase, Phase::Adopting(_));
+    let spent_it = !matches!(in_flight.phase, Phase::Adopting(_));
     let own_lease = spent_it && state.holds_lease(process);
-    let took = connection_commit(world, &mut after, flight.generation, answer, own_lease);
+    let took = connection_commit(
+        environment,
+        &mut after,
+        in_flight.generation,
+        answer,
+        own_lease,
+    );
     if took && spent_it {
-        let is_named = flight.about == About::Named;
+        let is_named = in_flight.about == About::Named;
         after.named_one |= is_named;
-        after.row.streak |= is_named || !world.protocol.unnamed_refreshes_make_no_streak;
+        after.row.streak |= is_named || !environment.protocol.unnamed_refreshes_make_no_streak;
     }
-    let revokes = world.protocol.overtaken_by_revoke_revokes;
+    let revokes = environment.protocol.overtaken_by_revoke_revokes;
     if !took && state.row.state == ConnectionState::Revoked && revokes {
-        let overtaken = Flight {
+        let overtaken = InFlight {
             phase: Phase::Overtaken(answer),
-            ..flight
+            ..in_flight
         };
         after.set(process, Process::Flying(overtaken));
-    } else if !took && state.row.generation < flight.generation {
+    } else if !took && state.row.generation < in_flight.generation {
         // A row of before a failover: the answer is kept for it.
         after.set(process, Process::Idle);
-    } else if took && matches!(flight.phase, Phase::Recorded(_)) {
-        let committed = Flight {
+    } else if took && matches!(in_flight.phase, Phase::Recorded(_)) {
+        let committed = InFlight {
             phase: Phase::Committed,
-            ..flight
+            ..in_flight
         };
         after.set(process, Process::Flying(committed));
     } else {
-        settle(&mut after, process, flight);
+        settle(&mut after, process, in_flight);
         after.set(process, Process::Idle);
     }
     next.push(Next {
         broken: revived(state, took),
-        ..Next::step(process, Deed::ConnectionCommit { answer, took }, after)
+        ..Next::step(process, Step::ConnectionCommit { answer, took }, after)
     });
 }
 
 /// One UPDATE: the generation guards it, not the lease.
 pub(super) fn connection_commit(
-    world: &World,
+    environment: &Environment,
     state: &mut State,
     generation: u8,
     answer: Token,
     own_lease: bool,
 ) -> bool {
-    let (protocol, row) = (&world.protocol, &mut state.row);
+    let (protocol, row) = (&environment.protocol, &mut state.row);
     let in_time = row.generation == generation || !protocol.commit_compares_generation;
     let spared = row.state == ConnectionState::Revoked && protocol.commit_spares_revoked;
     if !in_time || spared {
@@ -77,26 +83,26 @@ pub(super) fn connection_commit(
     row.lease_owner = None;
     if state.to_rewrite != 0 {
         // A process that waits for it, to write what follows, goes on.
-        state.lose_connections(world.disks);
+        state.lose_connections(environment.disks);
     }
     true
 }
 
-pub(super) fn revived(before: &State, took: bool) -> Option<Promise> {
-    (took && before.row.state == ConnectionState::Revoked).then_some(Promise::RevokedStays)
+pub(super) fn revived(before: &State, took: bool) -> Option<Property> {
+    (took && before.row.state == ConnectionState::Revoked).then_some(Property::RevokedStays)
 }
 
 /// What came for a revoked row is what the sweep has to revoke, if the row was revoked right after the token that was spent:
 /// later on, the row has had a newer token than that.
 pub(super) fn connection_revoke_also(
-    world: &World,
+    environment: &Environment,
     state: &mut State,
     base: u8,
     answer: Token,
 ) -> bool {
     let row = &mut state.row;
     let is_newest = row.generation == base + 1;
-    let counts = is_newest || !world.protocol.revoke_also_takes_the_newest;
+    let counts = is_newest || !environment.protocol.revoke_also_takes_the_newest;
     if row.state != ConnectionState::Revoked || !counts {
         return false;
     }
@@ -108,10 +114,10 @@ pub(super) fn connection_revoke_also(
     true
 }
 
-/// The journal is told that nothing is left to do for a flight's answer.
-pub(super) fn settle(state: &mut State, process: u8, flight: Flight) {
+/// The journal is told that nothing is left to do for a refresh in flight's answer.
+pub(super) fn settle(state: &mut State, process: u8, in_flight: InFlight) {
     state.journals.change(|entry| {
-        if entry.slot == process && !entry.left && entry.base == flight.generation {
+        if entry.slot == process && !entry.left && entry.base == in_flight.generation {
             entry.settled = true;
         }
     });

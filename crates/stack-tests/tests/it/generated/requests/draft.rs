@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tools::dice::Dice;
+use tools::rng::Rng;
 
 use super::Request;
 use super::junk::{NASTY, spoil};
@@ -29,25 +29,25 @@ impl Draft {
 
     pub(super) fn credentials(
         &mut self,
-        dice: &mut Dice,
+        rng: &mut Rng,
         user: &str,
         password: &str,
         right_per_mille: usize,
     ) {
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
-        let value = if dice.per_mille(right_per_mille) {
+        let value = if rng.per_mille(right_per_mille) {
             basic(&format!("{user}:{password}"))
         } else {
-            match dice.below(9) {
+            match rng.below(9) {
                 0 => return,
                 1 => basic(&format!("{user}:wrong")),
                 2 => basic(&format!("wrong:{password}")),
                 3 => basic("nocolon"),
                 4 => "Basic".to_owned(),
-                5 => format!("Basic {}", dice.one_of(&NASTY)),
+                5 => format!("Basic {}", rng.one_of(&NASTY)),
                 6 => "Bearer v1u-not-a-token".to_owned(),
-                7 => format!("Basic {}", "A".repeat(dice.below(3000))),
-                _ => format!("Basic {}", STANDARD.encode([0xff, 0xfe, b':', dice.byte()])),
+                7 => format!("Basic {}", "A".repeat(rng.below(3000))),
+                _ => format!("Basic {}", STANDARD.encode([0xff, 0xfe, b':', rng.byte()])),
             }
         };
         let value = value
@@ -58,9 +58,9 @@ impl Draft {
         self.headers.push(("authorization", value));
     }
 
-    pub(super) fn odd_headers(&mut self, dice: &mut Dice) {
-        if dice.per_mille(300) {
-            let accept = dice.one_of(&[
+    pub(super) fn odd_headers(&mut self, rng: &mut Rng) {
+        if rng.per_mille(300) {
+            let accept = rng.one_of(&[
                 "*/*",
                 "application/json",
                 "text/html",
@@ -71,8 +71,8 @@ impl Draft {
             ]);
             self.headers.push(("accept", accept.into()));
         }
-        if dice.per_mille(100) {
-            let id = dice.one_of(&[
+        if rng.per_mille(100) {
+            let id = rng.one_of(&[
                 "abc",
                 "a b",
                 "",
@@ -84,8 +84,8 @@ impl Draft {
             ]);
             self.headers.push(("x-request-id", id.into()));
         }
-        if dice.per_mille(100) {
-            let parent = dice.one_of(&[
+        if rng.per_mille(100) {
+            let parent = rng.one_of(&[
                 "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
                 "00-0af7",
                 "é",
@@ -94,8 +94,8 @@ impl Draft {
             ]);
             self.headers.push(("traceparent", parent.into()));
         }
-        if dice.per_mille(60) {
-            let cookie = dice.one_of(&[
+        if rng.per_mille(60) {
+            let cookie = rng.one_of(&[
                 "pipekeeper-login=",
                 "a=b; ;;=",
                 "é=é",
@@ -104,13 +104,13 @@ impl Draft {
             ]);
             self.headers.push(("cookie", cookie.into()));
         }
-        if dice.per_mille(30) {
-            let mut junk: Vec<u8> = (0..dice.below(60)).map(|_| dice.byte()).collect();
+        if rng.per_mille(30) {
+            let mut junk: Vec<u8> = (0..rng.below(60)).map(|_| rng.byte()).collect();
             junk.retain(|b| *b >= b' ' && *b != 0x7f);
             self.headers.push(("x-junk", junk));
         }
-        if dice.per_mille(20) {
-            let (name, value) = dice.one_of(&[
+        if rng.per_mille(20) {
+            let (name, value) = rng.one_of(&[
                 ("expect", "100-continue"),
                 ("content-encoding", "gzip"),
                 ("origin", "null"),
@@ -127,24 +127,24 @@ impl Draft {
         }
     }
 
-    pub(super) fn odd_body(&mut self, dice: &mut Dice) {
+    pub(super) fn odd_body(&mut self, rng: &mut Rng) {
         let takes_body = matches!(self.method, "POST" | "PUT" | "PATCH" | "DELETE");
-        if takes_body && dice.below(2500) == 0 {
-            let length = dice.one_of(&[MAX_BODY - 1, MAX_BODY, MAX_BODY + 1]);
+        if takes_body && rng.below(2500) == 0 {
+            let length = rng.one_of(&[MAX_BODY - 1, MAX_BODY, MAX_BODY + 1]);
             let mut body = self.body.take().unwrap_or_default();
             body.resize(length, b' ');
             self.body = Some(body);
-        } else if takes_body && dice.below(25_000) == 0 {
-            let megabyte: Vec<u8> = (0..16_384).map(|_| dice.byte()).collect();
+        } else if takes_body && rng.below(25_000) == 0 {
+            let megabyte: Vec<u8> = (0..16_384).map(|_| rng.byte()).collect();
             self.body = Some(megabyte.repeat(64));
         } else if let Some(body) = &mut self.body
-            && dice.per_mille(350)
+            && rng.per_mille(350)
         {
-            spoil(body, dice);
+            spoil(body, rng);
         }
     }
 
-    pub(super) fn write(self, dice: &mut Dice) -> Request {
+    pub(super) fn write(self, rng: &mut Rng) -> Request {
         let mut is_broken = false;
         let mut bytes = Vec::with_capacity(512);
         bytes.extend_from_slice(self.method.as_bytes());
@@ -160,9 +160,9 @@ impl Draft {
             .bytes()
             .any(|b| !b.is_ascii() || b"\"<>\\^`{|}#".contains(&b));
         bytes.extend_from_slice(b" HTTP/1.1\r\nhost: localhost\r\n");
-        if dice.per_mille(5) {
+        if rng.per_mille(5) {
             is_broken = true;
-            let line = dice.one_of(&[
+            let line = rng.one_of(&[
                 "x y: z",
                 ": empty",
                 "content-length: -1",
@@ -184,9 +184,9 @@ impl Draft {
         }
         match self.body {
             None => bytes.extend_from_slice(b"\r\n"),
-            Some(body) if dice.per_mille(40) => {
+            Some(body) if rng.per_mille(40) => {
                 bytes.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n");
-                for chunk in body.chunks(1 + dice.below(body.len().max(1))) {
+                for chunk in body.chunks(1 + rng.below(body.len().max(1))) {
                     bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
                     bytes.extend_from_slice(chunk);
                     bytes.extend_from_slice(b"\r\n");

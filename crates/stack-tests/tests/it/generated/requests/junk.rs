@@ -1,6 +1,6 @@
 //! Values that are almost of use, and some that are of none.
 
-use tools::dice::Dice;
+use tools::rng::Rng;
 
 pub(super) const NASTY: [&str; 40] = [
     "",
@@ -74,18 +74,18 @@ pub(super) const KEYS: [&str; 14] = [
 ];
 
 /// Random text, fit for a query or a form.
-pub(super) fn junk(dice: &mut Dice) -> String {
-    match dice.below(12) {
+pub(super) fn junk(rng: &mut Rng) -> String {
+    match rng.below(12) {
         0 => {
-            let bytes: Vec<u8> = (0..dice.below(40)).map(|_| dice.byte()).collect();
+            let bytes: Vec<u8> = (0..rng.below(40)).map(|_| rng.byte()).collect();
             url::form_urlencoded::byte_serialize(&bytes).collect()
         }
-        1 => "x".repeat(dice.below(300)),
-        2 => "9".repeat(dice.below(400)),
+        1 => "x".repeat(rng.below(300)),
+        2 => "9".repeat(rng.below(400)),
         3 => format!("1.1.{}", "0123456789abcdef".repeat(2)),
         4..=6 => {
             // Escaped as a browser would.
-            let text = dice.one_of(&NASTY);
+            let text = rng.one_of(&NASTY);
             text.bytes()
                 .map(|b| {
                     if b.is_ascii_alphanumeric() {
@@ -96,16 +96,16 @@ pub(super) fn junk(dice: &mut Dice) -> String {
                 })
                 .collect()
         }
-        7 => dice.one_of(&NASTY).to_owned(),
-        _ => format!("w{:02x}", dice.byte()),
+        7 => rng.one_of(&NASTY).to_owned(),
+        _ => format!("w{:02x}", rng.byte()),
     }
 }
 
 /// JSON, valid for the most part.
-pub(super) fn value(dice: &mut Dice, depth: usize) -> String {
-    match dice.below(if depth > 3 { 9 } else { 12 }) {
-        0 => dice.one_of(&["null", "true", "false"]).to_owned(),
-        1 => dice
+pub(super) fn value(rng: &mut Rng, depth: usize) -> String {
+    match rng.below(if depth > 3 { 9 } else { 12 }) {
+        0 => rng.one_of(&["null", "true", "false"]).to_owned(),
+        1 => rng
             .one_of(&[
                 "0",
                 "-0",
@@ -120,10 +120,10 @@ pub(super) fn value(dice: &mut Dice, depth: usize) -> String {
                 ".5",
             ])
             .to_owned(),
-        2 => "9".repeat(1 + dice.below(400)),
-        3 => format!("\"{}\"", "x".repeat(dice.below(400))),
-        4 => format!("\"{}\"", dice.one_of(&EMAILS)),
-        5 => dice
+        2 => "9".repeat(1 + rng.below(400)),
+        3 => format!("\"{}\"", "x".repeat(rng.below(400))),
+        4 => format!("\"{}\"", rng.one_of(&EMAILS)),
+        5 => rng
             .one_of(&[
                 r#""\ud800""#,
                 r#""\u0000""#,
@@ -133,41 +133,41 @@ pub(super) fn value(dice: &mut Dice, depth: usize) -> String {
                 r#""\udbff\udfff""#,
             ])
             .to_owned(),
-        6 => dice.below(5).to_string(),
-        7 | 8 => format!("\"{}\"", dice.one_of(&NASTY)),
+        6 => rng.below(5).to_string(),
+        7 | 8 => format!("\"{}\"", rng.one_of(&NASTY)),
         9 => {
-            let items: Vec<_> = (0..dice.below(4)).map(|_| value(dice, depth + 1)).collect();
+            let items: Vec<_> = (0..rng.below(4)).map(|_| value(rng, depth + 1)).collect();
             format!("[{}]", items.join(","))
         }
         _ => {
-            let members: Vec<_> = (0..dice.below(4))
-                .map(|_| format!(r#""{}":{}"#, dice.one_of(&KEYS), value(dice, depth + 1)))
+            let members: Vec<_> = (0..rng.below(4))
+                .map(|_| format!(r#""{}":{}"#, rng.one_of(&KEYS), value(rng, depth + 1)))
                 .collect();
             format!("{{{}}}", members.join(","))
         }
     }
 }
 
-pub(super) fn deep(dice: &mut Dice) -> String {
-    let (open, close) = dice.one_of(&[("[", "]"), (r#"{"person":"#, "}"), (r#"{"appId":["#, "]}")]);
-    let depth = 1 + dice.below(400);
-    let closed = if dice.per_mille(500) {
+pub(super) fn deep(rng: &mut Rng) -> String {
+    let (open, close) = rng.one_of(&[("[", "]"), (r#"{"person":"#, "}"), (r#"{"appId":["#, "]}")]);
+    let depth = 1 + rng.below(400);
+    let closed = if rng.per_mille(500) {
         depth
     } else {
-        dice.below(depth)
+        rng.below(depth)
     };
     format!("{}1{}", open.repeat(depth), close.repeat(closed))
 }
 
 /// Flips, cuts, doubles or breaks the UTF-8 of a body.
-pub(super) fn spoil(body: &mut Vec<u8>, dice: &mut Dice) {
-    let at = dice.below(body.len());
-    match dice.below(6) {
+pub(super) fn spoil(body: &mut Vec<u8>, rng: &mut Rng) {
+    let at = rng.below(body.len());
+    match rng.below(6) {
         0 => body.truncate(at),
-        1 => body.insert(at, dice.byte()),
+        1 => body.insert(at, rng.byte()),
         2 => {
             if let Some(byte) = body.get_mut(at) {
-                *byte ^= 1 << dice.below(8);
+                *byte ^= 1 << rng.below(8);
             }
         }
         3 => body.extend_from_slice(&[0xed, 0xa0, 0x80]),

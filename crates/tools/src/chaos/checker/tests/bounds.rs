@@ -11,11 +11,11 @@ fn token_that_is_renewed_three_times_in_its_lifetime_is_named_unless_callers_ask
     }
     run.0.rows[0].refresh_token = Some("t6".to_owned());
     run.0.grants[0].refresh_token_fingerprint = Some("t6".to_owned());
-    run.breaks(Rule::FewRefreshes, "3 refreshes");
+    run.breaks(Invariant::FewRefreshes, "3 refreshes");
 
     // No refresh was made for that one.
     run.asked(7 * SECOND, 4, (5, RefreshOutcome::AlreadyNewer));
-    run.breaks(Rule::FewRefreshes, "3 refreshes");
+    run.breaks(Invariant::FewRefreshes, "3 refreshes");
 
     run.asked(7 * SECOND, 5, (6, RefreshOutcome::Refreshed));
     run.holds();
@@ -41,7 +41,7 @@ fn token_whose_lifetime_a_wrong_clock_reckoned_may_be_renewed_sooner() {
         if excused {
             run.holds();
         } else {
-            run.breaks(Rule::FewRefreshes, "3 refreshes");
+            run.breaks(Invariant::FewRefreshes, "3 refreshes");
         }
     }
 }
@@ -57,14 +57,14 @@ fn refresh_for_a_caller_with_an_older_generation_is_named() {
     let mut seen = run;
     seen.row_state(7 * SECOND, "active", 2);
     seen.breaks(
-        Rule::OldGenerationsAreNotRefreshed,
+        Invariant::OldGenerationsAreNotRefreshed,
         "refreshed to generation 3",
     );
 
     let mut run = Run::good();
     run.asked(10 * SECOND, 1, (4, RefreshOutcome::Refreshed));
     run.breaks(
-        Rule::OldGenerationsAreNotRefreshed,
+        Invariant::OldGenerationsAreNotRefreshed,
         "with generation 1, and refreshed to generation 4",
     );
 
@@ -92,7 +92,7 @@ fn fewer_than_95_of_a_hundred_requests_are_too_few() {
         requests(950, 50).holds().availability.per_ten_thousand(),
         9_500
     );
-    requests(949, 51).breaks(Rule::DataIsAvailable, "949 of 1000");
+    requests(949, 51).breaks(Invariant::DataIsAvailable, "949 of 1000");
 }
 
 #[test]
@@ -134,17 +134,17 @@ fn requests_count_only_while_all_that_they_need_is_up() {
     // The refresher that another data-api asks.
     let mut run = requests(0, 1_000);
     run.event(8 * SECOND, signal("three", Signal::Stop));
-    run.breaks(Rule::DataIsAvailable, "0 of 1000");
+    run.breaks(Invariant::DataIsAvailable, "0 of 1000");
 }
 
 #[test]
 fn run_in_which_few_requests_had_all_they_need_proves_nothing() {
-    requests(99, 0).breaks(Rule::DataIsAvailable, "only 99 of 99");
+    requests(99, 0).breaks(Invariant::DataIsAvailable, "only 99 of 99");
 
     let mut run = Run::good();
     for _ in 0..ENOUGH * 5 {
         run.request(9 * SECOND, status(503, "STORE_UNAVAILABLE"));
     }
     run.database_away(8 * SECOND, 10 * SECOND);
-    run.breaks(Rule::DataIsAvailable, "only 200 of 1200");
+    run.breaks(Invariant::DataIsAvailable, "only 200 of 1200");
 }

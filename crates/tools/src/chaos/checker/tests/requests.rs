@@ -9,7 +9,7 @@ fn another_accounts_data_is_named() {
     run.request(3 * SECOND, Outcome::Wrong { said });
 
     run.breaks(
-        Rule::AnswersAreRight,
+        Invariant::AnswersAreRight,
         "was answered `Jane Doe of Company 102`",
     );
 }
@@ -23,21 +23,21 @@ fn honest_statuses_are_no_wrong_ones() {
     run.holds();
 
     run.request(3 * SECOND, status(500, "INTERNAL"));
-    run.breaks(Rule::AnswersAreRight, "got a wrong 500");
+    run.breaks(Invariant::AnswersAreRight, "got a wrong 500");
 }
 
 #[test]
 fn invalidated_is_said_only_of_connections_that_have_ended() {
     let mut run = Run::good();
     run.request(9 * SECOND, status(401, "TOKEN_INVALIDATED"));
-    run.breaks(Rule::AnswersAreRight, "got a wrong 401");
+    run.breaks(Invariant::AnswersAreRight, "got a wrong 401");
 
     run.severed(8 * SECOND, Severed::Uninstalled);
     run.consented(10 * SECOND, 11 * SECOND);
     run.holds();
 
     run.request(12 * SECOND, status(401, "TOKEN_INVALIDATED"));
-    run.breaks(Rule::AnswersAreRight, "got a wrong 401");
+    run.breaks(Invariant::AnswersAreRight, "got a wrong 401");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn no_response_is_excused_only_while_the_process_is_down() {
     let mut run = Run::good();
     run.request(9 * SECOND, broken());
     run.breaks(
-        Rule::AnswersAreRight,
+        Invariant::AnswersAreRight,
         "got no response although the process was up",
     );
 
@@ -66,7 +66,7 @@ fn refresh_webhook_says_409_only_of_connections_that_have_ended() {
     };
     let mut run = Run::good();
     run.0.refreshes.push(conflict("TOKEN_INVALIDATED"));
-    run.breaks(Rule::AnswersAreRight, "got a wrong 409");
+    run.breaks(Invariant::AnswersAreRight, "got a wrong 409");
 
     run.severed(8 * SECOND, Severed::Disconnected);
     run.holds();
@@ -84,5 +84,5 @@ fn refusal_after_a_renewal_is_no_409() {
         generation: None,
         newer: None,
     });
-    run.breaks(Rule::AnswersAreRight, "got a wrong 409");
+    run.breaks(Invariant::AnswersAreRight, "got a wrong 409");
 }

@@ -9,7 +9,7 @@ fn reuse_of_a_token_whose_response_had_arrived_and_was_not_synced_has_no_cause()
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
 
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn kill_within_fifty_milliseconds_of_the_response_explains_a_reuse_and_a_later_o
                 "{cause:?}"
             );
         } else {
-            run.breaks(Rule::ReuseHasCause, NEVER);
+            run.breaks(Invariant::ReuseHasCause, NEVER);
         }
     }
 }
@@ -70,7 +70,7 @@ fn busy_machine_gets_as_much_longer_as_its_timers_were_late() {
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
     run.killed(7 * SECOND + 90 * MILLI, "one");
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 
     let by_us = 60 * MILLI;
     run.event(7 * SECOND + 70 * MILLI, Event::Late { by_us });
@@ -83,7 +83,7 @@ fn machine_whose_syncs_are_slow_gets_longer() {
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
     run.killed(7 * SECOND + 90 * MILLI, "one");
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 
     for company in 1_000..2_000 {
         let (old, new) = (format!("{company} old"), format!("{company} new"));
@@ -99,13 +99,13 @@ fn kill_of_another_process_or_of_another_life_explains_nothing() {
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
     run.killed(7 * SECOND + 10 * MILLI, "three");
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 
     let mut run = Run::good();
     run.reused("two", 8 * SECOND);
     run.killed(6 * SECOND, "one");
     run.0.calls[2].query = "from=one&life=2".to_owned();
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn one_kill_explains_only_the_responses_that_were_on_their_way() {
     again.company_id = Some(102);
     run.killed(7 * SECOND + 10 * MILLI, "one");
 
-    run.breaks(Rule::ReuseHasCause, "company 102");
+    run.breaks(Invariant::ReuseHasCause, "company 102");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn process_that_was_stopped_when_the_response_came_had_not_synced_it() {
         if explains {
             run.cause();
         } else {
-            run.breaks(Rule::ReuseHasCause, NEVER);
+            run.breaks(Invariant::ReuseHasCause, NEVER);
         }
     }
 
@@ -149,7 +149,7 @@ fn process_that_was_stopped_when_the_response_came_had_not_synced_it() {
 
     // It went on before the other one's search, and synced it.
     run.synced(10 * SECOND, "t4", "shared");
-    run.breaks(Rule::ReuseHasCause, "which the second one reads");
+    run.breaks(Invariant::ReuseHasCause, "which the second one reads");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn response_that_was_synced_in_reach_is_no_excuse_whatever_happened_since() {
     run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
     run.killed(7 * SECOND + 10 * MILLI, "one");
 
-    run.breaks(Rule::ReuseHasCause, "which the second one reads");
+    run.breaks(Invariant::ReuseHasCause, "which the second one reads");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn response_on_another_disk_explains_a_reuse_after_lease_and_grace() {
         if explains {
             assert!(matches!(run.cause(), Cause::OutOfReach(_)));
         } else {
-            run.breaks(Rule::ReuseHasCause, "had not passed");
+            run.breaks(Invariant::ReuseHasCause, "had not passed");
         }
     }
 }
@@ -193,7 +193,7 @@ fn copied_journal_is_in_reach_with_what_was_in_it_when_it_was_copied() {
         run.event(copied * SECOND + MILLI, copy);
 
         if in_reach {
-            run.breaks(Rule::ReuseHasCause, "which the second one reads");
+            run.breaks(Invariant::ReuseHasCause, "which the second one reads");
         } else {
             assert!(matches!(run.cause(), Cause::OutOfReach(_)));
         }
@@ -207,7 +207,10 @@ fn database_that_went_back_is_healed_by_whoever_is_up() {
     run.reused("three", 20 * SECOND);
     run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
     run.event(12 * SECOND, Event::Restored { snapshot_us });
-    run.breaks(Rule::ReuseHasCause, "did not commit the response again");
+    run.breaks(
+        Invariant::ReuseHasCause,
+        "did not commit the response again",
+    );
 
     run.killed(13 * SECOND, "one");
     run.signal(13 * SECOND, "two", Signal::Stop);
@@ -221,7 +224,7 @@ fn kill_before_the_commit_of_what_the_disk_refused_explains_a_reuse() {
     run.killed(7 * SECOND + 300 * MILLI, "one");
     run.refused_by_disk(7 * SECOND + 5 * MILLI, "t4", "shared");
     // Time enough for the commit.
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 
     run.database_away(6 * SECOND, 8 * SECOND);
     assert!(matches!(run.cause(), Cause::DiskRefused(_)));
@@ -229,8 +232,19 @@ fn kill_before_the_commit_of_what_the_disk_refused_explains_a_reuse() {
     run.0.responses.refused.clear();
     let of = crate::chaos::journals::outage_of("shared");
     run.event(6 * SECOND, Event::Outage { of });
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
     run.0.responses.kept = crate::chaos::responses::Kept::ByJournal;
+    assert!(matches!(run.cause(), Cause::DiskRefused(_)));
+}
+
+#[test]
+fn response_that_waits_for_the_database_longer_than_a_lease_is_under_way() {
+    let mut run = Run::good();
+    run.reused("two", 20 * SECOND);
+    run.killed(15 * SECOND, "one");
+    run.refused_by_disk(7 * SECOND + 5 * MILLI, "t4", "shared");
+    run.database_away(6 * SECOND, 16 * SECOND);
+
     assert!(matches!(run.cause(), Cause::DiskRefused(_)));
 }
 
@@ -240,7 +254,7 @@ fn commits_that_queue_get_longer() {
     run.reused("two", 9 * SECOND);
     run.killed(7 * SECOND + 100 * MILLI, "one");
     run.refused_by_disk(7 * SECOND + 5 * MILLI, "t4", "shared");
-    run.breaks(Rule::ReuseHasCause, NEVER);
+    run.breaks(Invariant::ReuseHasCause, NEVER);
 
     for company in 1_000..2_000 {
         let (old, new) = (format!("{company} old"), format!("{company} new"));
@@ -259,7 +273,7 @@ fn token_of_a_response_that_was_used_had_arrived() {
     run.exchanged(8 * SECOND, "one", "t4", "t5");
     run.refused("two", 9 * SECOND);
 
-    run.breaks(Rule::ReuseHasCause, "the response had arrived");
+    run.breaks(Invariant::ReuseHasCause, "the response had arrived");
 
     // Whatever came of it: a revocation, or a fault.
     for (call, outcome) in [("revoke", "ok"), ("refresh", "500")] {
@@ -267,7 +281,7 @@ fn token_of_a_response_that_was_used_had_arrived() {
         run.exchanged(7 * SECOND, "one", "t3", "t4").answered_at_us = None;
         run.call(8 * SECOND, "one", "t4", outcome).call = call.to_owned();
         run.refused("two", 9 * SECOND);
-        run.breaks(Rule::ReuseHasCause, "the response had arrived");
+        run.breaks(Invariant::ReuseHasCause, "the response had arrived");
     }
 }
 
@@ -278,7 +292,7 @@ fn response_that_was_committed_is_no_excuse_unless_the_database_went_back() {
     run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
     run.settled(7 * SECOND + 9 * MILLI, "t4", "shared");
     run.signal(7 * SECOND + 40 * MILLI, "one", Signal::Kill);
-    run.breaks(Rule::ReuseHasCause, "had been committed");
+    run.breaks(Invariant::ReuseHasCause, "had been committed");
 
     // To a time after the commit: nothing was lost.
     run.signal(8 * SECOND, "two", Signal::Stop);
@@ -286,7 +300,7 @@ fn response_that_was_committed_is_no_excuse_unless_the_database_went_back() {
         snapshot_us: second * SECOND,
     };
     run.event(9 * SECOND, restored(8));
-    run.breaks(Rule::ReuseHasCause, "had been committed");
+    run.breaks(Invariant::ReuseHasCause, "had been committed");
     run.event(9 * SECOND, restored(6));
     assert!(matches!(run.cause(), Cause::OutOfReach(_)));
 }
@@ -299,11 +313,11 @@ fn response_out_of_reach_that_nothing_kept_from_the_commit_is_no_excuse() {
         run.synced(7 * SECOND + 5 * MILLI, "t4", "shared");
         run
     };
-    synced().breaks(Rule::ReuseHasCause, "nothing kept its refresher from");
+    synced().breaks(Invariant::ReuseHasCause, "nothing kept its refresher from");
 
     let mut run = synced();
     run.killed(9 * SECOND, "one");
-    run.breaks(Rule::ReuseHasCause, "nothing kept its refresher from");
+    run.breaks(Invariant::ReuseHasCause, "nothing kept its refresher from");
     run.database_away(7 * SECOND, 8 * SECOND + 500 * MILLI);
     assert!(matches!(run.cause(), Cause::OutOfReach(_)));
 }
@@ -314,7 +328,7 @@ fn call_that_takes_effect_after_its_senders_end_was_overtaken() {
     run.exchanged(8 * SECOND, "two", "t3", "t4");
     run.refused("one", 9 * SECOND);
     run.0.calls[3].arrived_at_us = Some(7 * SECOND);
-    run.breaks(Rule::ReuseHasCause, "its sender was waiting");
+    run.breaks(Invariant::ReuseHasCause, "its sender was waiting");
 
     run.killed(7 * SECOND + 100 * MILLI, "one");
     // No response was lost: the row may say that the token was rejected.
@@ -342,7 +356,7 @@ fn call_that_is_delayed_past_its_senders_lease_was_overtaken() {
         if explains {
             assert!(matches!(run.cause(), Cause::Overtaken(_)), "{after}");
         } else {
-            run.breaks(Rule::ReuseHasCause, "its sender was waiting");
+            run.breaks(Invariant::ReuseHasCause, "its sender was waiting");
         }
     }
 }
@@ -378,9 +392,9 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
         run.call(8 * SECOND + pause * MILLI, "two", "t3", "reuse");
         run
     };
-    tried_again(200).breaks(Rule::ReuseHasCause, "no back-off was kept");
+    tried_again(200).breaks(Invariant::ReuseHasCause, "no back-off was kept");
     tried_again(1_100).breaks(
-        Rule::ReuseHasCause,
+        Invariant::ReuseHasCause,
         "nothing kept its refresher from noting",
     );
 
@@ -395,7 +409,7 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
     assert_eq!(run.holds().reuses.len(), 2);
     let mut run = tried_again(500);
     run.severed(6 * SECOND, Severed::Disconnected);
-    run.breaks(Rule::ReuseHasCause, "no back-off was kept");
+    run.breaks(Invariant::ReuseHasCause, "no back-off was kept");
 
     // Many were refused, and it had not seen that others are given tokens.
     let not_believed = |pause| {
@@ -409,7 +423,7 @@ fn refused_token_is_tried_again_for_a_known_reason_after_a_back_off() {
     };
     assert_eq!(not_believed(1_100).holds().reuses.len(), 2);
     let mut run = not_believed(200);
-    run.breaks(Rule::ReuseHasCause, "no back-off was kept");
+    run.breaks(Invariant::ReuseHasCause, "no back-off was kept");
     // To a clock that is ahead the back-off is over.
     let offset_ms = 3_300_000;
     let process = "two".to_owned();
@@ -440,7 +454,7 @@ fn strike_explains_no_more_responses_than_were_under_way() {
     run.call(6 * SECOND, "three", "u1", "ok").issued = Some("u2".to_owned());
     run.0.calls.last_mut().unwrap().answered_at_us = None;
     run.call(15 * SECOND, "two", "u1", "reuse");
-    run.breaks(Rule::FewResponsesAreLost, "explains 2 lost responses");
+    run.breaks(Invariant::FewResponsesAreLost, "explains 2 lost responses");
 
     // One kill, and another's calls.
     let mut run = Run::good();
@@ -459,7 +473,7 @@ fn strike_explains_no_more_responses_than_were_under_way() {
     call.company_id = Some(company);
     run.call(8 * SECOND, "two", "u1", "reuse").company_id = Some(company);
     run.breaks(
-        Rule::FewResponsesAreLost,
+        Invariant::FewResponsesAreLost,
         "explains 2 lost responses, and 1 calls",
     );
 }
@@ -476,7 +490,10 @@ fn run_that_only_a_busy_machine_explains_proves_nothing() {
     let by_us = 60 * MILLI;
     run.event(7 * SECOND + 70 * MILLI, Event::Late { by_us });
 
-    run.breaks(Rule::RunsAsPlanned, "only because this machine was busy");
+    run.breaks(
+        Invariant::RunsAsPlanned,
+        "only because this machine was busy",
+    );
 }
 
 #[test]
@@ -488,6 +505,6 @@ fn token_that_the_provider_never_exchanged_can_not_be_reused() {
 
     let violations = check(&run.0, Moment::AtRest).violations;
 
-    assert_eq!(violations[0].rule, Rule::ReuseHasCause);
+    assert_eq!(violations[0].rule, Invariant::ReuseHasCause);
     assert!(violations[0].what.contains("never exchanged"));
 }

@@ -15,7 +15,10 @@ fn good_grant_with_an_older_token_here_is_named() {
     let mut run = Run::good();
     run.0.rows[0].refresh_token = Some("t2".to_owned());
 
-    run.breaks(Rule::GoodGrantsAreHeld, "the newest refresh token is t3");
+    run.breaks(
+        Invariant::GoodGrantsAreHeld,
+        "the newest refresh token is t3",
+    );
 }
 
 #[test]
@@ -23,7 +26,7 @@ fn good_grant_of_a_row_that_has_ended_is_named() {
     let mut run = Run::good();
     run.0.rows[0].state = "revoked".to_owned();
 
-    run.breaks(Rule::GoodGrantsAreHeld, "the row is revoked");
+    run.breaks(Invariant::GoodGrantsAreHeld, "the row is revoked");
 }
 
 #[test]
@@ -31,7 +34,7 @@ fn good_grant_without_a_row_is_named() {
     let mut run = Run::good();
     run.0.rows.clear();
 
-    run.breaks(Rule::GoodGrantsAreHeld, "there is no row");
+    run.breaks(Invariant::GoodGrantsAreHeld, "there is no row");
 }
 
 #[test]
@@ -45,7 +48,7 @@ fn end_that_the_provider_did_not_cause_is_named() {
     };
     run.0.ended.push(row);
 
-    run.breaks(Rule::EndsAreTrue, "never refused its token");
+    run.breaks(Invariant::EndsAreTrue, "never refused its token");
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn refusal_of_a_grant_that_had_not_ended_is_named() {
     let mut run = lost();
     run.0.calls[3].ended = false;
 
-    run.breaks(Rule::EndsAreTrue, "had never ended");
+    run.breaks(Invariant::EndsAreTrue, "had never ended");
 }
 
 #[test]
@@ -64,7 +67,7 @@ fn lost_response_is_reported_as_answer_lost() {
     run.0.rows[0].reason = Some("rejected".to_owned());
 
     run.breaks(
-        Rule::EndsAreTrue,
+        Invariant::EndsAreTrue,
         "because a response had been lost, and the row says rejected",
     );
 }
@@ -74,7 +77,7 @@ fn revoked_row_becomes_active_by_a_new_consent_alone() {
     let mut run = Run::good();
     run.row_state(6 * SECOND, "revoked", 3);
     run.row_state(9 * SECOND, "active", 4);
-    run.breaks(Rule::RevokedStaysRevoked, "active at");
+    run.breaks(Invariant::RevokedStaysRevoked, "active at");
 
     run.consented(7 * SECOND, 8 * SECOND);
     run.holds();
@@ -101,7 +104,7 @@ fn row_that_is_active_after_whoever_ended_it_was_told_so_is_named_though_nobody_
     run.row_state(7 * SECOND, "active", 4);
 
     run.breaks(
-        Rule::RevokedStaysRevoked,
+        Invariant::RevokedStaysRevoked,
         "(generation 3), and active at 00:00:07.000000 (generation 4)",
     );
 }
