@@ -40,6 +40,8 @@ pub(crate) struct N8n<'a> {
     /// Of each call of the data webhook: in which part of the move, and what came of it.
     calls: Mutex<Vec<(&'static str, Result<String, String>)>>,
     part: Mutex<&'static str>,
+    /// Of two executions at once, each would spend the same refresh token: n8n has no single flight.
+    execution: tokio::sync::Mutex<()>,
 }
 
 impl<'a> N8n<'a> {
@@ -53,6 +55,7 @@ impl<'a> N8n<'a> {
             }),
             calls: Mutex::default(),
             part: Mutex::new("before"),
+            execution: tokio::sync::Mutex::default(),
         }
     }
 
@@ -89,6 +92,7 @@ impl<'a> N8n<'a> {
 
     /// A call of the data webhook, noted.
     pub(crate) async fn call(&self) -> Result<String, String> {
+        let _one_at_a_time = self.execution.lock().await;
         let part = *self.part.lock().unwrap();
         let outcome = self.data().await;
         self.calls.lock().unwrap().push((part, outcome.clone()));
