@@ -19,7 +19,9 @@ pub(super) fn copy_to(home: &Path) {
 }
 
 fn run(home: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    Command::new(home.join("scripts/env"))
+    // Not executed itself: a process that another test forks at this moment may still hold the copy open for writing.
+    Command::new("bash")
+        .arg(home.join("scripts/env"))
         .args(arguments)
         .env_clear()
         .env("PATH", variable("PATH").unwrap())
